@@ -1,0 +1,373 @@
+//! The common table: the flows of all nodes, by bucket.
+//!
+//! It takes no part in handling packets until buckets move; then the records of a bucket are read out
+//! by walking its list, without looking at any other flow.
+//!
+//! Invariant: of one flow, the record with the higher (epoch, sequence) stays, whatever the order of
+//! arrival; only the bucket's owner may say otherwise, with a snapshot. Count and digest of each
+//! bucket always match its list.
+//!
+//! A flow is found by bucket and key, in either direction. Digests leave the epoch out: after a
+//! takeover the new owner's copy of a flow carries the old epoch until the flow changes, and two
+//! tables that hold the same flows in the same states are to have equal digests all the while.
+//!
+//! Why not a `HashMap` of records with a list of keys per bucket: that keeps each key twice. Here a
+//! record lies in a slot of its own, slots of one bucket are linked, and the index holds slot
+//! numbers.
+//!
+//! Limits: a table full to its maximum refuses new flows, and still takes changes of known ones.
+//! Memory is never given back.
+
+mod slots;
+
+use crate::keys::TableKey;
+use hashbrown::HashTable;
+use slots::{NO_SLOT, Slots};
+use testudo_packet::bucket::{BucketId, Epoch};
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::{Endpoint, FlowKey};
+
+pub use slots::SlotId;
+
+/// By what right a record is put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// From the bucket's owner: old epochs are fine, for what has not changed since.
+    Owner,
+    /// From anyone else: the record must be of the bucket's present epoch at least.
+    Other,
+}
+
+/// What [`CommonTable::apply`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The flow is new.
+    Inserted,
+    /// The flow was known in an earlier state.
+    Updated,
+}
+
+/// Why a record was not put into the table, or not taken out. The table is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The table has a state at least as new: the record was overtaken, which is nobody's fault.
+    #[error("epoch {}, change {sequence}: the table has epoch {}, change {known_sequence}",
+            epoch.0, known_epoch.0)]
+    Older {
+        /// Epoch of the record.
+        epoch: Epoch,
+        /// Sequence number of the record.
+        sequence: u32,
+        /// Epoch of the one in the table.
+        known_epoch: Epoch,
+        /// Sequence number of the one in the table.
+        known_sequence: u32,
+    },
+    /// The record was written by an owner that has been succeeded.
+    #[error("epoch {} in bucket {bucket}, which is in epoch {}", epoch.0, known.0)]
+    StaleEpoch {
+        /// The bucket.
+        bucket: BucketId,
+        /// Epoch of the record.
+        epoch: Epoch,
+        /// Epoch of the bucket.
+        known: Epoch,
+    },
+    /// No room for another flow: the operator's `max_flows` is too small, or a flood is on.
+    #[error("the common table is full with {capacity} flows")]
+    Full {
+        /// The most it holds.
+        capacity: usize,
+    },
+    /// Whoever sent the record has other settings.
+    #[error("bucket {bucket} of a cluster with {buckets} buckets")]
+    NoSuchBucket {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many there are.
+        buckets: usize,
+    },
+    /// The flow to take out is not there.
+    #[error("the flow is not in the common table")]
+    Unknown,
+    /// The sender does not own the bucket.
+    #[error("a flow of bucket {bucket} from a node that does not own it")]
+    NotOwner {
+        /// The bucket.
+        bucket: BucketId,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    first: SlotId,
+    count: u32,
+    digest: u64,
+    epoch: Epoch,
+}
+
+/// The flows of all nodes.
+#[derive(Debug)]
+pub struct CommonTable {
+    key: TableKey,
+    capacity: usize,
+    slots: Slots,
+    index: HashTable<SlotId>,
+    buckets: Vec<Bucket>,
+    digest: u64,
+}
+
+impl CommonTable {
+    /// An empty table. `key` must be the same on all nodes, or digests can't be compared.
+    #[must_use]
+    pub fn new(key: TableKey, buckets: u32, capacity: usize) -> Self {
+        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch: Epoch(0) };
+        Self {
+            key,
+            capacity,
+            slots: Slots::default(),
+            index: HashTable::new(),
+            buckets: vec![empty; buckets as usize],
+            digest: 0,
+        }
+    }
+
+    /// How many flows it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The most flows that it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sums up which flows there are, in which states. Equal on tables that hold the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// As [`Self::digest`], of one bucket.
+    #[must_use]
+    pub fn bucket_digest(&self, bucket: BucketId) -> u64 {
+        self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.digest)
+    }
+
+    /// How many flows a bucket has.
+    #[must_use]
+    pub fn count(&self, bucket: BucketId) -> u32 {
+        self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.count)
+    }
+
+    /// The epoch of a bucket, below which records of others than its owner are refused.
+    #[must_use]
+    pub fn epoch(&self, bucket: BucketId) -> Epoch {
+        self.buckets.get(usize::from(bucket.0)).map_or(Epoch(0), |bucket| bucket.epoch)
+    }
+
+    /// Sets the epoch of a bucket.
+    pub fn set_epoch(&mut self, bucket: BucketId, epoch: Epoch) {
+        if let Some(bucket) = self.buckets.get_mut(usize::from(bucket.0)) {
+            bucket.epoch = epoch;
+        }
+    }
+
+    /// The flows of a bucket, in no order.
+    pub fn bucket(&self, bucket: BucketId) -> impl Iterator<Item = FlowRecord> + '_ {
+        self.bucket_slots(bucket).filter_map(|slot| self.slots.record(slot))
+    }
+
+    /// The slots of a bucket's flows, in no order.
+    pub fn bucket_slots(&self, bucket: BucketId) -> impl Iterator<Item = SlotId> + '_ {
+        let first = self.buckets.get(usize::from(bucket.0)).map_or(NO_SLOT, |bucket| bucket.first);
+        self.slots.chain(first)
+    }
+
+    /// All flows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = FlowRecord> + '_ {
+        self.slots.all().filter_map(|slot| self.slots.record(slot))
+    }
+
+    /// The flow in a slot now, if there is one.
+    #[must_use]
+    pub fn at(&self, slot: SlotId) -> Option<FlowRecord> {
+        self.slots.record(slot)
+    }
+
+    /// The flow of this bucket with this key, or with its reverse where a flow has both directions.
+    #[must_use]
+    pub fn get(&self, bucket: BucketId, key: &FlowKey) -> Option<FlowRecord> {
+        self.slots.record(self.find(bucket, key)?)
+    }
+
+    /// The slot of a flow.
+    #[must_use]
+    pub fn find(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
+        let hash = hash(&self.key, bucket, key);
+        self.index.find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
+    }
+
+    /// Puts a record into the table if it is newer than what is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], [`Refused::StaleEpoch`], [`Refused::Full`] or [`Refused::NoSuchBucket`].
+    pub fn apply(&mut self, record: FlowRecord, by: Authority) -> Result<Applied, Refused> {
+        let known_epoch = self.bucket_mut(record.bucket)?.epoch;
+        if by == Authority::Other && record.epoch < known_epoch {
+            let FlowRecord { bucket, epoch, .. } = record;
+            return Err(Refused::StaleEpoch { bucket, epoch, known: known_epoch });
+        }
+        if let Some(slot) = self.find(record.bucket, &record.key) {
+            self.slots.set_stale(slot, false);
+            let known = self.slots.record(slot).expect("the index names slots in use only");
+            if !record.supersedes(&known) {
+                return Err(older(&record, &known));
+            }
+        }
+        self.replace(record)
+    }
+
+    /// Puts a record into the table, whatever is there: the word of the bucket's owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Full`] or [`Refused::NoSuchBucket`].
+    pub fn replace(&mut self, record: FlowRecord) -> Result<Applied, Refused> {
+        self.bucket_mut(record.bucket)?;
+        let Some(slot) = self.find(record.bucket, &record.key) else {
+            self.insert(record)?;
+            return Ok(Applied::Inserted);
+        };
+        let known = self.slots.record(slot).expect("the index names slots in use only");
+        let change = self.weight(&record).wrapping_sub(self.weight(&known));
+        self.add_to_digests(record.bucket, change);
+        self.slots.write(slot, record);
+        Ok(Applied::Updated)
+    }
+
+    /// Takes a flow out, unless the table has it in a state newer than this record's.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], [`Refused::Unknown`] or [`Refused::NoSuchBucket`].
+    pub fn remove(&mut self, record: &FlowRecord) -> Result<FlowRecord, Refused> {
+        self.bucket_mut(record.bucket)?;
+        let slot = self.find(record.bucket, &record.key).ok_or(Refused::Unknown)?;
+        let known = self.slots.record(slot).expect("the index names slots in use only");
+        if known.supersedes(record) {
+            return Err(older(record, &known));
+        }
+        self.take_out(slot, &known);
+        Ok(known)
+    }
+
+    /// Begins a comparison of a bucket with the truth: until it is applied or replaced again, each of
+    /// its flows is in doubt.
+    pub fn doubt(&mut self, bucket: BucketId) {
+        let slots: Vec<_> = self.bucket_slots(bucket).collect();
+        for slot in slots {
+            self.slots.set_stale(slot, true);
+        }
+    }
+
+    /// Ends the comparison: takes out and returns what is still in doubt.
+    pub fn sweep(&mut self, bucket: BucketId) -> Vec<FlowRecord> {
+        let stale: Vec<_> =
+            self.bucket_slots(bucket).filter(|&slot| self.slots.is_stale(slot)).collect();
+        let mut records = Vec::with_capacity(stale.len());
+        for slot in stale {
+            let record = self.slots.record(slot).expect("a bucket's list has slots in use only");
+            self.take_out(slot, &record);
+            records.push(record);
+        }
+        records
+    }
+
+    /// How many bytes the table has taken from the system for its flows.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.slots.memory() + self.index.allocation_size()
+    }
+
+    fn insert(&mut self, record: FlowRecord) -> Result<(), Refused> {
+        if self.len() >= self.capacity {
+            return Err(Refused::Full { capacity: self.capacity });
+        }
+        let first = self.bucket_mut(record.bucket)?.first;
+        let slot = self.slots.link(record, first);
+        self.bucket_mut(record.bucket)?.first = slot;
+        let Self { key, slots, index, .. } = self;
+        index.insert_unique(hash(key, record.bucket, &record.key), slot, |&slot| {
+            let record = slots.record(slot).expect("the index names slots in use only");
+            hash(key, record.bucket, &record.key)
+        });
+        self.bucket_mut(record.bucket)?.count += 1;
+        self.add_to_digests(record.bucket, self.weight(&record));
+        Ok(())
+    }
+
+    fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {
+        let hash = hash(&self.key, record.bucket, &record.key);
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+        let next = self.slots.unlink(slot);
+        let bucket = &mut self.buckets[usize::from(record.bucket.0)];
+        bucket.count -= 1;
+        if bucket.first == slot {
+            bucket.first = next;
+        }
+        let weight = self.weight(record);
+        self.add_to_digests(record.bucket, weight.wrapping_neg());
+    }
+
+    fn bucket_mut(&mut self, bucket: BucketId) -> Result<&mut Bucket, Refused> {
+        let buckets = self.buckets.len();
+        let known = self.buckets.get_mut(usize::from(bucket.0));
+        known.ok_or(Refused::NoSuchBucket { bucket, buckets })
+    }
+
+    /// What a record adds to the digests: sums are the same in every order, and can be taken back.
+    fn weight(&self, record: &FlowRecord) -> u64 {
+        let [k0, k1, k2, k3, k4] = record.key.to_words();
+        let bucket = u64::from(record.bucket.0);
+        self.key.hash(&[k0, k1, k2, k3, k4, record.state.to_word(), bucket])
+    }
+
+    fn add_to_digests(&mut self, bucket: BucketId, change: u64) {
+        self.digest = self.digest.wrapping_add(change);
+        let bucket = &mut self.buckets[usize::from(bucket.0)];
+        bucket.digest = bucket.digest.wrapping_add(change);
+    }
+}
+
+fn older(record: &FlowRecord, known: &FlowRecord) -> Refused {
+    Refused::Older {
+        epoch: record.epoch,
+        sequence: record.state.sequence,
+        known_epoch: known.epoch,
+        known_sequence: known.state.sequence,
+    }
+}
+
+/// The same for both directions of a flow.
+fn hash(table: &TableKey, bucket: BucketId, key: &FlowKey) -> u64 {
+    let rest = u64::from(bucket.0) << 32 | u64::from(key.protocol.0) << 16;
+    let end = |end: Endpoint| {
+        table.hash(&[end.address.high, end.address.low, rest << 16 | u64::from(end.port)])
+    };
+    end(key.initiator).wrapping_add(end(key.responder))
+}
+
+#[cfg(test)]
+mod tests;

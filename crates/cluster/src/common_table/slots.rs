@@ -1,0 +1,143 @@
+//! Where the common table keeps its records: slots that are reused, linked by bucket.
+//!
+//! A slot is one cache line: the seven words of a record, and the two links of its bucket's list.
+//! Two bits that a record leaves free say whether the slot is in use, and whether its flow is in
+//! doubt. Slots come in chunks that never move, so growing copies nothing.
+
+use testudo_packet::bucket::BucketId;
+use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
+use testudo_packet::flow::FlowKey;
+
+/// The number of a slot. It is another flow's after the flow in it has been taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(pub(crate) u32);
+
+pub(super) const NO_SLOT: SlotId = SlotId(u32::MAX);
+
+const CHUNK: usize = 4096;
+
+/// Bits 16 to 31 of a record's last word have no meaning in the record.
+const DISTRIBUTION: usize = RECORD_WORDS - 1;
+const IN_USE: u64 = 1 << 16;
+const STALE: u64 = 1 << 17;
+const FLAGS: u64 = 0xffff_0000;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    words: [u64; RECORD_WORDS],
+    previous: SlotId,
+    next: SlotId,
+}
+
+const FREE: Slot = Slot { words: [0; RECORD_WORDS], previous: NO_SLOT, next: NO_SLOT };
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    chunks: Vec<Box<[Slot]>>,
+    /// How many slots have ever been used.
+    touched: u32,
+    /// The first of the slots that were used and are free, linked by `next`.
+    free: SlotId,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), touched: 0, free: NO_SLOT }
+    }
+}
+
+impl Slots {
+    fn get(&self, slot: SlotId) -> Option<&Slot> {
+        self.chunks.get(slot.0 as usize / CHUNK)?.get(slot.0 as usize % CHUNK)
+    }
+
+    fn at(&mut self, slot: SlotId) -> &mut Slot {
+        &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK]
+    }
+
+    pub(super) fn record(&self, slot: SlotId) -> Option<FlowRecord> {
+        let mut words = self.get(slot)?.words;
+        if words[DISTRIBUTION] & IN_USE == 0 {
+            return None;
+        }
+        words[DISTRIBUTION] &= !FLAGS;
+        FlowRecord::from_words(words)
+    }
+
+    pub(super) fn holds(&self, slot: SlotId, bucket: BucketId, key: &FlowKey) -> bool {
+        self.record(slot).is_some_and(|record| {
+            let reverse = key.protocol.is_bidirectional() && record.key == key.reversed();
+            record.bucket == bucket && (record.key == *key || reverse)
+        })
+    }
+
+    /// Overwrites the record of a slot in use; the flow is in doubt no longer.
+    pub(super) fn write(&mut self, slot: SlotId, record: FlowRecord) {
+        let mut words = record.to_words();
+        words[DISTRIBUTION] |= IN_USE;
+        self.at(slot).words = words;
+    }
+
+    /// Puts a record into a free slot, at the front of the list that begins with `first`.
+    pub(super) fn link(&mut self, record: FlowRecord, first: SlotId) -> SlotId {
+        let slot = self.take_free();
+        self.write(slot, record);
+        self.at(slot).previous = NO_SLOT;
+        self.at(slot).next = first;
+        if first != NO_SLOT {
+            self.at(first).previous = slot;
+        }
+        slot
+    }
+
+    /// Frees a slot; returns the one behind it in its list.
+    pub(super) fn unlink(&mut self, slot: SlotId) -> SlotId {
+        let Slot { previous, next, .. } = *self.at(slot);
+        if previous != NO_SLOT {
+            self.at(previous).next = next;
+        }
+        if next != NO_SLOT {
+            self.at(next).previous = previous;
+        }
+        *self.at(slot) = Slot { next: self.free, ..FREE };
+        self.free = slot;
+        next
+    }
+
+    fn take_free(&mut self) -> SlotId {
+        if self.free != NO_SLOT {
+            let slot = self.free;
+            self.free = self.at(slot).next;
+            return slot;
+        }
+        if self.touched as usize == self.chunks.len() * CHUNK {
+            self.chunks.push(vec![FREE; CHUNK].into_boxed_slice());
+        }
+        self.touched += 1;
+        SlotId(self.touched - 1)
+    }
+
+    pub(super) fn is_stale(&self, slot: SlotId) -> bool {
+        self.get(slot).is_some_and(|slot| slot.words[DISTRIBUTION] & STALE != 0)
+    }
+
+    pub(super) fn set_stale(&mut self, slot: SlotId, stale: bool) {
+        let word = &mut self.at(slot).words[DISTRIBUTION];
+        *word = if stale { *word | STALE } else { *word & !STALE };
+    }
+
+    /// The list that begins with a slot.
+    pub(super) fn chain(&self, first: SlotId) -> impl Iterator<Item = SlotId> + '_ {
+        let in_use = |slot: SlotId| (slot != NO_SLOT).then_some(slot);
+        std::iter::successors(in_use(first), move |&slot| in_use(self.get(slot)?.next))
+    }
+
+    /// All slots that have ever been used.
+    pub(super) fn all(&self) -> impl Iterator<Item = SlotId> + use<> {
+        (0..self.touched).map(SlotId)
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<Slot>()
+    }
+}

@@ -1,0 +1,167 @@
+//! The common table against a plain map, and its bounds.
+
+use super::*;
+use crate::keys::Keys;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use testudo_packet::entry::FlowState;
+use testudo_packet::flow::{Address, Protocol};
+use testudo_packet::tracking::Phase;
+
+const BUCKETS: u32 = 4;
+
+fn table(capacity: usize) -> CommonTable {
+    CommonTable::new(Keys::new(b"secret").table, BUCKETS, capacity)
+}
+
+fn record(port: u16, epoch: u32, sequence: u32) -> FlowRecord {
+    let end = |host, port| Endpoint { address: Address::v4(host), port };
+    FlowRecord {
+        bucket: BucketId(port % BUCKETS as u16),
+        epoch: Epoch(epoch),
+        key: FlowKey {
+            initiator: end(0x0a00_0001, port),
+            responder: end(0x0a00_0002, 80),
+            protocol: Protocol::TCP,
+        },
+        state: FlowState { phase: Phase::Established, confirmed: true, rule: 1, sequence },
+    }
+}
+
+#[test]
+fn the_newer_state_stays_in_either_order() {
+    let (old, new) = (record(5, 1, 9), record(5, 2, 3));
+    for order in [[old, new], [new, old]] {
+        let mut table = table(10);
+        for record in order {
+            let _ = table.apply(record, Authority::Owner);
+        }
+        assert_eq!(table.get(BucketId(1), &new.key), Some(new));
+        assert_eq!((table.len(), table.count(BucketId(1))), (1, 1));
+    }
+    let mut table = table(10);
+    assert_eq!(table.apply(new, Authority::Owner), Ok(Applied::Inserted));
+    let refused =
+        Refused::Older { epoch: Epoch(1), sequence: 9, known_epoch: Epoch(2), known_sequence: 3 };
+    assert_eq!(table.apply(old, Authority::Owner), Err(refused));
+    assert_eq!(table.remove(&old), Err(refused));
+    assert_eq!(table.remove(&record(5, 2, 4)), Ok(new));
+    assert_eq!(table.remove(&new), Err(Refused::Unknown));
+    assert_eq!((table.len(), table.digest()), (0, 0));
+}
+
+#[test]
+fn a_succeeded_owner_is_not_believed() {
+    let mut table = table(10);
+    table.set_epoch(BucketId(1), Epoch(7));
+    let stale = Refused::StaleEpoch { bucket: BucketId(1), epoch: Epoch(6), known: Epoch(7) };
+    assert_eq!(table.apply(record(5, 6, 1), Authority::Other), Err(stale));
+    assert_eq!(table.apply(record(5, 6, 1), Authority::Owner), Ok(Applied::Inserted));
+    assert_eq!(table.apply(record(5, 7, 0), Authority::Other), Ok(Applied::Updated));
+}
+
+#[test]
+fn a_flow_is_found_in_both_directions_if_it_has_both() {
+    let mut table = table(10);
+    let tcp = record(5, 1, 1);
+    let mut esp = record(9, 1, 1);
+    esp.key.protocol = Protocol::ESP;
+    table.apply(tcp, Authority::Owner).unwrap();
+    table.apply(esp, Authority::Owner).unwrap();
+    assert_eq!(table.get(tcp.bucket, &tcp.key.reversed()), Some(tcp));
+    assert_eq!(table.get(esp.bucket, &esp.key.reversed()), None);
+    assert_eq!(table.get(BucketId(2), &tcp.key), None);
+    // A connection reopened from the other side takes the place of the one before.
+    let mut reopened = record(5, 1, 2);
+    reopened.key = tcp.key.reversed();
+    assert_eq!(table.apply(reopened, Authority::Owner), Ok(Applied::Updated));
+    assert_eq!(table.get(tcp.bucket, &tcp.key), Some(reopened));
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_takes_changes() {
+    let mut table = table(2);
+    table.apply(record(1, 1, 1), Authority::Owner).unwrap();
+    table.apply(record(2, 1, 1), Authority::Owner).unwrap();
+    let full = Err(Refused::Full { capacity: 2 });
+    assert_eq!(table.apply(record(3, 1, 1), Authority::Owner), full);
+    assert_eq!(table.replace(record(3, 1, 1)), full);
+    assert_eq!(table.apply(record(2, 1, 2), Authority::Owner), Ok(Applied::Updated));
+    table.remove(&record(1, 1, 1)).unwrap();
+    assert_eq!(table.apply(record(3, 1, 1), Authority::Owner), Ok(Applied::Inserted));
+}
+
+#[test]
+fn a_bucket_that_does_not_exist_is_refused() {
+    let mut table = table(2);
+    let far = FlowRecord { bucket: BucketId(4), ..record(1, 1, 1) };
+    let refused = Refused::NoSuchBucket { bucket: BucketId(4), buckets: 4 };
+    assert_eq!(table.apply(far, Authority::Owner), Err(refused));
+    assert_eq!(table.bucket(BucketId(4)).count(), 0);
+}
+
+#[test]
+fn a_comparison_takes_out_what_was_not_confirmed() {
+    let mut table = table(10);
+    for port in [1, 5, 9, 2] {
+        table.apply(record(port, 1, 3), Authority::Owner).unwrap();
+    }
+    table.doubt(BucketId(1));
+    table.replace(record(1, 1, 2)).unwrap();
+    assert!(table.apply(record(5, 1, 3), Authority::Owner).is_err(), "known, but confirmed");
+    assert_eq!(table.sweep(BucketId(1)), [record(9, 1, 3)]);
+    assert_eq!(table.sweep(BucketId(1)), []);
+    assert_eq!(table.len(), 3);
+    assert_eq!(table.get(BucketId(1), &record(1, 0, 0).key), Some(record(1, 1, 2)));
+}
+
+#[test]
+fn a_million_flows_take_less_than_96_bytes_each() {
+    let mut table = table(1 << 20);
+    for number in 0..1_000_000u32 {
+        let mut record = record(number as u16, 1, 1);
+        record.key.initiator.address = Address::v4(number);
+        table.apply(record, Authority::Owner).unwrap();
+    }
+    assert!(table.memory() / table.len() < 96, "{} bytes a flow", table.memory() / table.len());
+}
+
+proptest! {
+    #[test]
+    fn a_table_agrees_with_a_map(steps in prop::collection::vec((0..3u8, 0..12u16, 0..3u32, 0..4u32), 0..200)) {
+        let mut table = table(8);
+        let mut map: HashMap<u16, FlowRecord> = HashMap::new();
+        for (step, port, epoch, sequence) in steps {
+            let record = record(port, epoch, sequence);
+            let known = map.get(&port).copied();
+            let newer = known.is_none_or(|known| record.supersedes(&known));
+            let room = known.is_some() || map.len() < 8;
+            match step {
+                0 => {
+                    let done = table.apply(record, Authority::Owner).is_ok();
+                    prop_assert_eq!(done, newer && room);
+                    if done { map.insert(port, record); }
+                }
+                1 => {
+                    let done = table.remove(&record).is_ok();
+                    prop_assert_eq!(done, known.is_some_and(|known| !known.supersedes(&record)));
+                    if done { map.remove(&port); }
+                }
+                _ => if table.replace(record).is_ok() { map.insert(port, record); },
+            }
+        }
+        let mut fresh = CommonTable::new(Keys::new(b"secret").table, BUCKETS, 8);
+        for record in map.values() {
+            prop_assert_eq!(table.get(record.bucket, &record.key), Some(*record));
+            // Digests ignore the epoch.
+            fresh.replace(FlowRecord { epoch: Epoch(77), ..*record }).unwrap();
+        }
+        prop_assert_eq!(table.len(), map.len());
+        prop_assert_eq!(table.iter().count(), map.len());
+        prop_assert_eq!(table.digest(), fresh.digest());
+        for bucket in (0..BUCKETS as u16).map(BucketId) {
+            prop_assert_eq!(table.bucket(bucket).count(), table.count(bucket) as usize);
+            prop_assert_eq!(table.bucket_digest(bucket), fresh.bucket_digest(bucket));
+        }
+    }
+}

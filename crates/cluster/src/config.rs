@@ -1,0 +1,420 @@
+//! What all nodes of a cluster have agreed on before they start.
+//!
+//! [`Cluster::new`] checks [`Settings`] once; what it returns is valid and shared by all state
+//! machines of a node. The part that must be the same everywhere (names, buckets, times) has a
+//! fingerprint that every message between nodes is bound to: two nodes that differ in it reject each
+//! other's messages, instead of agreeing on who may fence whom after different times.
+//!
+//! Invariant: `takeover ≥ lease + margin(lease)`. It is what keeps two nodes from owning one bucket.
+
+use crate::allocation::{Allocation, MAX_NODES};
+use crate::keys::Keys;
+use std::time::Duration;
+use testudo_packet::bucket::{MAX_BUCKETS, NodeId};
+
+/// How often, how long, and how soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// The time between two heartbeats to one peer. A lease should survive the loss of some, so at
+    /// most a third of `lease`.
+    pub heartbeat: Duration,
+    /// How long a node may handle packets after a heartbeat that a majority has acknowledged.
+    pub lease: Duration,
+    /// How long a peer must have been silent before its buckets may be taken.
+    pub takeover: Duration,
+    /// How long a cold cluster waits for a node that has not shown itself, before its buckets are
+    /// taken. Nodes that are switched on together should all be up in this time.
+    pub formation: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(20),
+            lease: Duration::from_millis(100),
+            takeover: Duration::from_millis(160),
+            formation: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timing {
+    /// By how much the takeover wait must be longer than the lease: 10 ms, the tick of the coarsest
+    /// clock a kernel can check leases by (`CLOCK_MONOTONIC_COARSE` at HZ=100 lags that much), and
+    /// a hundredth of the lease. Clocks of two machines run apart by at most some hundred parts per
+    /// million each, slewing included; a hundredth also covers the packet in flight at the end.
+    #[must_use]
+    pub fn margin(lease: Duration) -> Duration {
+        Duration::from_millis(10) + lease / 100
+    }
+
+    /// How long after its start a node neither helps anyone keep a lease nor takes part in taking
+    /// buckets. It may have done either in an earlier life that it does not remember: by now all
+    /// leases that rested on its word have run out, and nobody counts its old votes.
+    #[must_use]
+    pub fn quarantine(&self) -> Duration {
+        self.freshness() + self.takeover
+    }
+
+    /// How old a peer's statement may be to count.
+    #[must_use]
+    pub fn freshness(&self) -> Duration {
+        self.lease
+    }
+
+    /// How long a node that hears a majority, but finds nobody in charge, waits for that to change
+    /// before it begins anew.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.takeover * 2
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { heartbeat, lease, takeover, formation } = *self;
+        let short = |what, seen, least: Duration| {
+            if seen >= least { Ok(()) } else { Err(ConfigError::TooShort { what, seen, least }) }
+        };
+        short("heartbeat", heartbeat, Duration::from_millis(1))?;
+        short("lease", lease, heartbeat * 3)?;
+        short("formation", formation, takeover)?;
+        let least = lease + Self::margin(lease);
+        if takeover < least {
+            return Err(ConfigError::TakeoverBeforeLease { takeover, lease, least });
+        }
+        let most = Duration::from_secs(3600);
+        let longest = takeover.max(formation);
+        if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
+    }
+}
+
+/// What a node is told of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The cluster's name.
+    pub name: String,
+    /// What every member knows and no stranger.
+    pub secret: [u8; 16],
+    /// The names of all nodes, in the same order on all of them.
+    pub members: Vec<String>,
+    /// Which of them this node is.
+    pub node: NodeId,
+    /// The number of buckets, a power of two.
+    pub buckets: u32,
+    /// Times.
+    pub timing: Timing,
+    /// How many flows the common table can hold.
+    pub max_flows: usize,
+}
+
+/// Settings that no cluster can run with. The operator's to correct; nothing has been touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Too few or too many members.
+    #[error("{seen} members; expected 1 to {MAX_NODES}")]
+    MemberCount {
+        /// The number given.
+        seen: usize,
+    },
+    /// A name is used twice.
+    #[error("two members are named \"{name}\"; expected a name of its own for each")]
+    DuplicateMember {
+        /// The name.
+        name: String,
+    },
+    /// A name that does not fit.
+    #[error("the name \"{name}\" has {} bytes; expected 1 to {MAX_NAME}", name.len())]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// This node is none of the members.
+    #[error("this node is number {} of {members} members; expected a number below that", node.0)]
+    NotAMember {
+        /// The number given.
+        node: NodeId,
+        /// The number of members.
+        members: usize,
+    },
+    /// An impossible number of buckets.
+    #[error("{seen} buckets; expected a power of two from 2 to {MAX_BUCKETS}")]
+    Buckets {
+        /// The number given.
+        seen: u32,
+    },
+    /// A time below its least value.
+    #[error("{what} is {seen:?}; expected at least {least:?}")]
+    TooShort {
+        /// Which time.
+        what: &'static str,
+        /// The time given.
+        seen: Duration,
+        /// The least that works with the other times.
+        least: Duration,
+    },
+    /// A time that is more likely a slip of the pen.
+    #[error("a wait of {seen:?}; expected at most {most:?}")]
+    TooLong {
+        /// The time given.
+        seen: Duration,
+        /// The most.
+        most: Duration,
+    },
+    /// Successors would act before the owner has stopped.
+    #[error(
+        "takeover is {takeover:?} with a lease of {lease:?}; expected at least {least:?}, or two \
+         nodes could own one bucket"
+    )]
+    TakeoverBeforeLease {
+        /// The wait given.
+        takeover: Duration,
+        /// The lease given.
+        lease: Duration,
+        /// The shortest wait that is safe with this lease.
+        least: Duration,
+    },
+    /// A table that can hold nothing, or more than its 32-bit slot numbers.
+    #[error("room for {seen} flows; expected 1 to {MAX_FLOWS}")]
+    Flows {
+        /// The number given.
+        seen: usize,
+    },
+}
+
+/// The longest name of a cluster or a node, in bytes.
+pub const MAX_NAME: usize = 64;
+
+/// The most flows that a common table can be asked to hold.
+pub const MAX_FLOWS: usize = 1 << 30;
+
+/// A cluster as one of its nodes knows it: checked settings and what follows from them.
+#[derive(Debug)]
+pub struct Cluster {
+    settings: Settings,
+    keys: Keys,
+    fingerprint: u64,
+    allocation: Allocation,
+}
+
+impl Cluster {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that does not work.
+    pub fn new(settings: Settings) -> Result<Self, ConfigError> {
+        settings.timing.check()?;
+        Self::with_any_timing(settings)
+    }
+
+    /// As [`Cluster::new`], for settings whose times are *not* checked: with a takeover wait below
+    /// the lease, two nodes can own one bucket. For showing that a checker notices.
+    ///
+    /// # Errors
+    ///
+    /// The first other setting that does not work.
+    #[doc(hidden)]
+    pub fn with_any_timing(settings: Settings) -> Result<Self, ConfigError> {
+        let members = settings.members.len();
+        if !(1..=MAX_NODES).contains(&members) {
+            return Err(ConfigError::MemberCount { seen: members });
+        }
+        for (index, name) in settings.members.iter().enumerate() {
+            if settings.members[..index].contains(name) {
+                return Err(ConfigError::DuplicateMember { name: name.clone() });
+            }
+        }
+        let names = settings.members.iter().chain([&settings.name]);
+        if let Some(name) = names.into_iter().find(|name| !(1..=MAX_NAME).contains(&name.len())) {
+            return Err(ConfigError::Name { name: name.clone() });
+        }
+        if usize::from(settings.node.0) >= members {
+            return Err(ConfigError::NotAMember { node: settings.node, members });
+        }
+        let seen = settings.buckets;
+        if !seen.is_power_of_two() || !(2..=MAX_BUCKETS).contains(&seen) {
+            return Err(ConfigError::Buckets { seen });
+        }
+        if !(1..=MAX_FLOWS).contains(&settings.max_flows) {
+            return Err(ConfigError::Flows { seen: settings.max_flows });
+        }
+        let keys = Keys::new(&settings.secret);
+        let fingerprint = fingerprint(&settings, &keys);
+        let allocation = Allocation::new(members, seen);
+        Ok(Self { settings, keys, fingerprint, allocation })
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// The names of all nodes, in the order of their numbers.
+    #[must_use]
+    pub fn members(&self) -> &[String] {
+        &self.settings.members
+    }
+
+    /// The name of a node; empty if there is none of that number.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> &str {
+        self.settings.members.get(usize::from(node.0)).map_or("", String::as_str)
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.settings.node
+    }
+
+    /// All nodes, this one included.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.settings.members.len()).map(|node| NodeId(node as u8))
+    }
+
+    /// All nodes but this one.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let me = self.node();
+        self.nodes().filter(move |&node| node != me)
+    }
+
+    /// How many nodes are more than half of all.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.settings.members.len() / 2 + 1
+    }
+
+    /// How many of the others must refuse a node so that no majority is left to support it.
+    #[must_use]
+    pub fn veto(&self) -> usize {
+        self.settings.members.len() + 1 - self.majority()
+    }
+
+    /// The number of buckets.
+    #[must_use]
+    pub fn buckets(&self) -> u32 {
+        self.settings.buckets
+    }
+
+    /// Times.
+    #[must_use]
+    pub fn timing(&self) -> &Timing {
+        &self.settings.timing
+    }
+
+    /// How many flows the common table can hold.
+    #[must_use]
+    pub fn max_flows(&self) -> usize {
+        self.settings.max_flows
+    }
+
+    /// The ranked nodes of every bucket.
+    #[must_use]
+    pub fn allocation(&self) -> &Allocation {
+        &self.allocation
+    }
+
+    /// The keys derived from the secret.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Equal on nodes whose settings agree where they must.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
+    let mut text = Vec::new();
+    for name in [&settings.name].into_iter().chain(&settings.members) {
+        // Names are at most MAX_NAME long, so one byte of length keeps the borders.
+        text.push(name.len() as u8);
+        text.extend_from_slice(name.as_bytes());
+    }
+    let Timing { heartbeat: _, lease, takeover, formation: _ } = settings.timing;
+    for time in [lease, takeover] {
+        text.extend_from_slice(&time.as_nanos().to_le_bytes());
+    }
+    text.extend_from_slice(&settings.buckets.to_le_bytes());
+    let tag = keys.configuration.tag(&[&text]);
+    u64::from_le_bytes(*tag.first_chunk().expect("a tag has 16 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            name: "lab".into(),
+            secret: [7; 16],
+            members: ["n1", "n2", "n3"].map(String::from).into(),
+            node: NodeId(1),
+            buckets: 256,
+            timing: Timing::default(),
+            max_flows: 1000,
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = settings();
+        change(&mut settings);
+        Cluster::new(settings).expect_err("bad settings").to_string()
+    }
+
+    #[test]
+    fn a_wait_as_short_as_the_lease_is_refused() {
+        assert_eq!(
+            error(|s| s.timing.takeover = s.timing.lease),
+            "takeover is 100ms with a lease of 100ms; expected at least 111ms, or two nodes could \
+             own one bucket"
+        );
+    }
+
+    #[test]
+    fn every_bad_setting_says_what_was_expected() {
+        let ms = Duration::from_millis;
+        assert!(error(|s| s.members.clear()).starts_with("0 members; expected 1 to 254"));
+        assert!(error(|s| s.members[1] = "n1".into()).contains("named \"n1\""));
+        assert!(error(|s| s.members[1] = String::new()).contains("0 bytes"));
+        assert!(error(|s| s.node = NodeId(3)).contains("number 3 of 3"));
+        assert!(error(|s| s.buckets = 100).contains("power of two"));
+        assert!(error(|s| s.max_flows = 0).contains("0 flows"));
+        assert!(error(|s| s.timing.heartbeat = ms(0)).contains("at least 1ms"));
+        assert!(error(|s| s.timing.lease = ms(30)).contains("at least 60ms"));
+        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 160ms"));
+        assert!(error(|s| s.timing.formation = ms(9_000_000)).contains("at most 3600s"));
+    }
+
+    #[test]
+    fn fingerprints_tell_what_must_agree_from_what_need_not() {
+        let print = |change: fn(&mut Settings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            Cluster::new(settings).unwrap().fingerprint()
+        };
+        let plain = print(|_| ());
+        assert_eq!(print(|s| s.node = NodeId(2)), plain);
+        assert_eq!(print(|s| s.max_flows = 5), plain);
+        assert_ne!(print(|s| s.name = "other".into()), plain);
+        assert_ne!(print(|s| s.buckets = 512), plain);
+        assert_ne!(print(|s| s.members.swap(0, 1)), plain);
+        assert_ne!(print(|s| s.timing.takeover *= 2), plain);
+        assert_ne!(print(|s| s.secret = [8; 16]), plain);
+    }
+
+    #[test]
+    fn a_majority_and_a_veto_always_meet() {
+        for nodes in 1..=MAX_NODES {
+            let mut settings = settings();
+            settings.members = (0..nodes).map(|n| n.to_string()).collect();
+            settings.node = NodeId(0);
+            let cluster = Cluster::new(settings).unwrap();
+            // Of the others: those who support a node, and those who veto it.
+            assert!(cluster.majority() - 1 + cluster.veto() > nodes - 1);
+        }
+    }
+}

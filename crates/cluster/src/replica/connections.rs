@@ -1,0 +1,155 @@
+//! The streams to the peers: who dials, who is at the other end, when one is over.
+
+use testudo_packet::bucket::{BucketId, Nanos, NodeId};
+
+use super::{Effect, Replica, own_buckets, source};
+use crate::sync::handshake::{Identity, NONCE_BYTES};
+use crate::sync::outgoing::Outgoing;
+use crate::sync::{Session, Side, SyncError};
+
+/// How long a stream may take to prove who is at its other end, in milliseconds.
+const HANDSHAKE_MILLIS: u64 = 3000;
+
+/// How many streams may be open beside one for each peer: those that have not proved anything yet.
+const STRANGERS: usize = 16;
+
+/// A stream, by a number that is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// How far a peer has been told what this node knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// Whether flows are exchanged now.
+    pub connected: bool,
+    /// Frames sent on the present stream.
+    pub sent: u64,
+    /// Frames that the peer has said it has handled.
+    pub acknowledged: u64,
+    /// Changes and frames that the peer has not said it has handled.
+    pub pending: u64,
+    /// How often more flows went than could be noted, so that all buckets were compared instead.
+    pub resyncs: u64,
+}
+
+impl Replica {
+    /// The peers that this node dials; all others dial it.
+    pub fn connects_to(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let me = self.cluster.node();
+        self.cluster.nodes().filter(move |&node| node < me)
+    }
+
+    /// How far a peer has been told.
+    #[must_use]
+    pub fn peer(&self, node: NodeId) -> SyncStatus {
+        let Some(peer) = self.peers.get(usize::from(node.0)) else { return SyncStatus::default() };
+        SyncStatus {
+            connected: peer.connection.is_some(),
+            sent: peer.outgoing.sent(),
+            acknowledged: peer.outgoing.acknowledged(),
+            pending: peer.outgoing.pending(),
+            resyncs: peer.outgoing.resyncs(),
+        }
+    }
+
+    /// A stream is there. `nonce` must never have been used before.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::TooMany`]: close it.
+    pub fn handle_connected(
+        &mut self,
+        now: Nanos,
+        side: Side,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<ConnectionId, SyncError> {
+        let open = self.sessions.len();
+        if open >= self.peers.len() + STRANGERS {
+            return Err(SyncError::TooMany { open });
+        }
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        self.sessions.insert(connection, Session::new(side, nonce, self.incarnation, now));
+        Ok(connection)
+    }
+
+    /// A stream has ended.
+    pub fn handle_closed(&mut self, connection: ConnectionId) {
+        let Some(session) = self.sessions.remove(&connection) else { return };
+        let Some((peer, _)) = session.peer else { return };
+        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        if state.connection == Some(connection) {
+            state.connection = None;
+            state.outgoing = Outgoing::default();
+            self.effects.push_back(Effect::PeerClosed { peer });
+        }
+    }
+
+    /// Looks at deadlines; call it about every 100 ms.
+    pub fn handle_tick(&mut self, now: Nanos) {
+        let late = |session: &Session| {
+            !session.is_open() && now.millis_since(session.opened_at) >= HANDSHAKE_MILLIS
+        };
+        let late = self.sessions.iter().filter(|(_, session)| late(session));
+        for connection in late.map(|(&connection, _)| connection).collect::<Vec<_>>() {
+            self.close(connection, SyncError::HandshakeTimeout);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId, error: SyncError) {
+        self.handle_closed(connection);
+        self.effects.push_back(Effect::Close { connection, error });
+    }
+
+    /// The peer at the other end has proved who it is.
+    pub(super) fn open(&mut self, connection: ConnectionId, identity: Identity) {
+        let Identity { node: peer, .. } = identity;
+        let Some(state) = self.peers.get(usize::from(peer.0)) else { return };
+        if let Some(older) = state.connection {
+            self.close(older, SyncError::Superseded);
+        }
+        let mut outgoing = Outgoing::default();
+        for bucket in own_buckets(&self.slots, self.cluster.node()) {
+            outgoing.check(bucket);
+        }
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
+            state.connection = Some(connection);
+            state.outgoing = outgoing;
+        }
+        self.effects.push_back(Effect::PeerConnected { peer, connection });
+    }
+
+    /// A snapshot of this bucket that is under way is not believed any more, unless it is the owner's.
+    pub(super) fn forget_snapshots(&mut self, bucket: BucketId, owner: NodeId) {
+        for session in self.sessions.values_mut() {
+            if let Some((of, believed)) = &mut session.snapshot
+                && *of == bucket
+                && session.peer.is_none_or(|(peer, _)| peer != owner)
+            {
+                *believed = false;
+                self.doubtful[usize::from(bucket.0)] = true;
+            }
+        }
+    }
+
+    /// Appends what a stream has to carry, until `out` is `max` bytes long or there is no more.
+    /// Returns how many bytes were appended. What belongs to a handshake is appended in any case.
+    pub fn poll_transmit(
+        &mut self,
+        connection: ConnectionId,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> usize {
+        let before = out.len();
+        let Some(session) = self.sessions.get_mut(&connection) else { return 0 };
+        session.transmit_handshake(out);
+        session.transmit_acknowledgement(out);
+        let peer = session.peer.filter(|_| session.is_open());
+        if let Some(state) = peer.and_then(|(peer, _)| self.peers.get_mut(usize::from(peer.0)))
+            && state.connection == Some(connection)
+        {
+            state.outgoing.transmit(source(&self.cluster, &self.table, &self.slots), out, max);
+        }
+        out.len() - before
+    }
+}

@@ -1,0 +1,355 @@
+//! What a node knows of all flows, and how it and its peers keep that equal.
+//!
+//! The replica owns the common table and the sync sessions. It learns from the membership who owns
+//! which bucket, from the datapath what happens to the node's own flows, and from the peers what
+//! happens to theirs.
+//!
+//! # Driving it
+//!
+//! * `handle_*` takes one input: a change of ownership, an event of the datapath, bytes of a peer, a
+//!   tick about every 100 ms.
+//! * After any of them, call [`Replica::poll_effect`] until it is empty, and do what it says in that
+//!   order.
+//! * Call [`Replica::poll_transmit`] for each connection whenever it can take bytes.
+//! * The getters change nothing.
+//!
+//! # Invariants
+//!
+//! * Only the owner of a bucket is believed about it. A record of a peer that does not own the bucket,
+//!   as far as this node knows, is refused, unless its epoch shows that this node is behind.
+//! * The slots of all buckets that are taken over at once are flipped before the first entry of any
+//!   is installed, so a takeover does not wait for copying.
+//! * Nothing is remembered for a peer that is not connected. When it connects, counts and digests of
+//!   all own buckets are compared, and what differs is sent whole.
+
+mod connections;
+mod receive;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::event::Event;
+
+use crate::common_table::{Authority, CommonTable};
+use crate::config::Cluster;
+use crate::heartbeat::Incarnation;
+use crate::ownership::Ownership;
+use crate::sync::Session;
+use crate::sync::outgoing::{Outgoing, Source};
+
+pub use crate::common_table::Refused;
+pub use crate::sync::{Side, SyncError};
+pub use connections::{ConnectionId, SyncStatus};
+
+/// What the driver has to do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the slot of a bucket.
+    SetBucket {
+        /// The bucket.
+        bucket: BucketId,
+        /// Its slot.
+        slot: BucketSlot,
+    },
+    /// Take the entries of a bucket out of the node table.
+    Clear {
+        /// The bucket.
+        bucket: BucketId,
+    },
+    /// Put the entries that the common table has of a bucket into the node table, then call
+    /// [`Replica::handle_loaded`].
+    Install {
+        /// The bucket.
+        bucket: BucketId,
+        /// Since when this node owns it.
+        epoch: Epoch,
+    },
+    /// All buckets are given up; the membership wants to know.
+    Released {
+        /// The life that begins.
+        incarnation: Incarnation,
+    },
+    /// Close a connection. The replica has forgotten it.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        error: SyncError,
+    },
+    /// A peer has proved who it is; flows are exchanged from now on.
+    PeerConnected {
+        /// Which.
+        peer: NodeId,
+        /// By which connection.
+        connection: ConnectionId,
+    },
+    /// Flows are no longer exchanged with a peer.
+    PeerClosed {
+        /// Which.
+        peer: NodeId,
+    },
+}
+
+/// What comparing the node table with the common table has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescan {
+    /// Flows that were unknown, or known in an earlier state.
+    pub changed: usize,
+    /// Flows that are no longer there.
+    pub removed: usize,
+    /// Flows that were refused: of buckets that this node does not own, or for lack of room.
+    pub refused: usize,
+}
+
+/// Frames of peers that were refused, by reason. Their sessions go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rejected {
+    /// Overtaken by a newer state.
+    pub older: u64,
+    /// From a node that does not own the bucket.
+    pub not_owner: u64,
+    /// No room in the common table.
+    pub full: u64,
+    /// Of a bucket that there is not.
+    pub no_such_bucket: u64,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    connection: Option<ConnectionId>,
+    outgoing: Outgoing,
+}
+
+/// What a node knows of all flows.
+#[derive(Debug)]
+pub struct Replica {
+    cluster: Arc<Cluster>,
+    incarnation: Incarnation,
+    table: CommonTable,
+    slots: Vec<BucketSlot>,
+    /// Buckets that this node may know less of than their owner, until that has said what it has.
+    doubtful: Vec<bool>,
+    /// The latest epoch under which a peer was believed to own a bucket.
+    heard: Vec<Epoch>,
+    peers: Vec<Peer>,
+    sessions: BTreeMap<ConnectionId, Session>,
+    connections: u64,
+    effects: VecDeque<Effect>,
+    rejected: Rejected,
+}
+
+impl Replica {
+    /// A node that owns nothing and knows no flow.
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, incarnation: Incarnation) -> Self {
+        let buckets = cluster.buckets();
+        let key = cluster.keys().table;
+        Self {
+            table: CommonTable::new(key, buckets, cluster.max_flows()),
+            slots: vec![BucketSlot::VACANT; buckets as usize],
+            doubtful: vec![false; buckets as usize],
+            heard: vec![Epoch(0); buckets as usize],
+            peers: cluster.nodes().map(|_| Peer::default()).collect(),
+            sessions: BTreeMap::new(),
+            connections: 0,
+            effects: VecDeque::new(),
+            rejected: Rejected::default(),
+            cluster,
+            incarnation,
+        }
+    }
+
+    /// The flows of all nodes.
+    #[must_use]
+    pub fn table(&self) -> &CommonTable {
+        &self.table
+    }
+
+    /// The slot of a bucket, as this node sees it.
+    #[must_use]
+    pub fn slot(&self, bucket: BucketId) -> BucketSlot {
+        self.slots.get(usize::from(bucket.0)).copied().unwrap_or(BucketSlot::VACANT)
+    }
+
+    /// What was refused of peers so far.
+    #[must_use]
+    pub fn rejected(&self) -> Rejected {
+        self.rejected
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Takes a change of ownership.
+    pub fn handle_ownership(&mut self, change: Ownership) {
+        match change {
+            Ownership::Release { buckets, incarnation } => {
+                for bucket in buckets {
+                    let vacant = BucketSlot {
+                        owner: NodeId::NONE,
+                        previous: self.cluster.node(),
+                        ..self.slot(bucket)
+                    };
+                    self.give_up(bucket, vacant);
+                }
+                self.incarnation = incarnation;
+                self.effects.push_back(Effect::Released { incarnation });
+            }
+            Ownership::TakeOver { buckets } => {
+                for &(bucket, slot) in &buckets {
+                    self.set_slot(bucket, slot);
+                }
+                for (bucket, slot) in buckets {
+                    self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
+                    self.forget_snapshots(bucket, self.cluster.node());
+                    self.peers.iter_mut().for_each(|peer| peer.outgoing.check(bucket));
+                }
+            }
+            Ownership::OwnerChanged { buckets } => {
+                for (bucket, slot) in buckets {
+                    self.change_owner(bucket, slot);
+                }
+            }
+        }
+    }
+
+    fn change_owner(&mut self, bucket: BucketId, slot: BucketSlot) {
+        let before = self.slot(bucket);
+        let me = self.cluster.node();
+        if slot.owner == me {
+            // The same owner under a new epoch has what it had.
+            let state = if before.owner == me { before.state } else { slot.state };
+            self.set_slot(bucket, BucketSlot { state, ..slot });
+            if state == BucketState::Loading {
+                // What is under way is for the epoch before, and will not count.
+                self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
+            }
+            return;
+        }
+        if before.owner == me {
+            self.give_up(bucket, slot);
+        } else {
+            self.set_slot(bucket, slot);
+        }
+        self.forget_snapshots(bucket, slot.owner);
+        // It stays in doubt until an owner has answered: this one may be dead already.
+        let behind = self.doubtful.get(usize::from(bucket.0)).is_some_and(|&doubtful| doubtful);
+        if behind && let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0)) {
+            owner.outgoing.want(bucket);
+        }
+    }
+
+    fn give_up(&mut self, bucket: BucketId, slot: BucketSlot) {
+        self.set_slot(bucket, slot);
+        self.effects.push_back(Effect::Clear { bucket });
+        // What this node has last learned of its own flows may have come too late for its successor.
+        if let Some(doubtful) = self.doubtful.get_mut(usize::from(bucket.0)) {
+            *doubtful = true;
+        }
+    }
+
+    fn set_slot(&mut self, bucket: BucketId, slot: BucketSlot) {
+        let Some(own) = self.slots.get_mut(usize::from(bucket.0)) else { return };
+        *own = slot;
+        self.table.set_epoch(bucket, slot.epoch);
+        self.effects.push_back(Effect::SetBucket { bucket, slot });
+    }
+
+    /// The entries of a bucket are in the node table. Of no effect if the bucket has moved since.
+    pub fn handle_loaded(&mut self, bucket: BucketId, epoch: Epoch) {
+        let slot = self.slot(bucket);
+        if slot.owner == self.cluster.node() && slot.epoch == epoch {
+            self.set_slot(bucket, BucketSlot { state: BucketState::Active, ..slot });
+        }
+    }
+
+    /// Something has happened to a flow of this node's.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; the table and the peers are as they were.
+    pub fn handle_event(&mut self, event: Event) -> Result<(), Refused> {
+        self.learn(event.record)
+    }
+
+    fn learn(&mut self, record: FlowRecord) -> Result<(), Refused> {
+        self.check_own(record.bucket)?;
+        self.table.apply(record, Authority::Owner)?;
+        if let Some(slot) = self.table.find(record.bucket, &record.key) {
+            for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
+                peer.outgoing.change(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// A flow of this node's was taken out of the node table, because it was silent for too long.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; the table and the peers are as they were.
+    pub fn handle_expired(&mut self, record: &FlowRecord) -> Result<(), Refused> {
+        self.check_own(record.bucket)?;
+        self.table.remove(record)?;
+        self.tell_removed(record);
+        Ok(())
+    }
+
+    fn tell_removed(&mut self, record: &FlowRecord) {
+        let capacity = self.table.capacity();
+        let own = own_buckets(&self.slots, self.cluster.node());
+        for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
+            if !peer.outgoing.remove(*record, capacity) {
+                own.iter().for_each(|&bucket| peer.outgoing.check(bucket));
+            }
+        }
+    }
+
+    fn check_own(&self, bucket: BucketId) -> Result<(), Refused> {
+        let buckets = self.slots.len();
+        match self.slots.get(usize::from(bucket.0)) {
+            None => Err(Refused::NoSuchBucket { bucket, buckets }),
+            Some(slot) if slot.owner != self.cluster.node() => Err(Refused::NotOwner { bucket }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Compares the common table with all that is in the node table now, because events were lost.
+    /// Buckets that are still loading lose nothing by it.
+    pub fn handle_rescan(&mut self, records: impl IntoIterator<Item = FlowRecord>) -> Rescan {
+        let mut found = Rescan::default();
+        let mut own = own_buckets(&self.slots, self.cluster.node());
+        own.retain(|&bucket| self.slot(bucket).state == BucketState::Active);
+        own.iter().for_each(|&bucket| self.table.doubt(bucket));
+        for record in records {
+            match self.learn(record) {
+                Ok(()) => found.changed += 1,
+                // Known, in this state or one that an event has told since.
+                Err(Refused::Older { .. }) => {}
+                Err(_) => found.refused += 1,
+            }
+        }
+        for bucket in own {
+            for record in self.table.sweep(bucket) {
+                self.tell_removed(&record);
+                found.removed += 1;
+            }
+        }
+        found
+    }
+}
+
+/// The buckets that a node owns.
+fn own_buckets(slots: &[BucketSlot], me: NodeId) -> Vec<BucketId> {
+    let numbered = (0..=u16::MAX).zip(slots);
+    numbered.filter(|(_, slot)| slot.owner == me).map(|(bucket, _)| BucketId(bucket)).collect()
+}
+
+/// What frames to peers are made of.
+fn source<'a>(cluster: &Cluster, table: &'a CommonTable, slots: &'a [BucketSlot]) -> Source<'a> {
+    Source { me: cluster.node(), table, slots }
+}

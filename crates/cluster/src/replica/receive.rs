@@ -1,0 +1,179 @@
+//! What peers say, and whether it is believed.
+
+use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
+
+use super::{ConnectionId, Replica};
+use crate::common_table::{Authority, Refused};
+use crate::sync::frame::Frame;
+use crate::sync::{Incoming, SyncError};
+
+impl Replica {
+    /// Bytes of a stream have come.
+    ///
+    /// # Errors
+    ///
+    /// Why the session is over: close the stream. What whole frames said before stands.
+    pub fn handle_bytes(
+        &mut self,
+        _now: Nanos,
+        connection: ConnectionId,
+        bytes: &[u8],
+    ) -> Result<(), SyncError> {
+        let mut input = bytes;
+        loop {
+            let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
+            let result = match session.next(&self.cluster, &mut input) {
+                Ok(None) => return Ok(()),
+                Ok(Some(Incoming::Opened(identity))) => {
+                    self.open(connection, identity);
+                    Ok(())
+                }
+                Ok(Some(Incoming::Frame(frame))) => self.handle_frame(connection, frame),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                self.handle_closed(connection);
+                return Err(error);
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, connection: ConnectionId, frame: Frame) -> Result<(), SyncError> {
+        let peer = self.sessions.get(&connection).and_then(|session| session.peer);
+        let (peer, _) = peer.ok_or(SyncError::NotOpen)?;
+        match frame {
+            Frame::Upsert(record) => self.upsert(peer, record),
+            Frame::Remove(record) => self.remove(peer, &record),
+            Frame::Check { bucket, epoch, digest, count } => {
+                let differs =
+                    (self.table.bucket_digest(bucket), self.table.count(bucket)) != (digest, count);
+                match (self.believes(peer, bucket, epoch), differs) {
+                    (true, true) => self.peers[usize::from(peer.0)].outgoing.want(bucket),
+                    (true, false) => self.trust(peer, bucket),
+                    (false, _) => {}
+                }
+            }
+            Frame::Want { bucket } => {
+                if self.check_own(bucket).is_ok() {
+                    self.peers[usize::from(peer.0)].outgoing.wanted(bucket);
+                }
+            }
+            Frame::Begin { bucket, epoch } => self.begin(connection, peer, bucket, epoch)?,
+            Frame::Snapshot(record) => {
+                if self.in_snapshot(connection, record.bucket)? {
+                    let replaced = self.table.replace(record).map(|_| ());
+                    self.note(replaced);
+                }
+            }
+            Frame::End { bucket } => {
+                if self.in_snapshot(connection, bucket)? {
+                    self.table.sweep(bucket);
+                    self.trust(peer, bucket);
+                }
+                if let Some(session) = self.sessions.get_mut(&connection) {
+                    session.snapshot = None;
+                }
+            }
+            Frame::Acknowledge { frames } => {
+                if !self.peers[usize::from(peer.0)].outgoing.acknowledge(frames) {
+                    let expected = "an acknowledgement of frames that were sent";
+                    return Err(SyncError::Order { seen: "acknowledgement", expected });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a peer that speaks for a bucket under this epoch is believed: as the owner that this
+    /// node knows, or as one that this node does not know of yet. Two owners never share an epoch.
+    fn believes(&mut self, peer: NodeId, bucket: BucketId, epoch: Epoch) -> bool {
+        let slot = self.slot(bucket);
+        let newer = epoch > slot.epoch;
+        let believed = slot.owner == peer || newer;
+        let Some(heard) = self.heard.get_mut(usize::from(bucket.0)) else { return believed };
+        let succeeded = *heard > slot.epoch.max(epoch);
+        if newer && epoch > *heard {
+            *heard = epoch;
+            self.forget_snapshots(bucket, peer);
+        }
+        // A peer that is not believed may own the bucket, and this node hear of it later. One that is
+        // believed although a successor has spoken may have spoilt what the successor has compared.
+        let doubtful = !believed && slot.owner != self.cluster.node() || succeeded;
+        self.doubtful[usize::from(bucket.0)] |= doubtful;
+        believed
+    }
+
+    /// A peer has said all that it has of a bucket. If no other is known to have succeeded it, that is
+    /// all there is.
+    fn trust(&mut self, peer: NodeId, bucket: BucketId) {
+        let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
+        if slot.owner == peer && self.heard.get(index).is_some_and(|&heard| heard <= slot.epoch) {
+            self.doubtful[index] = false;
+        }
+    }
+
+    fn upsert(&mut self, peer: NodeId, record: FlowRecord) {
+        let bucket = record.bucket;
+        let applied = if self.believes(peer, bucket, record.epoch) {
+            self.table.apply(record, Authority::Owner).map(|_| ())
+        } else {
+            Err(Refused::NotOwner { bucket })
+        };
+        self.note(applied);
+    }
+
+    fn remove(&mut self, peer: NodeId, record: &FlowRecord) {
+        let bucket = record.bucket;
+        let removed = if self.believes(peer, bucket, record.epoch) {
+            self.table.remove(record).map(|_| ())
+        } else {
+            Err(Refused::NotOwner { bucket })
+        };
+        self.note(removed);
+    }
+
+    fn begin(
+        &mut self,
+        connection: ConnectionId,
+        peer: NodeId,
+        bucket: BucketId,
+        epoch: Epoch,
+    ) -> Result<(), SyncError> {
+        let believed = self.believes(peer, bucket, epoch);
+        let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
+        if session.snapshot.is_some() {
+            let expected = "the end of the snapshot before";
+            return Err(SyncError::Order { seen: "snapshot's beginning", expected });
+        }
+        session.snapshot = Some((bucket, believed));
+        if believed {
+            self.table.doubt(bucket);
+        }
+        Ok(())
+    }
+
+    /// Whether the snapshot that a record or an end belongs to is believed.
+    fn in_snapshot(&self, connection: ConnectionId, bucket: BucketId) -> Result<bool, SyncError> {
+        let session = self.sessions.get(&connection).ok_or(SyncError::NotOpen)?;
+        match session.snapshot {
+            Some((of, believed)) if of == bucket => Ok(believed),
+            _ => {
+                let expected = "the beginning of a snapshot of the same bucket";
+                Err(SyncError::Order { seen: "snapshot's part", expected })
+            }
+        }
+    }
+
+    fn note(&mut self, result: Result<(), Refused>) {
+        let rejected = &mut self.rejected;
+        match result {
+            // A flow that is gone already is what the peer wanted.
+            Ok(()) | Err(Refused::Unknown) => {}
+            Err(Refused::Older { .. } | Refused::StaleEpoch { .. }) => rejected.older += 1,
+            Err(Refused::NotOwner { .. }) => rejected.not_owner += 1,
+            Err(Refused::Full { .. }) => rejected.full += 1,
+            Err(Refused::NoSuchBucket { .. }) => rejected.no_such_bucket += 1,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The frames of an open session.
+//!
+//! Every frame has eight 64-bit words, little-endian:
+//!
+//! ```text
+//! word 0      kind; its upper 56 bits are zero
+//! words 1-7   upsert, snapshot, remove: the record, as in the packet crate
+//!             check, begin:  bucket, epoch, digest, count (0 where unused), zero …
+//!             want, end:     bucket, zero …
+//!             acknowledge:   how many frames have been handled, zero …
+//! ```
+//!
+//! Frames of one size need no length to be trusted, and a reader never holds more than one.
+
+use super::SyncError;
+use crate::wire::Reader;
+use testudo_packet::bucket::{BucketId, Epoch};
+use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
+
+/// The length of every frame.
+pub const FRAME_BYTES: usize = 8 * (RECORD_WORDS + 1);
+
+/// What one node tells another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// A flow has changed. Loses against a newer state.
+    Upsert(FlowRecord),
+    /// A flow is gone, as of this state. Loses against a newer state.
+    Remove(FlowRecord),
+    /// This is what the owner's table holds of a bucket; [`Frame::Want`] it if yours differs.
+    Check {
+        /// The bucket.
+        bucket: BucketId,
+        /// Since when the sender owns it.
+        epoch: Epoch,
+        /// The digest of the bucket.
+        digest: u64,
+        /// The number of its flows.
+        count: u32,
+    },
+    /// Send all of this bucket.
+    Want {
+        /// The bucket.
+        bucket: BucketId,
+    },
+    /// All flows of this bucket follow.
+    Begin {
+        /// The bucket.
+        bucket: BucketId,
+        /// Since when the sender owns it.
+        epoch: Epoch,
+    },
+    /// One of them. Wins against any state: it is the owner's word.
+    Snapshot(FlowRecord),
+    /// That was all; whatever else the receiver has in this bucket is gone.
+    End {
+        /// The bucket.
+        bucket: BucketId,
+    },
+    /// So many frames, acknowledgements not counted, have been handled since the stream began.
+    Acknowledge {
+        /// How many.
+        frames: u64,
+    },
+}
+
+impl Frame {
+    fn words(&self) -> (u8, [u64; RECORD_WORDS]) {
+        let words = |bucket: BucketId, epoch: Epoch, digest, count: u32| {
+            let (bucket, epoch) = (u64::from(bucket.0), u64::from(epoch.0));
+            [bucket, epoch, digest, u64::from(count), 0, 0, 0]
+        };
+        match *self {
+            Self::Upsert(record) => (1, record.to_words()),
+            Self::Remove(record) => (2, record.to_words()),
+            Self::Check { bucket, epoch, digest, count } => {
+                (3, words(bucket, epoch, digest, count))
+            }
+            Self::Want { bucket } => (4, words(bucket, Epoch(0), 0, 0)),
+            Self::Begin { bucket, epoch } => (5, words(bucket, epoch, 0, 0)),
+            Self::Snapshot(record) => (6, record.to_words()),
+            Self::End { bucket } => (7, words(bucket, Epoch(0), 0, 0)),
+            Self::Acknowledge { frames } => (8, [frames, 0, 0, 0, 0, 0, 0]),
+        }
+    }
+
+    /// Appends the frame to a stream.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, words) = self.words();
+        for word in [u64::from(kind)].into_iter().chain(words) {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::Frame`] if the bytes are not exactly what [`Self::encode`] makes of some frame.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SyncError> {
+        let kind = bytes.first().copied().unwrap_or(0);
+        let wrong = SyncError::Frame { kind };
+        let mut reader = Reader::new(bytes);
+        let mut words = [0; RECORD_WORDS + 1];
+        for word in &mut words {
+            *word = reader.u64().map_err(|_| wrong.clone())?;
+        }
+        let [first, rest @ ..] = words;
+        let record = || FlowRecord::from_words(rest);
+        let bucket = BucketId(rest[0] as u16);
+        let epoch = Epoch(rest[1] as u32);
+        let frame = match first {
+            1 => record().map(Self::Upsert),
+            2 => record().map(Self::Remove),
+            3 => Some(Self::Check { bucket, epoch, digest: rest[2], count: rest[3] as u32 }),
+            4 => Some(Self::Want { bucket }),
+            5 => Some(Self::Begin { bucket, epoch }),
+            6 => record().map(Self::Snapshot),
+            7 => Some(Self::End { bucket }),
+            8 => Some(Self::Acknowledge { frames: rest[0] }),
+            _ => None,
+        };
+        // Bits that the frame has no meaning for must be zero, so that they can get one later.
+        let exact = frame.filter(|frame| frame.words() == (kind, rest) && reader.remaining() == 0);
+        exact.ok_or(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use testudo_packet::entry::FlowState;
+    use testudo_packet::flow::FlowKey;
+    use testudo_packet::tracking::Phase;
+
+    #[test]
+    fn every_frame_survives_its_bytes() {
+        let record = FlowRecord {
+            bucket: BucketId(9),
+            epoch: Epoch(3),
+            key: FlowKey::default(),
+            state: FlowState { phase: Phase::Replied, confirmed: true, rule: 2, sequence: 8 },
+        };
+        let (bucket, epoch) = (BucketId(7), Epoch(1 << 31));
+        for frame in [
+            Frame::Upsert(record),
+            Frame::Remove(record),
+            Frame::Check { bucket, epoch, digest: u64::MAX, count: 5 },
+            Frame::Want { bucket },
+            Frame::Begin { bucket, epoch },
+            Frame::Snapshot(record),
+            Frame::End { bucket },
+            Frame::Acknowledge { frames: u64::MAX },
+        ] {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            assert_eq!(bytes.len(), FRAME_BYTES);
+            assert_eq!(Frame::decode(&bytes), Ok(frame));
+            assert!(Frame::decode(&bytes[1..]).is_err());
+            // A bit in the part of the head that has no meaning.
+            bytes[5] = 1;
+            assert_eq!(Frame::decode(&bytes), Err(SyncError::Frame { kind: bytes[0] }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..10, rest in prop::array::uniform32(0u8..)) {
+            let mut bytes = vec![0; FRAME_BYTES];
+            bytes[0] = kind;
+            bytes[FRAME_BYTES - 32..].copy_from_slice(&rest);
+            if let Ok(frame) = Frame::decode(&bytes) {
+                let mut again = Vec::new();
+                frame.encode(&mut again);
+                prop_assert_eq!(again, bytes);
+            }
+        }
+    }
+}

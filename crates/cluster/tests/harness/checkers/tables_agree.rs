@@ -1,0 +1,47 @@
+//! The common tables of all running nodes hold the same flows, and of each bucket exactly those
+//! that its owner has in its kernel.
+
+use std::collections::BTreeMap;
+
+use testudo_packet::bucket::BucketId;
+use testudo_packet::entry::FlowState;
+
+use crate::harness::world::World;
+
+type Flows = BTreeMap<u16, FlowState>;
+
+/// To be asked when nothing has happened for a while.
+pub fn tables_agree(world: &World) -> Result<(), String> {
+    let mut digests = BTreeMap::new();
+    for (number, node) in world.nodes.iter().enumerate().filter(|(_, node)| node.is_up()) {
+        let Some(daemon) = &node.daemon else { continue };
+        let table = daemon.replica.table();
+        digests.insert(number, (table.digest(), table.len()));
+        for bucket in 0..world.options.buckets as usize {
+            let Some(owner) = world.handler(bucket) else {
+                return Err(format!("bucket {bucket} has no owner to compare with"));
+            };
+            let truth: Flows = world.nodes[owner]
+                .kernel
+                .of_bucket(bucket)
+                .map(|record| (record.key.initiator.port, record.state))
+                .collect();
+            let known: Flows = table
+                .bucket(BucketId(bucket as u16))
+                .map(|record| (record.key.initiator.port, record.state))
+                .collect();
+            if truth != known {
+                return Err(format!(
+                    "bucket {bucket}: its owner, node {owner}, has {truth:?}; node {number} knows \
+                     {known:?}; {}",
+                    world.describe()
+                ));
+            }
+        }
+    }
+    let first = digests.values().next();
+    if digests.values().any(|digest| Some(digest) != first) {
+        return Err(format!("digests and counts differ: {digests:x?}"));
+    }
+    Ok(())
+}

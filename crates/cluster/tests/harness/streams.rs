@@ -1,0 +1,175 @@
+//! Byte streams between daemons: in order, in pieces, with a window, and over when an end is.
+
+use std::collections::VecDeque;
+
+use testudo_cluster::replica::{ConnectionId, Side};
+use testudo_packet::bucket::NodeId;
+
+use super::node::{Input, Life};
+use super::options::MS;
+use super::world::World;
+
+/// How many bytes may be under way in one direction.
+const WINDOW: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// One end; what it has sent is under way to the other.
+pub struct End {
+    pub node: usize,
+    pub life: Life,
+    pub connection: Option<ConnectionId>,
+    pub open: bool,
+    pieces: VecDeque<Vec<u8>>,
+    under_way: usize,
+    /// When the last piece sent arrives.
+    until: u64,
+}
+
+impl End {
+    fn new(node: usize, life: Life) -> Self {
+        let pieces = VecDeque::new();
+        Self { node, life, connection: None, open: true, pieces, under_way: 0, until: 0 }
+    }
+}
+
+impl World {
+    /// Dials the peers that are to be dialled and are not.
+    pub(super) fn dial(&mut self, from: usize) {
+        let Some(daemon) = &self.nodes[from].daemon else { return };
+        let (life, peers) = (daemon.life, daemon.replica.connects_to().collect::<Vec<_>>());
+        for peer in peers.into_iter().map(|peer| usize::from(peer.0)) {
+            let connected = self.streams.values().any(|[dialler, acceptor]| {
+                dialler.open && (dialler.node, dialler.life, acceptor.node) == (from, life, peer)
+            });
+            let reachable = !self.cut[from][peer] && !self.cut[peer][from];
+            let Some(theirs) = self.nodes[peer].life().filter(|_| !connected && reachable) else {
+                continue;
+            };
+            self.streams_made += 1;
+            let id = StreamId(self.streams_made);
+            let (at, nonce) = (self.nodes[from].kernel.clock.read(self.now), self.rng.bytes());
+            let Some(daemon) = &mut self.nodes[from].daemon else { return };
+            let side = Side::Dialled(NodeId(peer as u8));
+            let Ok(connection) = daemon.replica.handle_connected(at, side, nonce) else { return };
+            daemon.streams.insert(connection, (id, 0));
+            let mut ends = [End::new(from, life), End::new(peer, theirs)];
+            ends[0].connection = Some(connection);
+            self.streams.insert(id, ends);
+            let at = self.now + self.way();
+            self.input_at(at, peer, theirs, Input::Accept(id));
+        }
+    }
+
+    pub(super) fn accept(&mut self, node: usize, id: StreamId) {
+        let (at, nonce) = (self.nodes[node].kernel.clock.read(self.now), self.rng.bytes());
+        let Some(ends) = self.streams.get_mut(&id) else { return };
+        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+        match daemon.replica.handle_connected(at, Side::Accepted, nonce) {
+            Ok(connection) => {
+                ends[1].connection = Some(connection);
+                daemon.streams.insert(connection, (id, 1));
+            }
+            Err(_) => self.hang_up(id, 1),
+        }
+        // What the dialler said while this end was not yet there.
+        let ends = self.streams.get(&id);
+        for _ in 0..ends.map_or(0, |ends| ends[0].pieces.len()) {
+            self.bytes(node, id, 0);
+        }
+    }
+
+    /// Takes from the daemon what its streams can carry.
+    pub(super) fn pump(&mut self, node: usize) {
+        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+        let streams: Vec<_> = daemon.streams.iter().map(|(&c, &s)| (c, s)).collect();
+        for (connection, (id, side)) in streams {
+            let Some(ends) = self.streams.get_mut(&id) else { continue };
+            let Some(daemon) = &mut self.nodes[node].daemon else { return };
+            let room = WINDOW.saturating_sub(ends[side].under_way);
+            let mut out = Vec::new();
+            if daemon.replica.poll_transmit(connection, &mut out, room) == 0 {
+                continue;
+            }
+            ends[side].under_way += out.len();
+            // Streams have no borders between messages.
+            let rest = out.split_off(self.rng.index(out.len()));
+            for piece in [out, rest].into_iter().filter(|piece| !piece.is_empty()) {
+                self.carry(id, side, piece);
+            }
+        }
+    }
+
+    fn carry(&mut self, id: StreamId, side: usize, piece: Vec<u8>) {
+        let earliest = self.now + self.way();
+        let Some(ends) = self.streams.get_mut(&id) else { return };
+        let at = ends[side].until.max(earliest);
+        ends[side].until = at;
+        ends[side].pieces.push_back(piece);
+        let (node, life) = (ends[1 - side].node, ends[1 - side].life);
+        self.input_at(at, node, life, Input::Bytes(id, side));
+    }
+
+    /// The next piece that end `side` has sent arrives at `node`, unless the way is cut: then it is
+    /// sent again, until the sender loses patience.
+    pub(super) fn bytes(&mut self, node: usize, id: StreamId, side: usize) {
+        let Some(ends) = self.streams.get_mut(&id) else { return };
+        let Some(connection) = ends[1 - side].connection else { return };
+        let (sender, life) = (ends[side].node, ends[1 - side].life);
+        if self.cut[sender][node] || self.cut[node][sender] {
+            if self.rng.chance(100) {
+                self.hang_up(id, side);
+            } else {
+                self.input_at(self.now + 20 * MS, node, life, Input::Bytes(id, side));
+            }
+            return;
+        }
+        let Some(piece) = ends[side].pieces.pop_front() else { return };
+        ends[side].under_way -= piece.len();
+        let at = self.nodes[node].kernel.clock.read(self.now);
+        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+        let result = daemon.replica.handle_bytes(at, connection, &piece);
+        if let Err(error) = result {
+            self.sync_errors.push(error);
+            self.hang_up(id, 1 - side);
+        }
+        // There is room again.
+        self.pump(sender);
+    }
+
+    /// End `side` closes its stream.
+    pub(super) fn hang_up(&mut self, id: StreamId, side: usize) {
+        let at = self.now + self.way();
+        let Some(ends) = self.streams.get_mut(&id) else { return };
+        if !std::mem::replace(&mut ends[side].open, false) {
+            return;
+        }
+        ends.iter_mut().for_each(|end| end.pieces.clear());
+        let (mine, theirs) = (&ends[side], &ends[1 - side]);
+        let (node, life, connection) = (mine.node, mine.life, mine.connection);
+        if theirs.open {
+            let (node, life) = (theirs.node, theirs.life);
+            self.input_at(at, node, life, Input::HangUp(id, 1 - side));
+        } else {
+            self.streams.remove(&id);
+        }
+        if let Some(daemon) = &mut self.nodes[node].daemon
+            && daemon.life == life
+            && let Some(connection) = connection
+        {
+            daemon.replica.handle_closed(connection);
+            daemon.streams.remove(&connection);
+        }
+    }
+
+    /// All streams of a daemon that is no more.
+    pub(super) fn hang_up_all(&mut self, node: usize) {
+        let open = |(&id, ends): (&StreamId, &[End; 2])| {
+            (0..2).find(|&side| ends[side].open && ends[side].node == node).map(|side| (id, side))
+        };
+        for (id, side) in self.streams.iter().filter_map(open).collect::<Vec<_>>() {
+            self.hang_up(id, side);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What operators are promised of a cluster, each as a story with its faults.
+
+#[allow(dead_code, reason = "each file of tests uses its part of the harness")]
+mod harness;
+
+use std::collections::BTreeMap;
+
+use harness::checkers::{every_bucket_owned, tables_agree, takeover_time};
+use harness::kernel::Kernel;
+use harness::options::{MS, Options, nanos};
+use harness::world::World;
+use harness::{for_each_seed, seeds};
+use testudo_cluster::heartbeat::Role;
+use testudo_cluster::replica::SyncError;
+use testudo_packet::bucket::NodeId;
+
+const SEEDS: usize = 12;
+
+fn for_seeds(base: u64, story: impl Fn(u64) + Sync) {
+    for_each_seed(&seeds(base, SEEDS), story);
+}
+
+fn succeed(world: &mut World) {
+    let takeover = world.options.timing.takeover;
+    takeover_time(world, takeover).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn settle(world: &mut World) {
+    world.traffic = false;
+    world.until(3000, every_bucket_owned);
+    world.until(1000, tables_agree);
+}
+
+#[test]
+fn a_killed_node_is_succeeded_within_its_bound() {
+    for_seeds(1, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        let calm = world.rng.within(0..500 * MS);
+        world.run(calm);
+        world.kill(world.now as usize % 3);
+        succeed(&mut world);
+        world.until(100, every_bucket_owned);
+    });
+}
+
+#[test]
+fn a_paused_node_that_wakes_owns_nothing() {
+    for_seeds(2, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        world.run(200 * MS);
+        assert!(!world.nodes[0].handled(world.now).is_empty());
+        world.pause(0);
+        world.run(150 * MS);
+        assert_eq!(world.nodes[0].handled(world.now), []);
+        assert!(world.nodes[0].kernel.slots.iter().any(|slot| slot.owner == NodeId(0)));
+        world.run(50 * MS);
+        every_bucket_owned(&world).expect("the others have taken over");
+        world.resume(0);
+        for _ in 0..400 {
+            world.run(MS);
+            assert_eq!(world.nodes[0].handled(world.now), []);
+        }
+        assert!(world.nodes[0].kernel.slots.iter().all(|slot| slot.owner != NodeId(0)));
+        assert_eq!(world.nodes[0].role(), Some(Role::Standby));
+        settle(&mut world);
+    });
+}
+
+#[test]
+fn a_node_without_majority_stops() {
+    for_seeds(3, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        world.isolate(0);
+        world.isolate(1);
+        let lease = nanos(world.options.timing.lease);
+        world.run(lease + 20 * MS);
+        for _ in 0..100 {
+            assert!((0..3).all(|node| world.nodes[node].handled(world.now).is_empty()));
+            world.run(10 * MS);
+        }
+        world.heal();
+        settle(&mut world);
+    });
+}
+
+#[test]
+fn tables_agree_when_quiet() {
+    for_seeds(4, |seed| {
+        let options = Options { loss: 50, doubled: 50, ..Options::of(3) };
+        let mut world = World::formed(options, seed);
+        world.run(1000 * MS);
+        assert!(world.nodes.iter().all(|node| node.kernel.flows.len() > 20));
+        settle(&mut world);
+        assert_eq!(world.sync_errors, []);
+    });
+}
+
+#[test]
+fn a_cut_between_two_of_three_never_makes_two_owners() {
+    for_seeds(5, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        world.run(100 * MS);
+        world.cut_both_ways(0, 1);
+        // Node 2 hears both, so neither is without a majority, and nobody may take anything.
+        world.run(1000 * MS);
+        every_bucket_owned(&world).expect("all are still at work");
+        world.heal();
+        world.run(300 * MS);
+        // One way only: node 1 is heard by nobody's echo that counts.
+        world.cut[1][0] = true;
+        world.run(1000 * MS);
+        world.heal();
+        settle(&mut world);
+    });
+}
+
+#[test]
+fn a_restarted_node_is_filled_and_owns_nothing() {
+    for_seeds(6, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        world.run(500 * MS);
+        world.kill(2);
+        let away = world.rng.within(MS..400 * MS);
+        world.run(away);
+        world.start(2);
+        for _ in 0..100 {
+            world.run(10 * MS);
+            assert_eq!(world.nodes[2].handled(world.now), []);
+        }
+        settle(&mut world);
+        assert_eq!(world.nodes[2].role(), Some(Role::Standby));
+        let daemon = world.nodes[2].daemon.as_ref().expect("it was started");
+        assert!(daemon.replica.table().len() > 20, "it has been filled");
+    });
+}
+
+#[test]
+fn the_taker_has_every_flow_the_dead_node_had_told_of() {
+    for_seeds(7, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        world.run(500 * MS);
+        world.traffic = false;
+        world.run(50 * MS);
+        tables_agree(&world).expect("all was told");
+        let states = |kernel: &Kernel| -> BTreeMap<_, _> {
+            kernel.flows.iter().map(|(&port, record)| (port, record.state)).collect()
+        };
+        let all: BTreeMap<_, _> =
+            world.nodes.iter().flat_map(|node| states(&node.kernel)).collect();
+        assert!(all.len() > 100);
+        world.kill(1);
+        succeed(&mut world);
+        world.run(50 * MS);
+        let now: BTreeMap<_, _> =
+            world.nodes.iter().flat_map(|node| states(&node.kernel)).collect();
+        assert_eq!(now, all);
+        tables_agree(&world).expect("the survivors agree");
+    });
+}
+
+#[test]
+fn five_nodes_lose_two_one_after_the_other() {
+    for_seeds(8, |seed| {
+        let mut world = World::formed(Options::of(5), seed);
+        world.run(100 * MS);
+        let first = world.rng.index(5);
+        let second = (first + 1 + world.rng.index(4)) % 5;
+        for victim in [first, second] {
+            world.kill(victim);
+            succeed(&mut world);
+            let calm = world.rng.within(0..100 * MS);
+            world.run(calm);
+        }
+        settle(&mut world);
+        let active = world.nodes.iter().map(|node| node.active(world.now)).sum::<usize>();
+        assert_eq!(active, world.options.buckets as usize);
+    });
+}
+
+#[test]
+fn a_stranger_changes_nothing() {
+    for_seeds(9, |seed| {
+        let mut world = World::formed(Options::of(3), seed);
+        // A machine that takes node 2's place on the network, with another secret.
+        world.kill(2);
+        succeed(&mut world);
+        settle(&mut world);
+        let stranger = world.options.cluster(2, [9; 16]);
+        world.nodes[2].cluster = stranger;
+        world.sync_errors.clear();
+        let known = |world: &World, node: usize| {
+            let daemon = world.nodes[node].daemon.as_ref().expect("it runs");
+            let counters = daemon.membership.counters();
+            (daemon.replica.table().digest(), counters.late, counters.restarts)
+        };
+        let before = [known(&world, 0), known(&world, 1)];
+        world.start(2);
+        world.run(1500 * MS);
+        every_bucket_owned(&world).expect("nothing has changed");
+        assert_eq!([known(&world, 0), known(&world, 1)], before);
+        assert_eq!(world.nodes[2].handled(world.now), []);
+        assert!(world.nodes[2].daemon.as_ref().is_some_and(|d| d.replica.table().is_empty()));
+        assert!(!world.sync_errors.is_empty());
+        assert!(world.sync_errors.iter().all(|error| *error == SyncError::Proof));
+    });
+}

@@ -1,0 +1,58 @@
+//! The bytes of a packet in ordinary memory.
+
+use testudo_packet::env::Frame;
+
+/// A packet in a slice, from the Ethernet header on.
+#[derive(Debug)]
+pub struct SliceFrame<'a>(pub &'a mut [u8]);
+
+impl SliceFrame<'_> {
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = offset as usize;
+        self.0.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn write<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Option<()> {
+        let start = offset as usize;
+        self.0.get_mut(start..start.checked_add(N)?)?.copy_from_slice(&bytes);
+        Some(())
+    }
+}
+
+impl Frame for SliceFrame<'_> {
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn u8(&self, offset: u32) -> Option<u8> {
+        self.read(offset).map(u8::from_be_bytes)
+    }
+
+    fn u16(&self, offset: u32) -> Option<u16> {
+        self.read(offset).map(u16::from_be_bytes)
+    }
+
+    fn u32(&self, offset: u32) -> Option<u32> {
+        self.read(offset).map(u32::from_be_bytes)
+    }
+
+    fn u64(&self, offset: u32) -> Option<u64> {
+        self.read(offset).map(u64::from_be_bytes)
+    }
+
+    fn set_u8(&mut self, offset: u32, value: u8) -> Option<()> {
+        self.write(offset, value.to_be_bytes())
+    }
+
+    fn set_u16(&mut self, offset: u32, value: u16) -> Option<()> {
+        self.write(offset, value.to_be_bytes())
+    }
+
+    fn set_u32(&mut self, offset: u32, value: u32) -> Option<()> {
+        self.write(offset, value.to_be_bytes())
+    }
+
+    fn set_u64(&mut self, offset: u32, value: u64) -> Option<()> {
+        self.write(offset, value.to_be_bytes())
+    }
+}

@@ -1,0 +1,142 @@
+//! Loads the committed object, makes its maps, and puts its programs on interfaces.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
+use testudo_packet::table::SLOT_WORDS;
+use testudo_packet::verdict::COUNTERS;
+
+use super::send::Sender;
+use super::{KernelDatapath, refusal, shared};
+use crate::Error;
+use crate::memory::Words;
+use crate::settings::Settings;
+use crate::shared_table::SharedTable;
+
+/// The programs, as `cargo xtask bpf` builds them.
+static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
+
+const PACKETS: &str = "testudo";
+const STACK: &str = "testudo_stack";
+
+pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
+    let mut programs = load_object(&settings)?;
+    load_programs(&mut programs)?;
+    let slots = words(&mut programs, "NODE_TABLE", settings.table_slots as usize * SLOT_WORDS)?;
+    let shared = Arc::new(words(&mut programs, "SHARED", shared::WORDS)?);
+    let buckets = words(&mut programs, "BUCKETS", MAX_BUCKETS as usize)?;
+    for word in buckets.as_slice() {
+        word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
+    }
+    write_answers(&mut programs, &settings)?;
+    let flows = shared::FLOWS;
+    let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placer());
+    Ok(KernelDatapath {
+        table,
+        buckets,
+        shared,
+        rules: Vec::new(),
+        rule_map: typed(&mut programs, "RULES", Array::try_from)?,
+        counts: typed(&mut programs, "COUNTS", PerCpuArray::try_from)?,
+        events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,
+        upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,
+        own_events: Vec::new(),
+        own_counts: vec![0; COUNTERS as usize],
+        lost_seen: 0,
+        sender: Sender::new().map_err(Error::Socket)?,
+        settings,
+        programs,
+    })
+}
+
+fn load_object(settings: &Settings) -> Result<Ebpf, Error> {
+    let placer = settings.placer();
+    let constants: [(&str, u64); 7] = [
+        ("NODE", settings.node.0.into()),
+        ("HASH_KEY_LOW", placer.key.k0),
+        ("HASH_KEY_HIGH", placer.key.k1),
+        ("BUCKET_MASK", placer.bucket_mask.into()),
+        ("GROUNDS", placer.grounds.0),
+        ("SLOT_MASK", (settings.table_slots - 1).into()),
+        ("CLUSTER_MAC", settings.cluster_mac.0),
+    ];
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &constants {
+        loader.override_global(name, value, true);
+    }
+    loader.map_max_entries("NODE_TABLE", settings.table_slots);
+    loader.load(OBJECT).map_err(refusal::object)
+}
+
+fn load_programs(programs: &mut Ebpf) -> Result<(), Error> {
+    program(programs)?.load().map_err(|error| refusal::program(PACKETS, error))?;
+    stack_program(programs)?.load().map_err(|error| refusal::program(STACK, error))
+}
+
+pub fn program(programs: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let found = programs.program_mut(PACKETS).and_then(|program| program.try_into().ok());
+    found.ok_or(Error::Refused { program: PACKETS, said: "not in the object".into() })
+}
+
+fn stack_program(programs: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
+    let found = programs.program_mut(STACK).and_then(|program| program.try_into().ok());
+    found.ok_or(Error::Refused { program: STACK, said: "not in the object".into() })
+}
+
+fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {
+    programs.take_map(map).ok_or(Error::Map { map, said: "not in the object".into() })
+}
+
+fn typed<T, E: std::error::Error>(
+    programs: &mut Ebpf,
+    map: &'static str,
+    convert: impl FnOnce(Map) -> Result<T, E>,
+) -> Result<T, Error> {
+    convert(take(programs, map)?).map_err(|error| Error::Map { map, said: refusal::chain(&error) })
+}
+
+/// Maps the values of an array into this process.
+fn words(programs: &mut Ebpf, map: &'static str, count: usize) -> Result<Words, Error> {
+    let Map::Array(data) = take(programs, map)? else {
+        return Err(Error::Map { map, said: "not an array".into() });
+    };
+    Words::map(data.fd(), count).map_err(|error| Error::Map { map, said: error.to_string() })
+}
+
+fn write_answers(programs: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
+    const MAP: &str = "ANSWERS";
+    let mut answers: HashMap<MapData, [u64; 3], u64> = typed(programs, MAP, HashMap::try_from)?;
+    for answer in &settings.answers {
+        let key = [answer.address.high, answer.address.low, answer.interface.into()];
+        let written = answers.insert(key, answer.own.0, 0);
+        written.map_err(|error| Error::Map { map: MAP, said: refusal::chain(&error) })?;
+    }
+    Ok(())
+}
+
+/// Puts the classifier, then the XDP program on an interface: no packet is left to the stack before
+/// the classifier is there.
+pub fn attach(programs: &mut Ebpf, interface: &str) -> Result<(), Error> {
+    let failed = |error: &dyn std::error::Error| Error::Attach {
+        interface: interface.into(),
+        said: refusal::chain(error),
+    };
+    // From this kernel on classifiers have links of their own, which end with the process.
+    let modern = KernelVersion::current().is_ok_and(|now| now >= KernelVersion::new(6, 6, 0));
+    if !modern {
+        match tc::qdisc_add_clsact(interface) {
+            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    let stack = stack_program(programs)?;
+    stack.attach(interface, TcAttachType::Ingress).map_err(|error| failed(&error))?;
+    let packets = program(programs)?;
+    packets.attach(interface, XdpMode::Driver).map_err(|error| failed(&error))?;
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Where the packet pipeline runs.
+//!
+//! [`Datapath`] is a node's packet handling as the daemon drives it, [`NodeTable`] its table of
+//! flows. Two backends stand behind both traits: [`kernel`] (the pipeline as an XDP program, the
+//! table in memory that kernel and daemon share) and [`user`] (the same pipeline over ordinary
+//! memory).
+//!
+//! This crate and the eBPF shim are the only homes of `unsafe`: shared memory, sockets, bpf(2), and
+//! a thread's priority.
+
+mod bucket_set;
+mod error;
+mod frame;
+mod host_env;
+mod interface;
+pub mod kernel;
+mod memory;
+pub mod realtime;
+mod settings;
+mod shared_table;
+pub mod user;
+
+pub use bucket_set::BucketSet;
+pub use error::Error;
+pub use interface::{Datapath, Drained, EntryView, Installed, NodeTable};
+pub use memory::Words;
+pub use settings::{Answer, MAX_TABLE_SLOTS, Settings};
+pub use shared_table::{HostSlot, SharedTable};

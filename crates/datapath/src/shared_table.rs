@@ -1,0 +1,250 @@
+//! The node table as user space works on it.
+//!
+//! One implementation for both backends: they differ only in where the memory comes from. The
+//! algorithm itself is [`testudo_packet::table`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use testudo_packet::bucket::Nanos;
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::FlowKey;
+use testudo_packet::placement::Placer;
+use testudo_packet::table::{
+    self, Control, Found, Inserted, Occupancy, SLOT_WORDS, Slot, Slots, word,
+};
+use testudo_packet::tracking::Timeouts;
+
+use crate::bucket_set::BucketSet;
+use crate::interface::{EntryView, Installed, NodeTable};
+use crate::memory::{Words, prefetch};
+
+/// How many records' places are fetched ahead of their insertion: enough misses under way at once.
+const BATCH: usize = 32;
+
+/// How far ahead of a scan its lines are fetched, in slots.
+const SCAN_AHEAD: usize = 16;
+
+/// What stands in the locks that the daemon takes.
+pub const DAEMON: u8 = 2;
+
+/// A slot in memory that this process has mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSlot<'a>(&'a [AtomicU64; SLOT_WORDS]);
+
+impl Slot for HostSlot<'_> {
+    #[inline(always)]
+    fn load<const W: usize>(self) -> u64 {
+        self.0[W].load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    fn store<const W: usize>(self, value: u64) {
+        self.0[W].store(value, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn publish<const W: usize>(self, value: u64) {
+        self.0[W].store(value, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn compare_exchange<const W: usize>(self, old: u64, new: u64) -> bool {
+        self.0[W].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    #[inline(always)]
+    fn add<const W: usize>(self, value: u64) {
+        self.0[W].fetch_add(value, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn relax(self) {
+        std::hint::spin_loop();
+    }
+}
+
+/// The node table over memory that may be shared with the kernel.
+#[derive(Clone, Debug)]
+pub struct SharedTable {
+    slots: Arc<Words>,
+    mask: u32,
+    shared: Arc<Words>,
+    flows: usize,
+    placer: Placer,
+}
+
+impl SharedTable {
+    /// A table over these slots, whose number is a power of two. Word `flows` of `shared` counts the
+    /// flows.
+    pub fn new(slots: Arc<Words>, shared: Arc<Words>, flows: usize, placer: Placer) -> Self {
+        let count = slots.as_slice().len() / SLOT_WORDS;
+        assert!(count.is_power_of_two(), "a node table of {count} slots, not a power of two");
+        assert!(flows < shared.as_slice().len(), "the count of flows has no word");
+        Self { slots, mask: (count - 1) as u32, shared, flows, placer }
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Option<HostSlot<'_>> {
+        let start = index * SLOT_WORDS;
+        let words = self.slots.as_slice().get(start..start + SLOT_WORDS)?;
+        Some(HostSlot(words.try_into().ok()?))
+    }
+
+    /// The flow in a slot, if there is one.
+    fn view(slot: HostSlot<'_>, control: u64) -> Option<EntryView> {
+        Some(EntryView {
+            record: table::read_record(slot, control)?,
+            last_seen: Nanos(slot.load::<{ word::LAST_SEEN }>()),
+            original_packets: slot.load::<{ word::ORIGINAL_PACKETS }>(),
+            original_bytes: slot.load::<{ word::ORIGINAL_BYTES }>(),
+            reply_packets: slot.load::<{ word::REPLY_PACKETS }>(),
+            reply_bytes: slot.load::<{ word::REPLY_BYTES }>(),
+        })
+    }
+
+    /// Shows number, slot and control word of every slot that holds a flow.
+    fn each_live(&self, mut visit: impl FnMut(u32, HostSlot<'_>, u64)) {
+        for index in 0..=self.mask as usize {
+            if let Some(ahead) = self.at(index + SCAN_AHEAD) {
+                prefetch(&ahead.0[0]);
+            }
+            let Some(slot) = self.at(index) else { return };
+            let control = slot.load::<{ word::CONTROL }>();
+            if Control::from_word(control).occupancy == Occupancy::Live {
+                visit(index as u32, slot, control);
+            }
+        }
+    }
+
+    /// Puts one flow in; see [`NodeTable::install`].
+    fn install_one(&self, hash: u32, record: &FlowRecord, now: Nanos, outcome: &mut Installed) {
+        match table::insert(&self, hash, record, now) {
+            Inserted::New(..) => outcome.installed += 1,
+            Inserted::Present(found) if replace(&found, record, now) => outcome.installed += 1,
+            Inserted::Present(_) => outcome.stale += 1,
+            Inserted::Full | Inserted::Busy => outcome.refused += 1,
+        }
+    }
+
+    /// Frees the locks of a daemon that died holding them; returns how many there were.
+    pub fn break_locks(&self) -> usize {
+        table::break_locks(&self, DAEMON)
+    }
+}
+
+/// Gives a flow that is in the table the state of a newer record of it; says whether it was newer.
+fn replace(found: &Found<HostSlot<'_>>, record: &FlowRecord, now: Nanos) -> bool {
+    let slot = found.slot;
+    let seen = slot.load::<{ word::STATE }>();
+    match table::read_record(slot, found.control) {
+        Some(present) if record.supersedes(&present) => {}
+        _ => return false,
+    }
+    // A packet that changes the state meanwhile knows better.
+    let mut state = record.state;
+    state.sequence = state.sequence.max((seen >> 32) as u32 + 1);
+    if !slot.compare_exchange::<{ word::STATE }>(seen, state.to_word()) {
+        return false;
+    }
+    slot.store::<{ word::EPOCH }>(record.epoch.0.into());
+    slot.store::<{ word::LAST_SEEN }>(now.0);
+    true
+}
+
+impl<'a> Slots for &'a SharedTable {
+    type Slot = HostSlot<'a>;
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<HostSlot<'a>> {
+        self.at(index as usize)
+    }
+
+    #[inline(always)]
+    fn slot_mask(&self) -> u32 {
+        self.mask
+    }
+
+    #[inline(always)]
+    fn holder(&self) -> u8 {
+        DAEMON
+    }
+
+    #[inline(always)]
+    fn count(&self, change: i64) {
+        self.shared.as_slice()[self.flows].fetch_add(change as u64, Ordering::Relaxed);
+    }
+}
+
+impl NodeTable for SharedTable {
+    fn install(&self, records: &[FlowRecord], now: Nanos) -> Installed {
+        let mut outcome = Installed::default();
+        let mut hashes = [0u32; BATCH];
+        for batch in records.chunks(BATCH) {
+            for (hash, record) in hashes.iter_mut().zip(batch) {
+                *hash = self.placer.table_hash(&record.key);
+                if let Some(slot) = self.at((*hash & self.mask) as usize) {
+                    prefetch(&slot.0[0]);
+                    prefetch(&slot.0[SLOT_WORDS / 2]);
+                }
+            }
+            for (hash, record) in hashes.iter().zip(batch) {
+                self.install_one(*hash, record, now, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    fn clear(&self, buckets: &BucketSet) -> usize {
+        let mut cleared = 0;
+        self.each_live(|index, _, control| {
+            if buckets.contains(Control::from_word(control).bucket) {
+                cleared += usize::from(table::remove(&self, index, control) == Some(true));
+            }
+        });
+        cleared
+    }
+
+    fn scan(&self, visit: &mut dyn FnMut(&EntryView)) {
+        self.each_live(|_, slot, control| {
+            if let Some(view) = Self::view(slot, control) {
+                visit(&view);
+            }
+        });
+    }
+
+    fn expire(
+        &self,
+        now: Nanos,
+        timeouts: &Timeouts,
+        expired: &mut dyn FnMut(&FlowRecord),
+    ) -> usize {
+        let mut count = 0;
+        self.each_live(|index, slot, control| {
+            let last = Nanos(slot.load::<{ word::LAST_SEEN }>());
+            let Some(record) = table::read_record(slot, control) else { return };
+            let silent = now.millis_since(last);
+            if silent <= u64::from(timeouts.of(record.state.phase)) * 1000 {
+                return;
+            }
+            if table::remove(&self, index, control) == Some(true) {
+                expired(&record);
+                count += 1;
+            }
+        });
+        count
+    }
+
+    fn get(&self, key: &FlowKey) -> Option<EntryView> {
+        let found = table::lookup(&self, self.placer.table_hash(key), key)?;
+        Self::view(found.slot, found.control)
+    }
+
+    fn len(&self) -> usize {
+        self.shared.as_slice()[self.flows].load(Ordering::Relaxed) as usize
+    }
+
+    fn capacity(&self) -> usize {
+        self.mask as usize + 1
+    }
+}

@@ -1,0 +1,219 @@
+//! The same packets through both builds of the pipeline: equal verdicts, bytes, flows, events.
+//!
+//! The kernel build runs through `BPF_PROG_TEST_RUN`, in a network namespace of its own without
+//! routes, so that a packet to forward is left to the stack. Needs root; ignored, with the reason, without it.
+
+mod privileged;
+
+mod traffic;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::programs::TestRun;
+use aya::programs::TestRunOptions;
+use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::user::UserDatapath;
+use testudo_datapath::{Answer, Datapath, NodeTable, Settings};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::env::Mac;
+use testudo_packet::event::Event;
+use testudo_packet::flow::{Address, FlowKey, Protocol};
+use testudo_packet::placement::Grounds;
+use testudo_packet::rule::{Action, Ports, Rule};
+use testudo_packet::tracking::Phase;
+use testudo_packet::verdict::Verdict;
+
+const BUCKETS: u32 = 64;
+/// The interface that a test run gives a packet: the loopback of the namespace.
+const LOOPBACK: u32 = 1;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
+fn settings() -> Settings {
+    let own = Mac::from_bytes([2, 0, 0, 0, 1, 1]);
+    let answer = |address| Answer { interface: LOOPBACK, address, own };
+    Settings {
+        node: NodeId(1),
+        secret: *b"a cluster secret",
+        buckets: BUCKETS,
+        grounds: Grounds::default(),
+        cluster_mac: Mac::from_bytes(traffic::CLUSTER_MAC),
+        table_slots: 1024,
+        answers: vec![
+            answer(Address::v4(u32::from_be_bytes(traffic::CLUSTER_V4))),
+            answer(Address::from_bytes(traffic::CLUSTER_V6)),
+        ],
+    }
+}
+
+fn rules() -> Vec<Rule> {
+    let to_port_80 = Ports { first: 80, last: 80 };
+    vec![
+        Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
+        Rule {
+            protocol: Some(Protocol::TCP),
+            destination_ports: to_port_80,
+            ..Rule::any(Action::Accept)
+        },
+        Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Drop) },
+        Rule { source_ports: Ports { first: 0, last: 40_004 }, ..Rule::any(Action::Accept) },
+    ]
+}
+
+/// Three quarters of the buckets are this node's, one of four of them loading.
+fn own_buckets(datapath: &mut impl Datapath, lease: Nanos) {
+    for bucket in 0..BUCKETS as u16 {
+        let owner = NodeId(u8::from(!bucket.is_multiple_of(4)));
+        let state = if bucket % 16 == 1 { BucketState::Loading } else { BucketState::Active };
+        let slot = BucketSlot { owner, previous: NodeId::NONE, state, epoch: Epoch(5) };
+        datapath.set_bucket(BucketId(bucket), slot);
+    }
+    datapath.set_lease(lease);
+    datapath.set_rules(&rules()).expect("few rules");
+}
+
+/// Runs `test` in a network namespace of its own.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run_in_kernel(kernel: &mut KernelDatapath, frame: &[u8]) -> (u32, Vec<u8>) {
+    let mut out = vec![0; frame.len() + 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.data_out = Some(&mut out);
+    let result = kernel.program().expect("loaded").test_run(options).expect("a test run");
+    out.truncate(result.data_size_out as usize);
+    if result.return_value == XDP_PASS && out.starts_with(b"testudo\0") {
+        // What is left to the stack on purpose is marked.
+        out.drain(..8);
+    }
+    (result.return_value, out)
+}
+
+fn action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Drop(_) | Verdict::Upcall(_) => XDP_DROP,
+        Verdict::Forward | Verdict::Stack => XDP_PASS,
+        Verdict::Answer => XDP_REDIRECT,
+    }
+}
+
+/// Everything that both builds keep of flows; times are the backends' own.
+type Flows = BTreeMap<String, (u64, u64, u64, u64)>;
+
+fn flows(table: &impl NodeTable) -> Flows {
+    let mut flows = Flows::new();
+    table.scan(&mut |view| {
+        let counts =
+            (view.original_packets, view.original_bytes, view.reply_packets, view.reply_bytes);
+        flows.insert(format!("{:?}", view.record), counts);
+    });
+    flows
+}
+
+fn events(datapath: &mut impl Datapath) -> Vec<Event> {
+    let mut events = Vec::new();
+    let drained = datapath.drain_events(&mut |event| events.push(event));
+    assert_eq!(drained.lost, 0);
+    events
+}
+
+/// The counters, but for what differs without routes: the kernel's build leaves what is to be
+/// forwarded to the stack, and can't send on what came up.
+fn counters(datapath: &impl Datapath) -> BTreeMap<&'static str, u64> {
+    let mut counters: BTreeMap<_, _> = datapath.counters().into_iter().collect();
+    for other in ["forwarded-by-stack", "drop.no-route"] {
+        let count = counters.remove(other).unwrap_or(0);
+        *counters.entry("forwarded").or_default() += count;
+    }
+    counters
+}
+
+/// Decides the packets that went up, on both; one flow in two is known elsewhere.
+fn handle_upcalls(kernel: &mut KernelDatapath, user: &mut UserDatapath) {
+    let mut known = |bucket: BucketId, key: &FlowKey| {
+        let state = FlowState { phase: Phase::Established, confirmed: true, rule: 9, sequence: 40 };
+        let record = FlowRecord { bucket, epoch: Epoch(4), key: *key, state };
+        (key.initiator.port.is_multiple_of(2) && key.responder.port == 80).then_some(record)
+    };
+    assert_eq!(events(kernel), events(user));
+    let handled = kernel.handle_upcalls(Nanos(1), &mut known);
+    assert_eq!(handled, user.handle_upcalls(Nanos(1), &mut known));
+    assert_eq!(events(kernel), events(user));
+}
+
+fn compare(seed: u64, count: usize) {
+    println!("seed {seed}: TESTUDO_SEED={seed} cargo test -p testudo-datapath --test differential");
+    let mut kernel = KernelDatapath::load(settings()).expect("the kernel backend");
+    let mut user = UserDatapath::new(settings()).expect("the user-space backend");
+    own_buckets(&mut kernel, Nanos(u64::MAX));
+    own_buckets(&mut user, Nanos(u64::MAX));
+    for (index, frame) in traffic::packets(seed, count).into_iter().enumerate() {
+        let (kernel_action, kernel_bytes) = run_in_kernel(&mut kernel, &frame);
+        let mut user_bytes = frame.clone();
+        let verdict = user.handle(&mut user_bytes, LOOPBACK, Nanos(1));
+        assert_eq!(
+            (kernel_action, &kernel_bytes),
+            (action(verdict), &user_bytes),
+            "packet {index} of seed {seed}, {verdict:?} in user space: {frame:02x?}"
+        );
+        if index % 100 == 99 {
+            handle_upcalls(&mut kernel, &mut user);
+        }
+    }
+    assert_eq!(counters(&kernel), counters(&user));
+    let flows = (flows(kernel.table()), flows(user.table()));
+    assert_eq!(flows.0, flows.1);
+    assert_eq!(kernel.table().len(), flows.0.len());
+    // The run was worth something: it met flows and most reasons.
+    assert!(flows.0.len() > 20, "{} flows", flows.0.len());
+    let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
+    assert!(met.len() >= 14, "only {met:?}");
+}
+
+fn both_builds_agree_on_every_packet() {
+    let seed = match std::env::var("TESTUDO_SEED") {
+        Ok(seed) => seed.parse().expect("TESTUDO_SEED is a number"),
+        Err(_) => u64::from(std::process::id()),
+    };
+    in_namespace(move || compare(seed, 20_000));
+}
+
+fn a_node_whose_lease_has_run_out_handles_nothing() {
+    in_namespace(|| {
+        let mut kernel = KernelDatapath::load(settings()).expect("the kernel backend");
+        own_buckets(&mut kernel, Nanos(1));
+        for frame in traffic::packets(7, 500) {
+            let (action, bytes) = run_in_kernel(&mut kernel, &frame);
+            // What is not for the cluster goes to the stack as ever.
+            assert!(action == XDP_DROP || action == XDP_PASS, "{action}");
+            assert_eq!(bytes, frame);
+        }
+        assert_eq!(kernel.table().len(), 0);
+        let counters = counters(&kernel);
+        assert!(counters["drop.no-lease"] > 100, "{counters:?}");
+        assert_eq!((counters["forwarded"], counters["answered"]), (0, 0));
+    });
+}
+
+fn main() -> std::process::ExitCode {
+    privileged::run(
+        &[
+            ("both_builds_agree_on_every_packet", both_builds_agree_on_every_packet),
+            (
+                "a_node_whose_lease_has_run_out_handles_nothing",
+                a_node_whose_lease_has_run_out_handles_nothing,
+            ),
+        ],
+        &[],
+    )
+}

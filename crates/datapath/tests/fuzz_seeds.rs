@@ -1,0 +1,73 @@
+//! Where the seeds of the fuzzer come from: runs of valid packets, in the form that its target
+//! `pipeline` reads. They are committed, so that fuzzing begins beyond the checks of each header.
+
+#[allow(dead_code, reason = "the addresses are for other tests")]
+mod traffic;
+
+use std::fs;
+use std::path::Path;
+
+/// What happens before a packet; see the fuzz target.
+type Step = (u8, u8, Vec<u8>);
+
+fn seed(steps: &[Step]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for (kind, argument, frame) in steps {
+        file.extend([*kind, *argument]);
+        file.extend((frame.len() as u16).to_be_bytes());
+        file.extend(frame);
+    }
+    file
+}
+
+fn plain(frames: Vec<Vec<u8>>) -> Vec<Step> {
+    frames.into_iter().map(|frame| (0, 0, frame)).collect()
+}
+
+/// UDP packets of this many flows.
+fn flows(count: u16) -> Vec<Vec<u8>> {
+    let flow = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let mut frame = [&traffic::CLUSTER_MAC[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+        frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 10, 2, 1, 10, 20, 2, 1]);
+        frame.extend([high, low, 0, 53, 0, 8, 0, 0]);
+        frame
+    };
+    (1..=count).map(flow).collect()
+}
+
+#[test]
+#[ignore = "writes fuzz/seeds/pipeline anew"]
+fn write_the_seeds() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/pipeline");
+    fs::create_dir_all(&directory).expect("fuzz/seeds/pipeline");
+    let mut seeds = vec![
+        ("full", plain(flows(110))),
+        // Loading, misses, the answer to them, all buckets lost.
+        ("loading", (0..16).map(|bucket| (3, bucket, flows(1).remove(0))).collect()),
+        ("answers", plain(vec![traffic::arp_request(1), traffic::solicitation(1)])),
+    ];
+    seeds[1].1.extend(plain(flows(8)));
+    seeds[1].1.push((7, 0, flows(9).remove(8)));
+    seeds[1].1.extend((0..16).map(|bucket| (5, bucket, flows(2).remove(1))));
+    // Packets wait for user space while their buckets go to another node.
+    let mut gone: Vec<Step> = (0..16).map(|bucket| (3, bucket, flows(1).remove(0))).collect();
+    gone.extend((0..16).map(|bucket| (5, bucket, flows(2).remove(1))));
+    gone.push((7, 0, Vec::new()));
+    seeds.push(("gone", gone));
+    let cut = |mut frame: Vec<u8>, by: usize| {
+        frame.truncate(frame.len() - by);
+        (0x80, 0, frame)
+    };
+    seeds.push(("cut", vec![cut(traffic::solicitation(1), 1), cut(traffic::arp_request(1), 1)]));
+    let mixed: Vec<_> = (0..6).map(|n| (format!("mixed-{n}"), traffic::packets(n, 24))).collect();
+    let aging = traffic::packets(9, 24).into_iter().enumerate();
+    let aging = aging.map(|(n, frame)| (1 + (n % 2) as u8, 40, frame)).collect::<Vec<_>>();
+    seeds.push(("aging", aging));
+    for (name, steps) in &seeds {
+        fs::write(directory.join(name), seed(steps)).expect("a seed");
+    }
+    for (name, frames) in mixed {
+        fs::write(directory.join(name), seed(&plain(frames))).expect("a seed");
+    }
+}

@@ -1,0 +1,21 @@
+//! Traffic stories: what a node makes of packets, one after the other.
+//!
+//! ```text
+//!   inside 10.10.2.0/24, fd10::/64 ── 1 [ node ] 2 ── outside 10.20.0.0/16, fd20::/64
+//! ```
+//!
+//! Flows may begin inside. After each packet a story states the verdict, the bytes that come out,
+//! the one counter that moved, the whole entry, and the event; see [`node::Node::plays`].
+
+mod datagrams;
+mod forwarding;
+mod headers;
+mod neighbours;
+mod node;
+mod ownership;
+mod packets;
+mod tcp;
+#[path = "../traffic/mod.rs"]
+#[allow(dead_code, reason = "the addresses are for other tests")]
+mod traffic;
+mod tunnels;

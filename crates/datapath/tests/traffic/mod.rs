@@ -1,0 +1,198 @@
+//! Packets for tests: well-formed ones of every kind that the pipeline knows, between few endpoints
+//! so that flows recur, and the same packets damaged.
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// The cluster's address on the link in these tests.
+pub const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0x00, 0x01];
+/// The address of whoever sends.
+const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
+/// The cluster's own addresses.
+pub const CLUSTER_V4: [u8; 4] = [10, 10, 0, 1];
+/// The cluster's own addresses.
+pub const CLUSTER_V6: [u8; 16] = [0xfd, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// What a packet is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    kind: u8,
+    v6: bool,
+    reply: bool,
+    host: u8,
+    port: u8,
+    flags: u8,
+    tags: u8,
+    extensions: u8,
+    payload: u8,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let flags = prop_oneof![
+        6 => Just(0x02), 4 => Just(0x12), 8 => Just(0x10), 2 => Just(0x18),
+        3 => Just(0x11), 1 => Just(0x04), 1 => Just(0x14), 1 => any::<u8>(),
+    ];
+    (0u8..14, any::<bool>(), any::<bool>(), 1u8..4, 0u8..6, flags, 0u8..8, 0u8..5, 0u8..64)
+        .prop_map(|(kind, v6, reply, host, port, flags, tags, extensions, payload)| Shape {
+            kind,
+            v6,
+            reply,
+            host,
+            port,
+            flags,
+            tags,
+            extensions,
+            payload,
+        })
+}
+
+/// Ethernet header with no, one or two VLAN tags.
+fn link(shape: Shape, destination: [u8; 6], ether: u16) -> Vec<u8> {
+    let mut frame = [destination, CLIENT_MAC].concat();
+    if shape.tags == 6 {
+        frame.extend([0x88, 0xa8, 0, 7]);
+    }
+    if shape.tags >= 6 {
+        frame.extend([0x81, 0x00, 0, 9]);
+    }
+    frame.extend(ether.to_be_bytes());
+    frame
+}
+
+/// The transport header and payload, and its protocol number.
+fn transport(shape: Shape) -> (u8, Vec<u8>) {
+    let client = 40_000 + u16::from(shape.port);
+    let (source, destination) = if shape.reply { (80, client) } else { (client, 80) };
+    let ports = |a: u16, b: u16| [a.to_be_bytes(), b.to_be_bytes()].concat();
+    let payload = vec![0x55; usize::from(shape.payload)];
+    let udp = |a, b, data: &[u8]| {
+        let length = (8 + data.len() as u16).to_be_bytes();
+        [ports(a, b), length.to_vec(), vec![0, 0], data.to_vec()].concat()
+    };
+    let isakmp = [&[shape.port; 8][..], &[0; 12], &[0, 0, 0, shape.host], &[0; 12]].concat();
+    let echo = |kind| [vec![kind, 0, 0, 0, 0, shape.port, 0, 1], payload.clone()].concat();
+    match shape.kind {
+        0..=5 => {
+            let head = [ports(source, destination), vec![0; 8], vec![0x50, shape.flags]].concat();
+            (6, [head, vec![0xff; 6], payload].concat())
+        }
+        6 | 7 => (17, udp(source, destination, &payload)),
+        8 => (17, udp(500, 500, &isakmp)),
+        9 => (17, udp(4500, 4500, &[&[0; 4][..], &isakmp].concat())),
+        10 => match (shape.v6, shape.reply) {
+            (false, false) => (1, echo(8)),
+            (false, true) => (1, echo(0)),
+            (true, false) => (58, echo(128)),
+            (true, true) => (58, echo(129)),
+        },
+        11 => (50, [&[1, 2, 3, shape.port, 0, 0, 0, 1][..], &payload].concat()),
+        12 => (51, [&[6, 4, 0, 0, 1, 2, 3, shape.port, 0, 0, 0, 1][..], &payload].concat()),
+        _ => (47, payload),
+    }
+}
+
+fn packet_v4(shape: Shape) -> Vec<u8> {
+    let (protocol, data) = transport(shape);
+    let options = usize::from(shape.extensions % 3) * 4;
+    let (client, server) = ([10, 10, 2, shape.host], [10, 20, 2, 1]);
+    let (source, destination) = if shape.reply { (server, client) } else { (client, server) };
+    let total = (20 + options + data.len()) as u16;
+    let mut frame = link(shape, CLUSTER_MAC, 0x0800);
+    frame.extend([0x45 + (options / 4) as u8, 0]);
+    frame.extend(total.to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, protocol, 0x12, 0x34]);
+    frame.extend(source);
+    frame.extend(destination);
+    frame.extend(std::iter::repeat_n(1, options));
+    frame.extend(data);
+    frame
+}
+
+fn packet_v6(shape: Shape) -> Vec<u8> {
+    let (protocol, data) = transport(shape);
+    let mut chain = Vec::new();
+    let kinds = [0u8, 60, 43, 60];
+    let count = usize::from(shape.extensions);
+    for index in 0..count {
+        let next = if index + 1 < count { kinds[index + 1] } else { protocol };
+        chain.extend([next, 1]);
+        chain.extend([0; 14]);
+    }
+    let address = |net: u8, host: u8| {
+        let mut bytes = [0u8; 16];
+        (bytes[0], bytes[1], bytes[15]) = (0xfd, net, host);
+        bytes
+    };
+    let (client, server) = (address(0x10, shape.host), address(0x20, 1));
+    let (source, destination) = if shape.reply { (server, client) } else { (client, server) };
+    let mut frame = link(shape, CLUSTER_MAC, 0x86dd);
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend(((chain.len() + data.len()) as u16).to_be_bytes());
+    frame.extend([if count > 0 { kinds[0] } else { protocol }, 64]);
+    frame.extend(source);
+    frame.extend(destination);
+    frame.extend(chain);
+    frame.extend(data);
+    frame
+}
+
+/// Who has the cluster's IPv4 address?
+pub fn arp_request(host: u8) -> Vec<u8> {
+    let mut frame = [[0xff; 6], CLIENT_MAC].concat();
+    frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(CLIENT_MAC);
+    frame.extend([10, 10, 2, host]);
+    frame.extend([0; 6]);
+    frame.extend(CLUSTER_V4);
+    frame
+}
+
+/// Who has the cluster's IPv6 address?
+pub fn solicitation(host: u8) -> Vec<u8> {
+    let mut frame = [[0x33, 0x33, 0xff, 0, 0, 1], CLIENT_MAC].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    frame.extend([0xfd, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, host]);
+    frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1]);
+    frame.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+    frame.extend(CLUSTER_V6);
+    frame.extend([1, 1]);
+    frame.extend(CLIENT_MAC);
+    frame
+}
+
+/// One packet: most are well-formed, some are cut short or have a byte changed.
+pub fn packet() -> impl Strategy<Value = Vec<u8>> {
+    let whole = (shape(), any::<u8>()).prop_map(|(shape, other)| match other {
+        0..3 => arp_request(shape.host),
+        3..6 => solicitation(shape.host),
+        _ if shape.v6 => packet_v6(shape),
+        _ => packet_v4(shape),
+    });
+    let damage = prop_oneof![
+        5 => Just(None),
+        1 => (any::<prop::sample::Index>(), any::<u8>(), any::<bool>()).prop_map(Some),
+    ];
+    (whole, damage).prop_map(|(mut frame, damage)| {
+        match damage {
+            Some((at, _, true)) => frame.truncate(14 + at.index(frame.len() - 14)),
+            Some((at, byte, false)) => {
+                let at = at.index(frame.len());
+                frame[at] = byte;
+            }
+            None => {}
+        }
+        frame
+    })
+}
+
+/// A run of packets that this seed gives.
+pub fn packets(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let strategy = packet();
+    let next = |_| strategy.new_tree(&mut runner).expect("no filter rejects").current();
+    (0..count).map(next).collect()
+}

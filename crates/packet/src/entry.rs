@@ -1,0 +1,111 @@
+//! What is kept of a flow.
+//!
+//! As in the reference's figure 5A, an entry has two parts: *distribution information* (bucket,
+//! epoch) that says whose it is, and *state information* that packets are handled with. The bucket
+//! is stored, never recomputed: buckets move without a hash, and a flow can be bound to a bucket
+//! other than its hash.
+//!
+//! [`FlowRecord`] is the part that survives its node: what events carry, what peers exchange and
+//! what the common table keeps. Counters and timers stay with the node that counts.
+
+use crate::bucket::{BucketId, Epoch};
+use crate::flow::{FlowKey, KEY_WORDS};
+use crate::tracking::Phase;
+
+/// State information as one word, changed by compare-and-swap only.
+///
+/// `sequence` rises with each change, so the later of two states of one flow under one epoch is
+/// known, and so a change meant for an entry that has been replaced meanwhile can't succeed: the
+/// sequence of a slot never goes back, also not when another flow moves in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowState {
+    /// Where the flow is in its life.
+    pub phase: Phase,
+    /// Whether the responder has answered.
+    pub confirmed: bool,
+    /// The rule that let the flow in.
+    pub rule: u16,
+    /// The number of changes so far.
+    pub sequence: u32,
+}
+
+const CONFIRMED: u64 = 1 << 8;
+
+impl FlowState {
+    /// The state as a word.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.phase as u64
+            | if self.confirmed { CONFIRMED } else { 0 }
+            | (self.rule as u64) << 16
+            | (self.sequence as u64) << 32
+    }
+
+    /// The word of a slot whose flow has gone: no state, but its sequence.
+    #[inline(always)]
+    pub const fn gone(sequence: u32) -> u64 {
+        (sequence as u64) << 32
+    }
+
+    /// The state that a word stands for, or `None` if its phase is none that this build knows.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        let Some(phase) = Phase::from_bits(word as u8) else { return None };
+        Some(Self {
+            phase,
+            confirmed: word & CONFIRMED != 0,
+            rule: (word >> 16) as u16,
+            sequence: (word >> 32) as u32,
+        })
+    }
+}
+
+/// A flow as nodes tell each other of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Distribution information: the bucket that the flow belongs to.
+    pub bucket: BucketId,
+    /// Distribution information: the epoch of that bucket in which the state was written.
+    pub epoch: Epoch,
+    /// State information: which packets belong to the flow.
+    pub key: FlowKey,
+    /// State information: where the flow is in its life.
+    pub state: FlowState,
+}
+
+/// How many 64-bit words a record takes.
+pub const RECORD_WORDS: usize = KEY_WORDS + 2;
+
+impl FlowRecord {
+    /// Whether this record is newer than `other`, a record of the same flow.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        (self.epoch, self.state.sequence) > (other.epoch, other.state.sequence)
+    }
+
+    /// The record as words: key, state, distribution information.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u64; RECORD_WORDS] {
+        let [k0, k1, k2, k3, k4] = self.key.to_words();
+        let distribution = self.bucket.0 as u64 | (self.epoch.0 as u64) << 32;
+        [k0, k1, k2, k3, k4, self.state.to_word(), distribution]
+    }
+
+    /// The record that [`FlowRecord::to_words`] made these words of, or `None` if a word can't be
+    /// from there: an unknown phase, or bits set that have no meaning.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; RECORD_WORDS]) -> Option<Self> {
+        let [k0, k1, k2, k3, k4, state, distribution] = words;
+        let Some(state) = FlowState::from_word(state) else { return None };
+        let record = Self {
+            bucket: BucketId(distribution as u16),
+            epoch: Epoch((distribution >> 32) as u32),
+            key: FlowKey::from_words([k0, k1, k2, k3, k4]),
+            state,
+        };
+        let back = record.to_words();
+        if back[4] != k4 || back[5] != words[5] || back[6] != distribution {
+            return None;
+        }
+        Some(record)
+    }
+}

@@ -1,0 +1,96 @@
+//! What the pipeline needs from where it runs.
+//!
+//! Time, memory and the outside world are arguments here, never ambient. Both builds implement the
+//! same two traits: [`Frame`] for the bytes of a packet and [`Env`] for everything else.
+
+use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
+use crate::event::Event;
+use crate::flow::Address;
+use crate::placement::Placer;
+use crate::rule::RULE_WORDS;
+use crate::table::Slots;
+
+/// An Ethernet address, its six bytes in network order in the low 48 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mac(pub u64);
+
+impl Mac {
+    /// The address of these bytes.
+    pub const fn from_bytes(bytes: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = bytes;
+        Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    /// The bytes of this address.
+    pub const fn to_bytes(self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// Whether this is a group address (broadcast or multicast).
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
+        self.0 >> 40 & 1 == 1
+    }
+}
+
+/// The bytes of a packet, from the Ethernet header on. Numbers are big-endian on the wire. A read or
+/// write that does not lie within the packet gives `None` and changes nothing.
+pub trait Frame {
+    /// How many bytes there are.
+    fn len(&self) -> u32;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Reads one byte.
+    fn u8(&self, offset: u32) -> Option<u8>;
+    /// Reads two bytes.
+    fn u16(&self, offset: u32) -> Option<u16>;
+    /// Reads four bytes.
+    fn u32(&self, offset: u32) -> Option<u32>;
+    /// Reads eight bytes.
+    fn u64(&self, offset: u32) -> Option<u64>;
+    /// Writes one byte.
+    fn set_u8(&mut self, offset: u32, value: u8) -> Option<()>;
+    /// Writes two bytes.
+    fn set_u16(&mut self, offset: u32, value: u16) -> Option<()>;
+    /// Writes four bytes.
+    fn set_u32(&mut self, offset: u32, value: u32) -> Option<()>;
+    /// Writes eight bytes.
+    fn set_u64(&mut self, offset: u32, value: u64) -> Option<()>;
+}
+
+/// Looks at rules.
+pub trait RuleVisitor {
+    /// Looks at the words of the rule of this number; says whether to go on to the next.
+    fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool;
+}
+
+/// The node that a packet is handled on.
+pub trait Env: Slots {
+    /// This node.
+    fn node(&self) -> NodeId;
+    /// How packets are placed.
+    fn placer(&self) -> Placer;
+    /// The address that the cluster's packets are sent to on the link.
+    fn cluster_mac(&self) -> Mac;
+    /// Now. Its grain may be a few milliseconds; a lease is granted with that in mind.
+    fn now(&self) -> Nanos;
+    /// Until when packets may be handled.
+    fn lease(&self) -> Nanos;
+    /// The slot of a bucket; `None` only beyond the cluster's count.
+    fn bucket(&self, bucket: BucketId) -> Option<BucketSlot>;
+    /// Shows the rules in their order, one at a time, until one is taken.
+    fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V);
+    /// The node's own address on an interface, if the cluster has this address there.
+    fn answers(&self, interface: u32, address: Address) -> Option<Mac>;
+    /// The same number. The eBPF build makes the verifier forget what it knows of the number, so that
+    /// paths which differ in nothing else are followed once.
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number
+    }
+    /// Tells user space of a change.
+    fn emit(&self, event: &Event);
+}

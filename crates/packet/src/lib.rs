@@ -1,0 +1,30 @@
+//! The packet pipeline of Testudo.
+//!
+//! Headers → flow key → bucket → ownership → entry → rules → verdict, written once and compiled
+//! twice: to eBPF, where it handles the packets, and to the host, where it runs captures, tests,
+//! fuzzers and the packets that the kernel passes up.
+//!
+//! Guarantees, whatever the bytes: no panic, no allocation, no unsafe code, no unbounded loop, no
+//! clock or randomness but what [`env::Env`] gives. A packet that is not understood gets a
+//! [`verdict::DropReason`], never a guess.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod bucket;
+pub mod entry;
+pub mod env;
+pub mod event;
+pub mod flow;
+pub mod neighbour;
+pub mod pipeline;
+pub mod placement;
+pub mod rule;
+pub mod siphash;
+pub mod table;
+pub mod tracking;
+pub mod verdict;
+pub mod wire;

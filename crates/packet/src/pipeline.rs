@@ -1,0 +1,287 @@
+//! What becomes of a packet: the one place that decides it.
+//!
+//! [`handle`] takes a frame from its Ethernet header to a [`Verdict`]:
+//!
+//! ```text
+//! link ─► for us? ─► headers ─► bucket ─► ours, and under lease? ─► node table ─┬─ hit ──► step ─► forward
+//!   └─ ARP, ND ─► answer                                                        └─ miss ─► rules ─► create ─► forward
+//! ```
+//!
+//! Invariant: no entry is read or written, and nothing is forwarded or answered, for a bucket that
+//! this node does not own under an unexpired lease ([`admit`]).
+
+use crate::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos};
+use crate::entry::{FlowRecord, FlowState};
+use crate::env::{Env, Frame, Mac};
+use crate::event::{Event, EventKind};
+use crate::flow::Direction;
+use crate::neighbour;
+use crate::placement::Placement;
+use crate::rule::{self, Action};
+use crate::table::{self, Control, Found, Inserted, Slot, word};
+use crate::tracking::{self, Phase, Step};
+use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::wire::{self, Headers, Link, Payload};
+
+/// How often a state change is tried against other CPUs that change the same flow.
+const STATE_TRIES: u32 = 4;
+
+/// Decides what becomes of a frame that came in by this interface, and does all of it but the
+/// forwarding itself ([`forward`]).
+#[inline(always)]
+pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
+    let link = match wire::parse_link(frame) {
+        Ok(link) => link,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    if link.destination != env.cluster_mac() {
+        return if link.destination.is_group() {
+            neighbour::handle(env, frame, &link, interface)
+        } else {
+            Verdict::Stack
+        };
+    }
+    match link.payload {
+        Payload::V4 | Payload::V6 => {}
+        // A neighbour that asks again asks the address that it knows.
+        Payload::Arp => return neighbour::handle(env, frame, &link, interface),
+        Payload::Other => return Verdict::Drop(DropReason::Unsupported),
+    }
+    match wire::parse(frame, &link) {
+        Ok(headers) => handle_ip(env, &headers.opaque(env), frame.len(), interface),
+        // Neighbour discovery runs between link-local and cluster addresses, which are not forwarded.
+        Err(reason @ (DropReason::BadAddress | DropReason::Unsupported))
+            if link.payload == Payload::V6 =>
+        {
+            match neighbour::handle(env, frame, &link, interface) {
+                Verdict::Stack => Verdict::Drop(reason),
+                verdict => verdict,
+            }
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Whether this node may handle packets of a bucket now.
+#[inline(always)]
+pub fn admit<E: Env>(env: &E, bucket: BucketId, now: Nanos) -> Result<BucketSlot, DropReason> {
+    let slot = env.bucket(bucket).ok_or(DropReason::Internal)?;
+    if slot.owner != env.node() {
+        Err(DropReason::NotOwner)
+    } else if now >= env.lease() {
+        Err(DropReason::NoLease)
+    } else {
+        Ok(slot)
+    }
+}
+
+#[inline(always)]
+fn handle_ip<E: Env>(env: &E, headers: &Headers, bytes: u32, interface: u32) -> Verdict {
+    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let now = env.now();
+    let slot = match admit(env, place.bucket, now) {
+        Ok(slot) => slot,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    if let Some(found) = table::lookup(env, place.hash, &headers.key) {
+        return pass(env, headers, &found, place, slot.epoch, now, bytes);
+    }
+    if slot.state == BucketState::Loading {
+        return Verdict::Upcall(UpcallReason::Loading);
+    }
+    open(env, headers, place, slot.epoch, now, bytes, interface)
+}
+
+/// A packet of a flow that is known. The flow may be bound to another bucket than the packet's own
+/// identifiers name: two ISAKMP exchanges between the same endpoints are one flow, of the first one's
+/// bucket. Then that bucket has to be this node's too.
+#[inline(always)]
+fn pass<E: Env>(
+    env: &E,
+    headers: &Headers,
+    found: &Found<E::Slot>,
+    place: Placement,
+    epoch: Epoch,
+    now: Nanos,
+    bytes: u32,
+) -> Verdict {
+    let bucket = Control::from_word(found.control).bucket;
+    let epoch = if bucket == place.bucket {
+        epoch
+    } else {
+        match admit(env, bucket, now) {
+            Ok(slot) => slot.epoch,
+            Err(reason) => return Verdict::Drop(reason),
+        }
+    };
+    count(found.slot, found.direction, bytes, now);
+    for _ in 0..STATE_TRIES {
+        let word = found.slot.load::<{ word::STATE }>();
+        // The flow has been taken out since it was found; its packet was let in before.
+        let Some(state) = FlowState::from_word(word) else { return Verdict::Forward };
+        let reply = matches!(found.direction, Direction::Reply);
+        let (phase, confirmed) = match tracking::step(state.phase, found.direction, headers.flags) {
+            Step::Stay if state.confirmed || !reply => return Verdict::Forward,
+            Step::Stay => (state.phase, true),
+            Step::Go(phase) => (phase, state.confirmed || reply),
+            Step::Reopen => (Phase::SynSent, false),
+        };
+        let sequence = state.sequence.wrapping_add(1);
+        let next = FlowState { phase, confirmed, sequence, ..state };
+        if found.slot.compare_exchange::<{ word::STATE }>(word, next.to_word()) {
+            found.slot.store::<{ word::EPOCH }>(epoch.0 as u64);
+            announce(env, headers, found, epoch, next);
+            return Verdict::Forward;
+        }
+    }
+    // Other CPUs have changed the flow each time; their packets say where it is.
+    Verdict::Forward
+}
+
+/// Tells user space that a known flow has changed.
+#[inline(always)]
+fn announce<E: Env>(
+    env: &E,
+    headers: &Headers,
+    found: &Found<E::Slot>,
+    epoch: Epoch,
+    state: FlowState,
+) {
+    let key = match found.direction {
+        Direction::Original => headers.key,
+        Direction::Reply => headers.key.reversed(),
+    };
+    let bucket = Control::from_word(found.control).bucket;
+    let kind = if state.phase.is_closed() { EventKind::Closed } else { EventKind::Updated };
+    env.emit(&Event { kind, record: FlowRecord { bucket, epoch, key, state } });
+}
+
+#[inline(always)]
+fn count<S: Slot>(slot: S, direction: Direction, bytes: u32, now: Nanos) {
+    slot.store::<{ word::LAST_SEEN }>(now.0);
+    match direction {
+        Direction::Original => {
+            slot.add::<{ word::ORIGINAL_PACKETS }>(1);
+            slot.add::<{ word::ORIGINAL_BYTES }>(bytes as u64);
+        }
+        Direction::Reply => {
+            slot.add::<{ word::REPLY_PACKETS }>(1);
+            slot.add::<{ word::REPLY_BYTES }>(bytes as u64);
+        }
+    }
+}
+
+/// A packet of a flow that is not known: may one begin with it?
+#[inline(always)]
+fn open<E: Env>(
+    env: &E,
+    headers: &Headers,
+    place: Placement,
+    epoch: Epoch,
+    now: Nanos,
+    bytes: u32,
+    interface: u32,
+) -> Verdict {
+    let phase = match tracking::first(headers.key.protocol, headers.flags) {
+        Some(phase) if !headers.answer => phase,
+        _ => return Verdict::Drop(DropReason::NotFirst),
+    };
+    let rule = match decide(env, headers, interface) {
+        Ok(rule) => rule,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let state = FlowState { phase, confirmed: false, rule, sequence: 1 };
+    let record = FlowRecord { bucket: place.bucket, epoch, key: headers.key, state };
+    match table::insert(env, place.hash, &record, now) {
+        Inserted::New(slot, state) => {
+            count(slot, Direction::Original, bytes, now);
+            env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
+            Verdict::Forward
+        }
+        Inserted::Present(found) => pass(env, headers, &found, place, epoch, now, bytes),
+        Inserted::Full => Verdict::Drop(DropReason::TableFull),
+        Inserted::Busy => Verdict::Upcall(UpcallReason::Contended),
+    }
+}
+
+/// The number of the rule that lets the flow in, or why it is not let in.
+#[inline(always)]
+fn decide<E: Env>(env: &E, headers: &Headers, interface: u32) -> Result<u16, DropReason> {
+    let mut first = rule::FirstMatch::new(&headers.key, interface);
+    env.scan_rules(&mut first);
+    match first.matched() {
+        Some((index, Action::Accept)) => Ok(index),
+        Some((_, Action::Drop)) => Err(DropReason::Rule),
+        None => Err(DropReason::NoRule),
+    }
+}
+
+/// Why a packet that may go on can't be sent straight to its next hop; the node's own stack knows
+/// what to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDirect {
+    /// It has no hop left (RFC 1812 §5.3.1): the stack tells the sender.
+    Hops,
+    /// It carries a VLAN tag: the stack has the VLAN's interface.
+    Tagged,
+    /// It is no IP packet, or too short for its own headers.
+    Unreadable,
+}
+
+/// Turns a frame that [`handle`] let pass into the frame to send: one hop less, new addresses on the
+/// link. On an error the frame is unchanged.
+#[inline(always)]
+pub fn forward<F: Frame>(
+    frame: &mut F,
+    link: &Link,
+    source: Mac,
+    destination: Mac,
+) -> Result<(), NotDirect> {
+    check_direct(frame, link)?;
+    let written = match link.payload {
+        Payload::V4 => take_hop_v4(frame, link.offset),
+        _ => take_hop_v6(frame, link.offset),
+    };
+    written.and_then(|()| set_link(frame, source, destination)).ok_or(NotDirect::Unreadable)
+}
+
+/// Whether [`forward`] would succeed.
+#[inline(always)]
+pub fn check_direct<F: Frame>(frame: &F, link: &Link) -> Result<(), NotDirect> {
+    if link.tagged {
+        return Err(NotDirect::Tagged);
+    }
+    let hops = match link.payload {
+        Payload::V4 => frame.u8(link.offset + 8),
+        Payload::V6 => frame.u8(link.offset + 7),
+        _ => None,
+    };
+    match hops {
+        None => Err(NotDirect::Unreadable),
+        Some(0 | 1) => Err(NotDirect::Hops),
+        Some(_) => Ok(()),
+    }
+}
+
+/// RFC 1141: the time to live is the high byte of its word, so one less adds 0x100 to the checksum.
+#[inline(always)]
+fn take_hop_v4<F: Frame>(frame: &mut F, at: u32) -> Option<()> {
+    let hops = frame.u8(at + 8)?;
+    let sum = u32::from(frame.u16(at + 10)?) + 0x100;
+    frame.set_u16(at + 10, (sum + u32::from(sum >= 0xffff)) as u16)?;
+    frame.set_u8(at + 8, hops.wrapping_sub(1))
+}
+
+#[inline(always)]
+fn take_hop_v6<F: Frame>(frame: &mut F, at: u32) -> Option<()> {
+    let hops = frame.u8(at + 7)?;
+    frame.set_u8(at + 7, hops.wrapping_sub(1))
+}
+
+/// Writes both addresses of the Ethernet header.
+#[inline(always)]
+pub(crate) fn set_link<F: Frame>(frame: &mut F, source: Mac, destination: Mac) -> Option<()> {
+    frame.set_u32(0, (destination.0 >> 16) as u32)?;
+    frame.set_u32(4, (destination.0 << 16) as u32 | (source.0 >> 32) as u32)?;
+    frame.set_u32(8, source.0 as u32)
+}

@@ -1,0 +1,281 @@
+//! The ordered rules that decide whether a flow may begin.
+//!
+//! The first rule that a flow's first packet matches decides; if none does, the packet is dropped.
+//! Rules are read one at a time from wherever they are kept, so no build needs them all in one
+//! place. A rule is a fixed number of words; prefixes are stored with their masks, which makes a
+//! comparison four instructions and no branch on the prefix length.
+
+use crate::env::RuleVisitor;
+use crate::flow::{Address, FlowKey, Protocol};
+
+/// The most rules that a packet is compared with.
+pub const MAX_RULES: u32 = 1024;
+
+/// What a rule says about a flow that matches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The flow may begin.
+    Accept,
+    /// It may not.
+    Drop,
+}
+
+/// A set of addresses that share their first bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    value: Address,
+    mask: Address,
+}
+
+impl Prefix {
+    /// Every address of both families.
+    pub const ANY: Self =
+        Self { value: Address { high: 0, low: 0 }, mask: Address { high: 0, low: 0 } };
+
+    /// The addresses that share the first `length` bits of `address`; for IPv4 a length up to 32,
+    /// else up to 128. `None` if the length is larger, or if `address` has bits set beyond it.
+    pub const fn new(address: Address, length: u8) -> Option<Self> {
+        let length = if address.is_v4() { length as u32 + 96 } else { length as u32 };
+        let mask = match length {
+            0 => 0,
+            1..=128 => u128::MAX << (128 - length),
+            _ => return None,
+        };
+        let mask = Address { high: (mask >> 64) as u64, low: mask as u64 };
+        if address.high & !mask.high != 0 || address.low & !mask.low != 0 {
+            return None;
+        }
+        Some(Self { value: address, mask })
+    }
+
+    #[inline(always)]
+    fn contains(&self, address: Address) -> bool {
+        address.high & self.mask.high == self.value.high
+            && address.low & self.mask.low == self.value.low
+    }
+}
+
+/// An inclusive range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl Ports {
+    /// Every port.
+    pub const ANY: Self = Self { first: 0, last: u16::MAX };
+}
+
+/// One rule. A flow matches it if it matches every part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What to do.
+    pub action: Action,
+    /// The protocol, or any.
+    pub protocol: Option<Protocol>,
+    /// Where the first packet comes from.
+    pub source: Prefix,
+    /// Where it goes to.
+    pub destination: Prefix,
+    /// The source port; for ICMP the identifier.
+    pub source_ports: Ports,
+    /// The destination port; for ICMP the identifier.
+    pub destination_ports: Ports,
+    /// The number of the interface that the first packet comes in by, or any.
+    pub interface: Option<u32>,
+}
+
+/// How many 64-bit words a rule takes.
+pub const RULE_WORDS: usize = 10;
+
+const ACCEPT: u64 = 1 << 40;
+const HAS_PROTOCOL: u64 = 1 << 41;
+const HAS_INTERFACE: u64 = 1 << 42;
+
+impl Rule {
+    /// A rule that every flow matches.
+    pub const fn any(action: Action) -> Self {
+        Self {
+            action,
+            protocol: None,
+            source: Prefix::ANY,
+            destination: Prefix::ANY,
+            source_ports: Ports::ANY,
+            destination_ports: Ports::ANY,
+            interface: None,
+        }
+    }
+
+    /// Whether a flow that begins with a packet of this key on this interface matches.
+    #[inline(always)]
+    pub fn matches(&self, key: &FlowKey, interface: u32) -> bool {
+        matches_words(&self.to_words(), key, interface)
+    }
+
+    /// The rule as words.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u64; RULE_WORDS] {
+        let ports = self.source_ports.first as u64
+            | (self.source_ports.last as u64) << 16
+            | (self.destination_ports.first as u64) << 32
+            | (self.destination_ports.last as u64) << 48;
+        let mut flags = match self.action {
+            Action::Accept => ACCEPT,
+            Action::Drop => 0,
+        };
+        if let Some(protocol) = self.protocol {
+            flags |= HAS_PROTOCOL | (protocol.0 as u64) << 32;
+        }
+        if let Some(interface) = self.interface {
+            flags |= HAS_INTERFACE | interface as u64;
+        }
+        [
+            self.source.value.high,
+            self.source.value.low,
+            self.source.mask.high,
+            self.source.mask.low,
+            self.destination.value.high,
+            self.destination.value.low,
+            self.destination.mask.high,
+            self.destination.mask.low,
+            ports,
+            flags,
+        ]
+    }
+}
+
+#[inline(always)]
+fn prefix(value_high: u64, value_low: u64, mask_high: u64, mask_low: u64) -> Prefix {
+    Prefix {
+        value: Address { high: value_high, low: value_low },
+        mask: Address { high: mask_high, low: mask_low },
+    }
+}
+
+/// [`Rule::matches`] on the words of a rule, as the pipeline reads them.
+#[inline(always)]
+pub fn matches_words(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bool {
+    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags] = *words;
+    let (source, destination) = (key.initiator, key.responder);
+    (flags & HAS_PROTOCOL == 0 || (flags >> 32) as u8 == key.protocol.0)
+        && (flags & HAS_INTERFACE == 0 || flags as u32 == interface)
+        && source.port >= ports as u16
+        && source.port <= (ports >> 16) as u16
+        && destination.port >= (ports >> 32) as u16
+        && destination.port <= (ports >> 48) as u16
+        && prefix(s0, s1, s2, s3).contains(source.address)
+        && prefix(d0, d1, d2, d3).contains(destination.address)
+}
+
+/// What the rule of these words says.
+#[inline(always)]
+pub const fn action_of(words: &[u64; RULE_WORDS]) -> Action {
+    if words[9] & ACCEPT != 0 { Action::Accept } else { Action::Drop }
+}
+
+/// Finds the first rule that a flow matches.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstMatch<'a> {
+    key: &'a FlowKey,
+    interface: u32,
+    /// The rule's number and, above it, 1 for accept or 2 for drop; 0 while there is none.
+    found: u64,
+}
+
+impl<'a> FirstMatch<'a> {
+    /// For a flow that begins with a packet of this key on this interface.
+    #[inline(always)]
+    pub const fn new(key: &'a FlowKey, interface: u32) -> Self {
+        Self { key, interface, found: 0 }
+    }
+
+    /// The rule's number and what it says.
+    #[inline(always)]
+    pub const fn matched(&self) -> Option<(u16, Action)> {
+        match self.found >> 32 {
+            0 => None,
+            1 => Some((self.found as u16, Action::Accept)),
+            _ => Some((self.found as u16, Action::Drop)),
+        }
+    }
+}
+
+impl RuleVisitor for FirstMatch<'_> {
+    #[inline(always)]
+    fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool {
+        if !matches_words(words, self.key, self.interface) {
+            return true;
+        }
+        let action = match action_of(words) {
+            Action::Accept => 1,
+            Action::Drop => 2,
+        };
+        self.found = action << 32 | index as u64;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Endpoint;
+    use core::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn key(source: &str, destination: &str, port: u16) -> FlowKey {
+        FlowKey {
+            initiator: Endpoint { address: address(source), port: 40_000 },
+            responder: Endpoint { address: address(destination), port },
+            protocol: Protocol::TCP,
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_rule_can_refuse() {
+        let rule = Rule {
+            protocol: Some(Protocol::TCP),
+            source: Prefix::new(address("10.1.0.0"), 16).unwrap(),
+            destination: Prefix::new(address("10.2.0.0"), 24).unwrap(),
+            destination_ports: Ports { first: 80, last: 443 },
+            source_ports: Ports { first: 1024, last: u16::MAX },
+            interface: Some(4),
+            ..Rule::any(Action::Accept)
+        };
+        let good = key("10.1.255.1", "10.2.0.9", 443);
+        assert!(rule.matches(&good, 4));
+        assert!(!rule.matches(&good, 5));
+        assert!(!rule.matches(&FlowKey { protocol: Protocol::UDP, ..good }, 4));
+        assert!(!rule.matches(&key("10.3.0.1", "10.2.0.9", 443), 4));
+        assert!(!rule.matches(&key("10.1.0.1", "10.2.1.9", 443), 4));
+        assert!(!rule.matches(&key("10.1.0.1", "10.2.0.9", 444), 4));
+        assert!(!rule.matches(&key("10.1.0.1", "10.2.0.9", 79), 4));
+        assert!(!rule.matches(&key("::10.1.0.1", "10.2.0.9", 80), 4));
+        assert_eq!(action_of(&rule.to_words()), Action::Accept);
+        assert_eq!(action_of(&Rule::any(Action::Drop).to_words()), Action::Drop);
+    }
+
+    #[test]
+    fn any_is_both_families_and_zero_lengths_are_one() {
+        let v4 = Prefix::new(address("0.0.0.0"), 0).unwrap();
+        let v6 = Prefix::new(address("2001:db8::"), 32).unwrap();
+        assert!(Prefix::ANY.contains(address("10.0.0.1")));
+        assert!(Prefix::ANY.contains(address("2001:db8::1")));
+        assert!(v4.contains(address("10.0.0.1")) && !v4.contains(address("2001:db8::1")));
+        assert!(v6.contains(address("2001:db8::1")) && !v6.contains(address("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_prefix_with_host_bits_or_a_wrong_length_is_refused() {
+        assert_eq!(Prefix::new(address("10.0.0.1"), 24), None);
+        assert_eq!(Prefix::new(address("10.0.0.0"), 33), None);
+        assert_eq!(Prefix::new(address("2001:db8::1"), 64), None);
+        assert_eq!(Prefix::new(address("2001:db8::"), 129), None);
+        assert!(Prefix::new(address("10.0.0.1"), 32).is_some());
+    }
+}

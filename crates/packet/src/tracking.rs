@@ -1,0 +1,322 @@
+//! The life of a flow: TCP from SYN to TIME_WAIT, and question-and-answer for all else.
+//!
+//! The functions here are pure: phase and packet in, step out. They follow the packets that a
+//! middlebox sees (RFC 9293 §3.3.2 as seen from between the ends), so a phase is what is known of
+//! both ends together, not the state of one of them.
+//!
+//! A packet that the last owner has seen may be unknown to a node that has just taken the flow over.
+//! So nothing is refused only because the step before it is missing: an acknowledgement in
+//! [`Phase::SynSent`] passes. Sequence numbers are not looked at.
+
+use crate::flow::{Direction, Protocol};
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// TCP: the initiator's SYN was seen.
+    SynSent = 1,
+    /// TCP: the responder's SYN was seen.
+    SynReceived = 2,
+    /// TCP: the initiator has acknowledged it.
+    Established = 3,
+    /// TCP: the initiator has closed its side.
+    FinOriginal = 4,
+    /// TCP: the responder has closed its side.
+    FinReply = 5,
+    /// TCP: both have closed, the last acknowledgement is awaited.
+    LastAck = 6,
+    /// TCP: over; late duplicates are awaited.
+    TimeWait = 7,
+    /// TCP: over by a reset.
+    Reset = 8,
+    /// Not TCP: only the initiator has spoken.
+    Unreplied = 9,
+    /// Not TCP: both have spoken.
+    Replied = 10,
+}
+
+/// Every phase, in the order of its number.
+pub const PHASES: [Phase; 10] = [
+    Phase::SynSent,
+    Phase::SynReceived,
+    Phase::Established,
+    Phase::FinOriginal,
+    Phase::FinReply,
+    Phase::LastAck,
+    Phase::TimeWait,
+    Phase::Reset,
+    Phase::Unreplied,
+    Phase::Replied,
+];
+
+impl Phase {
+    /// The phase of this number, if there is one.
+    #[inline(always)]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            1 => Self::SynSent,
+            2 => Self::SynReceived,
+            3 => Self::Established,
+            4 => Self::FinOriginal,
+            5 => Self::FinReply,
+            6 => Self::LastAck,
+            7 => Self::TimeWait,
+            8 => Self::Reset,
+            9 => Self::Unreplied,
+            10 => Self::Replied,
+            _ => return None,
+        })
+    }
+
+    /// Whether the flow is over and only its timeout is awaited.
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Reset)
+    }
+
+    /// The phase as operators read it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::Established => "established",
+            Self::FinOriginal => "fin-original",
+            Self::FinReply => "fin-reply",
+            Self::LastAck => "last-ack",
+            Self::TimeWait => "time-wait",
+            Self::Reset => "reset",
+            Self::Unreplied => "unreplied",
+            Self::Replied => "replied",
+        }
+    }
+}
+
+/// The control bits of a TCP header (RFC 9293 §3.1) that a flow's life depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// The acknowledgement field counts.
+    pub const ACK: Self = Self(0x10);
+
+    const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    /// Whether the flags stand together in a way that no TCP sends (RFC 9293 §3.10.7): two of SYN,
+    /// FIN and RST, or neither of SYN, RST and ACK.
+    #[inline(always)]
+    pub const fn is_nonsense(self) -> bool {
+        let control = self.0 & (Self::SYN.0 | Self::FIN.0 | Self::RST.0);
+        control & control.wrapping_sub(1) != 0
+            || self.0 & (Self::SYN.0 | Self::RST.0 | Self::ACK.0) == 0
+    }
+}
+
+/// What a packet does to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: the flow stays in its phase.
+    Stay,
+    /// The flow goes to another phase.
+    Go(Phase),
+    /// A new flow begins under the key of one that is over.
+    Reopen,
+}
+
+/// The phase of a flow whose first packet this is; `None` if no flow can begin with it.
+#[inline(always)]
+pub fn first(protocol: Protocol, flags: TcpFlags) -> Option<Phase> {
+    if protocol != Protocol::TCP {
+        return Some(Phase::Unreplied);
+    }
+    let begins = flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK);
+    if begins { Some(Phase::SynSent) } else { None }
+}
+
+/// What a packet with these flags, travelling this way, does to a flow in this phase.
+#[inline(always)]
+pub fn step(phase: Phase, direction: Direction, flags: TcpFlags) -> Step {
+    match phase {
+        Phase::Unreplied if matches!(direction, Direction::Reply) => Step::Go(Phase::Replied),
+        Phase::Unreplied | Phase::Replied => Step::Stay,
+        _ => tcp_step(phase, direction, flags),
+    }
+}
+
+#[inline(always)]
+fn tcp_step(phase: Phase, direction: Direction, flags: TcpFlags) -> Step {
+    let original = matches!(direction, Direction::Original);
+    if flags.has(TcpFlags::RST) {
+        return if phase.is_closed() { Step::Stay } else { Step::Go(Phase::Reset) };
+    }
+    let syn = flags.has(TcpFlags::SYN);
+    let ack = flags.has(TcpFlags::ACK);
+    let fin = flags.has(TcpFlags::FIN);
+    match phase {
+        Phase::SynSent if !original && syn => Step::Go(Phase::SynReceived),
+        // The SYN of the responder went through the owner before us.
+        Phase::SynSent if !original && ack => Step::Go(Phase::Established),
+        Phase::SynReceived if original && ack && !syn && !fin => Step::Go(Phase::Established),
+        Phase::SynReceived | Phase::Established if fin && original => Step::Go(Phase::FinOriginal),
+        Phase::SynReceived | Phase::Established if fin => Step::Go(Phase::FinReply),
+        Phase::FinOriginal if fin && !original => Step::Go(Phase::LastAck),
+        Phase::FinReply if fin && original => Step::Go(Phase::LastAck),
+        Phase::LastAck if ack && !fin => Step::Go(Phase::TimeWait),
+        Phase::TimeWait | Phase::Reset if syn && !ack && original => Step::Reopen,
+        _ => Step::Stay,
+    }
+}
+
+/// How long a flow is kept without a packet, in seconds, by phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub tcp_opening: u32,
+    /// TCP between the handshake and the first FIN.
+    pub tcp_established: u32,
+    /// TCP from the first FIN on.
+    pub tcp_closing: u32,
+    /// TCP after the last acknowledgement.
+    pub tcp_time_wait: u32,
+    /// TCP after a reset.
+    pub tcp_reset: u32,
+    /// UDP and all else that has not been answered.
+    pub unreplied: u32,
+    /// UDP and all else that has been answered.
+    pub replied: u32,
+}
+
+impl Default for Timeouts {
+    /// RFC 5382 REQ-5 for established TCP (at least 2 hours 4 minutes; 5 days as other trackers
+    /// do), RFC 4787 REQ-5 for UDP (at least 2 minutes once both have spoken).
+    fn default() -> Self {
+        Self {
+            tcp_opening: 60,
+            tcp_established: 432_000,
+            tcp_closing: 120,
+            tcp_time_wait: 120,
+            tcp_reset: 10,
+            unreplied: 30,
+            replied: 120,
+        }
+    }
+}
+
+impl Timeouts {
+    /// The timeout of a phase, in seconds.
+    pub const fn of(&self, phase: Phase) -> u32 {
+        match phase {
+            Phase::SynSent | Phase::SynReceived => self.tcp_opening,
+            Phase::Established => self.tcp_established,
+            Phase::FinOriginal | Phase::FinReply | Phase::LastAck => self.tcp_closing,
+            Phase::TimeWait => self.tcp_time_wait,
+            Phase::Reset => self.tcp_reset,
+            Phase::Unreplied => self.unreplied,
+            Phase::Replied => self.replied,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Original, Reply};
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const RST: TcpFlags = TcpFlags::RST;
+    const SYN_ACK: TcpFlags = TcpFlags(0x12);
+    const FIN_ACK: TcpFlags = TcpFlags(0x11);
+
+    fn walk(packets: &[(Direction, TcpFlags)]) -> Phase {
+        let mut phase = first(Protocol::TCP, packets[0].1).expect("a first packet");
+        for &(direction, flags) in &packets[1..] {
+            phase = match step(phase, direction, flags) {
+                Step::Stay => phase,
+                Step::Go(next) => next,
+                Step::Reopen => Phase::SynSent,
+            };
+        }
+        phase
+    }
+
+    #[test]
+    fn a_connection_opens_talks_and_closes() {
+        let mut packets = std::vec![(Original, SYN)];
+        assert_eq!(walk(&packets), Phase::SynSent);
+        for (packet, phase) in [
+            ((Reply, SYN_ACK), Phase::SynReceived),
+            ((Original, ACK), Phase::Established),
+            ((Original, ACK), Phase::Established),
+            ((Original, FIN_ACK), Phase::FinOriginal),
+            ((Reply, ACK), Phase::FinOriginal),
+            ((Reply, FIN_ACK), Phase::LastAck),
+            ((Original, ACK), Phase::TimeWait),
+            ((Reply, FIN_ACK), Phase::TimeWait),
+            ((Original, SYN), Phase::SynSent),
+        ] {
+            packets.push(packet);
+            assert_eq!(walk(&packets), phase, "after {packets:?}");
+        }
+    }
+
+    #[test]
+    fn the_responder_may_close_first() {
+        let open = [(Original, SYN), (Reply, SYN_ACK), (Original, ACK)];
+        assert_eq!(walk(&[&open[..], &[(Reply, FIN_ACK)]].concat()), Phase::FinReply);
+        let both = [&open[..], &[(Reply, FIN_ACK), (Original, FIN_ACK)]].concat();
+        assert_eq!(walk(&both), Phase::LastAck);
+    }
+
+    #[test]
+    fn a_reset_ends_every_open_phase() {
+        for phase in PHASES {
+            let open = !phase.is_closed() && phase < Phase::Unreplied;
+            let expected = if open { Step::Go(Phase::Reset) } else { step(phase, Original, ACK) };
+            assert_eq!(step(phase, Original, RST), expected, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_taken_over_handshake_completes_without_its_middle() {
+        assert_eq!(walk(&[(Original, SYN), (Original, ACK)]), Phase::SynSent);
+        assert_eq!(walk(&[(Original, SYN), (Original, ACK), (Reply, ACK)]), Phase::Established);
+    }
+
+    #[test]
+    fn no_connection_begins_in_the_middle() {
+        for flags in [ACK, SYN_ACK, FIN_ACK, RST] {
+            assert_eq!(first(Protocol::TCP, flags), None);
+        }
+        assert_eq!(first(Protocol::UDP, TcpFlags(0)), Some(Phase::Unreplied));
+    }
+
+    #[test]
+    fn contradictory_flags_are_nonsense() {
+        // 0x29 is the "Xmas" scan (FIN, PSH, URG); no TCP sends FIN without ACK.
+        for flags in [0x00, 0x01, 0x03, 0x05, 0x06, 0x07, 0x13, 0x29] {
+            assert!(TcpFlags(flags).is_nonsense(), "{flags:#04x}");
+        }
+        for flags in [0x02, 0x04, 0x10, 0x11, 0x12, 0x14, 0x18, 0xc2] {
+            assert!(!TcpFlags(flags).is_nonsense(), "{flags:#04x}");
+        }
+    }
+
+    #[test]
+    fn every_phase_has_its_number_and_a_timeout() {
+        for phase in PHASES {
+            assert_eq!(Phase::from_bits(phase as u8), Some(phase));
+            assert!(Timeouts::default().of(phase) > 0);
+        }
+        assert_eq!(Phase::from_bits(0), None);
+        assert_eq!(Phase::from_bits(11), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! What becomes of a packet, and why.
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to its next hop.
+    Forward,
+    /// Nowhere.
+    Drop(DropReason),
+    /// To the node's own network stack, untouched.
+    Stack,
+    /// Back out of the interface that it came in by; the frame has been turned into the answer.
+    Answer,
+    /// Up to user space, whole.
+    Upcall(UpcallReason),
+}
+
+/// Why a packet goes up to user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UpcallReason {
+    /// Its bucket is still loading and its flow is not in the node table yet.
+    Loading = 1,
+    /// Another writer held the flow's place in the table for too long.
+    Contended = 2,
+}
+
+impl UpcallReason {
+    /// The reason of this number, if there is one.
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            1 => Some(Self::Loading),
+            2 => Some(Self::Contended),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($variant:ident $name:literal $doc:literal,)*) => {
+        /// Why a packet was dropped. Each has a counter of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $(#[doc = $doc] $variant,)* }
+
+        /// Every reason, in the order of its number.
+        pub const DROP_REASONS: &[DropReason] = &[$(DropReason::$variant,)*];
+
+        impl DropReason {
+            /// The reason as counters and operators name it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotOwner "drop.not-owner" "Another node owns the bucket; in `shared` mode the normal case.",
+    NoLease "drop.no-lease" "This node owns the bucket, but its lease has run out.",
+    Truncated "drop.truncated" "A header reaches beyond the end of the frame.",
+    BadHeader "drop.bad-header" "A header contradicts itself or the frame.",
+    BadAddress "drop.bad-address" "An address that no forwarded packet may carry.",
+    BadFlags "drop.bad-flags" "TCP flags that no TCP sends.",
+    Fragment "drop.fragment" "A fragment.",
+    ExtensionHeaders "drop.extension-headers" "More IPv6 extension headers than are followed.",
+    Unsupported "drop.unsupported" "A protocol or message that is not forwarded.",
+    NotFirst "drop.not-first" "No flow is known, and none can begin with this packet.",
+    Rule "drop.rule" "A rule says so.",
+    NoRule "drop.no-rule" "No rule lets it in.",
+    TableFull "drop.table-full" "No room for another flow near its place in the node table.",
+    UpcallFull "drop.upcall-full" "User space does not take packets fast enough.",
+    NoRoute "drop.no-route" "The node has no route to the destination.",
+    Internal "drop.internal" "A limit of this build that should not be reachable.",
+}
+
+/// What is counted of packets; each drop reason has its counter behind these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Counter {
+    /// Sent straight to the next hop.
+    Forwarded = 0,
+    /// Let through, but sent by the node's stack: it finds the neighbour, or tells the sender why not.
+    ForwardedByStack = 1,
+    /// For the node's own stack.
+    Stack = 2,
+    /// Turned into an answer.
+    Answered = 3,
+    /// Passed up to user space.
+    Upcall = 4,
+}
+
+const PLAIN_COUNTERS: [&str; 5] =
+    ["forwarded", "forwarded-by-stack", "stack", "answered", "upcall"];
+
+/// How many counters there are.
+pub const COUNTERS: u32 = (PLAIN_COUNTERS.len() + DROP_REASONS.len()) as u32;
+
+impl DropReason {
+    /// The number of the reason's counter.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        PLAIN_COUNTERS.len() as u32 + self as u32
+    }
+}
+
+/// The name of the counter of this number.
+pub fn counter_name(counter: u32) -> Option<&'static str> {
+    let index = counter as usize;
+    let reason = || Some(DROP_REASONS.get(index.checked_sub(PLAIN_COUNTERS.len())?)?.name());
+    PLAIN_COUNTERS.get(index).copied().or_else(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_numbers_dense() {
+        for (index, reason) in DROP_REASONS.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            let named_so = DROP_REASONS.iter().filter(|other| other.name() == reason.name());
+            assert_eq!(named_so.count(), 1);
+        }
+    }
+}

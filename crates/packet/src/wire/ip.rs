@@ -1,0 +1,135 @@
+//! IPv4 (RFC 791) and IPv6 (RFC 8200) headers.
+
+use crate::env::Frame;
+use crate::flow::{Address, Protocol};
+use crate::verdict::DropReason;
+
+/// How many extension headers of an IPv6 packet are followed. RFC 8200 §4.1 names six kinds, one of
+/// which may come twice.
+const MAX_EXTENSIONS: u32 = 8;
+
+/// No offset that the pipeline computes is larger; a packet that needs a larger one is refused.
+const MAX_OFFSET: u32 = 2047;
+
+/// What is known after the IP header.
+pub(super) struct Network {
+    pub source: Address,
+    pub destination: Address,
+    pub protocol: Protocol,
+    /// Where the transport header begins.
+    pub offset: u32,
+    /// Where the packet ends by its own account, which the frame is known to hold.
+    pub end: u32,
+    pub hops: u8,
+}
+
+#[inline(always)]
+pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
+    let first = frame.u8(at).ok_or(DropReason::Truncated)?;
+    let total = u32::from(frame.u16(at + 2).ok_or(DropReason::Truncated)?);
+    let fragment = frame.u16(at + 6).ok_or(DropReason::Truncated)?;
+    let hops = frame.u8(at + 8).ok_or(DropReason::Truncated)?;
+    let protocol = Protocol(frame.u8(at + 9).ok_or(DropReason::Truncated)?);
+    let source = frame.u32(at + 12).ok_or(DropReason::Truncated)?;
+    let destination = frame.u32(at + 16).ok_or(DropReason::Truncated)?;
+    let header = u32::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header < 20 || total < header {
+        return Err(DropReason::BadHeader);
+    }
+    if at + total > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    // "More fragments", or an offset (RFC 791 §3.1).
+    if fragment & 0x3fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    if !forwardable_v4(source) || !forwardable_v4(destination) {
+        return Err(DropReason::BadAddress);
+    }
+    Ok(Network {
+        source: Address::v4(source),
+        destination: Address::v4(destination),
+        protocol,
+        offset: at + header,
+        end: at + total,
+        hops,
+    })
+}
+
+/// Whether a forwarded packet may carry the address: not "this network", loopback, multicast or
+/// above (RFC 1812 §5.3.7).
+#[inline(always)]
+const fn forwardable_v4(address: u32) -> bool {
+    let first = address >> 24;
+    first != 0 && first != 127 && first < 224
+}
+
+#[inline(always)]
+pub(super) fn parse_v6<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
+    let first = frame.u8(at).ok_or(DropReason::Truncated)?;
+    let payload = u32::from(frame.u16(at + 4).ok_or(DropReason::Truncated)?);
+    let next = frame.u8(at + 6).ok_or(DropReason::Truncated)?;
+    let hops = frame.u8(at + 7).ok_or(DropReason::Truncated)?;
+    let source = address_v6(frame, at + 8)?;
+    let destination = address_v6(frame, at + 24)?;
+    if first >> 4 != 6 {
+        return Err(DropReason::BadHeader);
+    }
+    let end = at + 40 + payload;
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    if !forwardable_v6(source) || !forwardable_v6(destination) {
+        return Err(DropReason::BadAddress);
+    }
+    let (protocol, offset) = skip_extensions(frame, next, at + 40)?;
+    // What lies behind the packet's end is the link layer's padding.
+    if offset > end {
+        return Err(DropReason::Truncated);
+    }
+    Ok(Network { source, destination, protocol, offset, end, hops })
+}
+
+#[inline(always)]
+fn address_v6<F: Frame>(frame: &F, at: u32) -> Result<Address, DropReason> {
+    let high = frame.u64(at).ok_or(DropReason::Truncated)?;
+    let low = frame.u64(at + 8).ok_or(DropReason::Truncated)?;
+    Ok(Address { high, low })
+}
+
+/// Whether a forwarded packet may carry the address: not unspecified or loopback, mapped IPv4,
+/// link-local or multicast (RFC 4291 §2.5, RFC 4443 aside).
+#[inline(always)]
+const fn forwardable_v6(address: Address) -> bool {
+    let reserved = address.high == 0 && (address.low <= 1 || address.is_v4());
+    let link_local = address.high >> 54 == 0xfe80 >> 6;
+    let multicast = address.high >> 56 == 0xff;
+    !reserved && !link_local && !multicast
+}
+
+/// Follows the extension headers (RFC 8200 §4) to the transport header.
+#[inline(always)]
+fn skip_extensions<F: Frame>(frame: &F, next: u8, at: u32) -> Result<(Protocol, u32), DropReason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const NONE: u8 = 59;
+    const DESTINATION: u8 = 60;
+    let (mut next, mut offset) = (next, at);
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let length = u32::from(frame.u8(offset + 1).ok_or(DropReason::Truncated)?);
+                next = frame.u8(offset).ok_or(DropReason::Truncated)?;
+                offset += (length + 1) * 8;
+                if offset > MAX_OFFSET {
+                    return Err(DropReason::ExtensionHeaders);
+                }
+            }
+            FRAGMENT => return Err(DropReason::Fragment),
+            NONE => return Err(DropReason::Unsupported),
+            protocol => return Ok((Protocol(protocol), offset)),
+        }
+    }
+    Err(DropReason::ExtensionHeaders)
+}

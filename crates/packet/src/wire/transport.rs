@@ -1,0 +1,159 @@
+//! What of the transport header tells flows apart: ports, identifiers, SPIs.
+
+use super::Headers;
+use super::ip::Network;
+use crate::env::Frame;
+use crate::flow::{Endpoint, FlowKey, Protocol};
+use crate::placement::{Identifiers, PacketType};
+use crate::tracking::TcpFlags;
+use crate::verdict::DropReason;
+
+/// IANA "Service Name and Transport Protocol Port Number Registry".
+const ISAKMP: u16 = 500;
+const IPSEC_NAT_TRAVERSAL: u16 = 4500;
+
+struct Transport {
+    source: u16,
+    destination: u16,
+    packet_type: PacketType,
+    identifiers: Identifiers,
+    flags: TcpFlags,
+    answer: bool,
+}
+
+const NO_IDS: Identifiers = Identifiers { own: 0, message: 0 };
+
+#[inline(always)]
+pub(super) fn parse<F: Frame>(frame: &F, ip: &Network) -> Result<Headers, DropReason> {
+    let transport = match ip.protocol {
+        Protocol::TCP => tcp(frame, ip)?,
+        Protocol::UDP => udp(frame, ip)?,
+        Protocol::ICMP => echo(frame, ip, 8, 0)?,
+        Protocol::ICMPV6 => echo(frame, ip, 128, 129)?,
+        Protocol::ESP => security(frame, ip, 0, PacketType::Esp)?,
+        Protocol::AH => security(frame, ip, 4, PacketType::Ah)?,
+        _ => plain(0, 0, PacketType::Other),
+    };
+    let key = FlowKey {
+        initiator: Endpoint { address: ip.source, port: transport.source },
+        responder: Endpoint { address: ip.destination, port: transport.destination },
+        protocol: ip.protocol,
+    };
+    if key.initiator.address == key.responder.address {
+        return Err(DropReason::BadAddress);
+    }
+    Ok(Headers {
+        key,
+        packet_type: transport.packet_type,
+        identifiers: transport.identifiers,
+        flags: transport.flags,
+        answer: transport.answer,
+        hops: ip.hops,
+    })
+}
+
+#[inline(always)]
+const fn plain(source: u16, destination: u16, packet_type: PacketType) -> Transport {
+    Transport {
+        source,
+        destination,
+        packet_type,
+        identifiers: NO_IDS,
+        flags: TcpFlags(0),
+        answer: false,
+    }
+}
+
+/// Refuses a packet whose own length does not hold a header of this many bytes.
+#[inline(always)]
+fn room(ip: &Network, bytes: u32) -> Result<(), DropReason> {
+    if ip.offset + bytes > ip.end { Err(DropReason::Truncated) } else { Ok(()) }
+}
+
+/// RFC 9293 §3.1.
+#[inline(always)]
+fn tcp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
+    room(ip, 20)?;
+    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
+    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
+    let control = frame.u16(ip.offset + 12).ok_or(DropReason::Truncated)?;
+    let header = u32::from(control >> 12) * 4;
+    let flags = TcpFlags(control as u8);
+    if header < 20 {
+        return Err(DropReason::BadHeader);
+    }
+    room(ip, header)?;
+    if flags.is_nonsense() {
+        return Err(DropReason::BadFlags);
+    }
+    Ok(Transport { flags, ..plain(source, destination, PacketType::Tcp) })
+}
+
+/// RFC 768; RFC 3948 for what port 4500 carries.
+#[inline(always)]
+fn udp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
+    room(ip, 8)?;
+    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
+    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
+    let length = u32::from(frame.u16(ip.offset + 4).ok_or(DropReason::Truncated)?);
+    if length < 8 {
+        return Err(DropReason::BadHeader);
+    }
+    room(ip, length)?;
+    let data = ip.offset + 8;
+    let mut udp = plain(source, destination, PacketType::Udp);
+    if source == ISAKMP || destination == ISAKMP {
+        isakmp(frame, ip, data, &mut udp);
+    } else if (source == IPSEC_NAT_TRAVERSAL || destination == IPSEC_NAT_TRAVERSAL)
+        && length >= 12
+        && frame.u32(data) == Some(0)
+    {
+        // Behind the marker of four zero bytes there is no ESP but ISAKMP (RFC 3948 §2.2).
+        isakmp(frame, ip, data + 4, &mut udp);
+    }
+    Ok(udp)
+}
+
+/// RFC 2408 §3.1 and RFC 7296 §3.1: the initiator's cookie first, the message identifier at byte 20.
+/// Too short for it: plain UDP.
+#[inline(always)]
+fn isakmp<F: Frame>(frame: &F, ip: &Network, at: u32, udp: &mut Transport) {
+    if at + 28 > ip.end {
+        return;
+    }
+    if let (Some(own), Some(message)) = (frame.u64(at), frame.u32(at + 20)) {
+        udp.packet_type = PacketType::Isakmp;
+        udp.identifiers = Identifiers { own, message };
+    }
+}
+
+/// Echo request and reply of RFC 792 and RFC 4443 §4; no other message is forwarded.
+#[inline(always)]
+fn echo<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    request: u8,
+    reply: u8,
+) -> Result<Transport, DropReason> {
+    room(ip, 8)?;
+    let kind = frame.u8(ip.offset).ok_or(DropReason::Truncated)?;
+    if kind != request && kind != reply {
+        return Err(DropReason::Unsupported);
+    }
+    let identifier = frame.u16(ip.offset + 4).ok_or(DropReason::Truncated)?;
+    Ok(Transport { answer: kind == reply, ..plain(identifier, identifier, PacketType::Icmp) })
+}
+
+/// The SPI of ESP (RFC 4303 §2) or AH (RFC 4302 §2); its halves stand where ports stand.
+#[inline(always)]
+fn security<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    at: u32,
+    packet_type: PacketType,
+) -> Result<Transport, DropReason> {
+    room(ip, at + 8)?;
+    let spi = frame.u32(ip.offset + at).ok_or(DropReason::Truncated)?;
+    let identifiers = Identifiers { own: spi as u64, message: 0 };
+    Ok(Transport { identifiers, ..plain((spi >> 16) as u16, spi as u16, packet_type) })
+}

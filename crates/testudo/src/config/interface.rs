@@ -1,0 +1,111 @@
+//! `[[interface]]`: where packets come in, and the cluster's addresses there.
+
+use std::net::IpAddr;
+
+use super::document::{Section, Value};
+use super::error::Fault;
+use super::prefix;
+
+/// The keys of the section.
+pub(super) const KEYS: &[&str] = &["name", "addresses"];
+
+/// The most interfaces of a node.
+pub const MAX_INTERFACES: usize = 64;
+
+/// The most cluster addresses of one interface.
+pub const MAX_ADDRESSES: usize = 64;
+
+/// An interface whose packets the node handles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name in the kernel. Required; no interface is named twice.
+    pub name: String,
+    /// The cluster's addresses on its link, answered with the shared MAC address; by default none.
+    /// An address belongs to one interface, but for link-local ones, which mean another thing on
+    /// each link.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Reads and checks all sections.
+pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<Interface>, Fault> {
+    let expected = format!("1 to {MAX_INTERFACES} sections [[interface]]");
+    if sections.is_empty() {
+        return Err(file.refuse("has no [[interface]]", expected));
+    }
+    let mut interfaces: Vec<Interface> = Vec::new();
+    for section in sections {
+        if interfaces.len() == MAX_INTERFACES {
+            return Err(section.refuse(format!("number {}", MAX_INTERFACES + 1), expected));
+        }
+        section.only(KEYS)?;
+        let name = name(&section.required("name", NAME)?, &interfaces)?;
+        let addresses = match section.value("addresses") {
+            Some(list) => addresses(&list, &name, &interfaces)?,
+            None => Vec::new(),
+        };
+        interfaces.push(Interface { name, addresses });
+    }
+    Ok(interfaces)
+}
+
+const NAME: &str = "an interface name of 1 to 15 bytes";
+
+fn name(value: &Value<'_>, before: &[Interface]) -> Result<String, Fault> {
+    let name = value.text(NAME)?;
+    // As the kernel's dev_valid_name().
+    let reserved = matches!(name, "" | "." | "..");
+    let spoilt = name.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+    if reserved || spoilt || name.len() > 15 {
+        return Err(value.refuse(NAME));
+    }
+    if before.iter().any(|interface| interface.name == name) {
+        return Err(value.refuse_because("listed twice", "each interface once"));
+    }
+    Ok(name.to_owned())
+}
+
+fn addresses(list: &Value<'_>, name: &str, before: &[Interface]) -> Result<Vec<IpAddr>, Fault> {
+    let mut addresses = Vec::new();
+    let expected = format!("a list of at most {MAX_ADDRESSES} addresses");
+    let items = list.items(&expected)?;
+    if items.len() > MAX_ADDRESSES {
+        let seen = format!("addresses is a list of {}", items.len());
+        return Err(list.refuse_as(seen, expected));
+    }
+    for item in items {
+        let address = address(&item)?;
+        let elsewhere = before
+            .iter()
+            .find(|interface| interface.addresses.contains(&address) && !is_link_local(address));
+        let taken = if addresses.contains(&address) {
+            Some(name)
+        } else {
+            elsewhere.map(|interface| interface.name.as_str())
+        };
+        if let Some(interface) = taken {
+            let seen = format!("addresses has {}, which {interface} has", item.spelled());
+            return Err(item.refuse_as(seen, "each address once"));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {
+    let expected = r#"addresses such as "10.10.0.1" or "fd10::1", without a prefix length"#;
+    let seen = || format!("addresses has {}", value.spelled());
+    let text = value.text(expected).map_err(|_| value.refuse_as(seen(), expected))?;
+    let address: IpAddr = text.parse().map_err(|_| value.refuse_as(seen(), expected))?;
+    if prefix::is_station(address) {
+        return Ok(address);
+    }
+    let seen = format!("{}, which no single station can have", seen());
+    Err(value.refuse_as(seen, expected))
+}

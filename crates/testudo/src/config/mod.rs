@@ -1,0 +1,145 @@
+//! A node's configuration: one TOML file, read whole and checked whole.
+//!
+//! Invariant: a [`Config`] is valid as a whole. Whoever holds one checks nothing again; whoever has
+//! a file that would not make one gets a [`ConfigError`] with the place of the first thing wrong,
+//! before anything on the machine has been touched.
+//!
+//! The file goes through three steps: text to TOML with places ([`document`]), TOML to values
+//! section by section (the module of each section), and what sections have to do with each other
+//! (here). Reading knows no machine: whether an interface exists is found out when it is used.
+
+pub mod cluster;
+mod document;
+pub mod error;
+pub mod interface;
+mod mac;
+pub mod member;
+mod names;
+pub mod node;
+pub mod prefix;
+pub mod rule;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use testudo_packet::bucket::NodeId;
+use testudo_packet::tracking::Timeouts;
+
+use cluster::Cluster;
+use document::Section;
+use error::{ConfigError, Fault};
+use interface::Interface;
+use member::Member;
+use node::Node;
+use rule::Rule;
+
+/// The exit code of a command whose configuration is refused.
+pub const EXIT_REFUSED: u8 = 2;
+
+/// A node's configuration, valid as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What all nodes agree on.
+    pub cluster: Cluster,
+    /// What is this node's own.
+    pub node: Node,
+    /// All nodes; the place in the list is the [`NodeId`].
+    pub members: Vec<Member>,
+    /// The interfaces whose packets are handled.
+    pub interfaces: Vec<Interface>,
+    /// Which flows may begin; the first match decides, none is a drop.
+    pub rules: Vec<Rule>,
+    /// How long silent flows are kept.
+    pub timeouts: Timeouts,
+    own: NodeId,
+}
+
+impl Config {
+    /// Which of the members this node is.
+    pub const fn own_id(&self) -> NodeId {
+        self.own
+    }
+
+    /// This node among the members.
+    pub fn own_member(&self) -> &Member {
+        &self.members[usize::from(self.own.0)]
+    }
+}
+
+/// The largest file that is read, in bytes: several times one with all the rules and members.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Reads the configuration in a file.
+pub fn load(file: &Path) -> Result<Config, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(unreadable)?;
+    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let seen = format!("more than {MAX_FILE} bytes");
+        let fault = Fault { span: 0..0, seen, expected: "a configuration".to_owned() };
+        return Err(fault.locate(file, ""));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(source) => parse(file, source),
+        Err(error) => {
+            let start = error.valid_up_to();
+            let fault = Fault {
+                span: start..start,
+                seen: format!("the byte 0x{:02x}", bytes[start]),
+                expected: "UTF-8".to_owned(),
+            };
+            Err(fault.locate(file, &String::from_utf8_lossy(&bytes)))
+        }
+    }
+}
+
+/// Reads the configuration in a text that stands in `file`.
+pub fn parse(file: &Path, source: &str) -> Result<Config, ConfigError> {
+    read(source).map_err(|fault| fault.locate(file, source))
+}
+
+const SECTIONS: &[&str] = &["cluster", "node", "member", "interface", "rule", "timeouts"];
+
+fn read(source: &str) -> Result<Config, Fault> {
+    let document = document::parse(source)?;
+    let file = Section::root(source, document.get_ref());
+    file.only(SECTIONS)?;
+    let cluster = cluster::read(&required(&file, "cluster", "[cluster]")?)?;
+    let own = required(&file, "node", "[node]")?;
+    let node = node::read(&own)?;
+    let members = member::read(&file, &file.sections("member", "[[member]]")?)?;
+    let own = own_id(&own, &node, &members)?;
+    let interfaces = interface::read(&file, &file.sections("interface", "[[interface]]")?)?;
+    let rules = rule::read(&file.sections("rule", "[[rule]]")?, &interfaces)?;
+    let timeouts = match file.section("timeouts", "[timeouts]")? {
+        Some(section) => timeouts::read(&section)?,
+        None => Timeouts::default(),
+    };
+    Ok(Config { cluster, node, members, interfaces, rules, timeouts, own })
+}
+
+fn required<'d>(file: &Section<'d>, key: &str, title: &'static str) -> Result<Section<'d>, Fault> {
+    let missing = || file.refuse(format!("has no {title}"), format!("a section {title}"));
+    file.section(key, title)?.ok_or_else(missing)
+}
+
+/// How many names a message lists before it breaks off.
+const MAX_LISTED: usize = 8;
+
+fn own_id(section: &Section<'_>, node: &Node, members: &[Member]) -> Result<NodeId, Fault> {
+    if let Some(at) = members.iter().position(|member| member.name == node.name)
+        && let Ok(id) = u8::try_from(at)
+    {
+        return Ok(NodeId(id));
+    }
+    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    let listed = names[..names.len().min(MAX_LISTED)].join(", ");
+    let more = if names.len() > MAX_LISTED { ", …" } else { "" };
+    let value = section.required("name", "")?;
+    Err(value.refuse_because("which no [[member]] has", format!("one of {listed}{more}")))
+}

@@ -1,0 +1,201 @@
+//! `[[rule]]`: which flows may begin. The first rule that matches decides; with none, the flow may
+//! not.
+//!
+//! A rule is kept as the file means it, with names of interfaces, because their numbers are known
+//! only on the machine; [`Rule::compile`] makes it what packets are compared with.
+
+use testudo_packet::flow::Protocol;
+use testudo_packet::rule::{self as packet, Action, MAX_RULES, Ports};
+
+use super::document::{Section, Value};
+use super::error::Fault;
+use super::interface::Interface;
+use super::prefix::{Prefix, PrefixError};
+use crate::protocol_names;
+
+/// The keys of the section.
+pub(super) const KEYS: &[&str] = &[
+    "action",
+    "protocol",
+    "source",
+    "destination",
+    "source_ports",
+    "destination_ports",
+    "interface",
+];
+
+/// A rule as the file means it. A flow matches if its first packet matches all that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Whether the flow may begin. Required.
+    pub action: Action,
+    /// Its protocol; by default any.
+    pub protocol: Option<Protocol>,
+    /// Where its first packet comes from; by default anywhere, of both families.
+    pub source: Option<Prefix>,
+    /// Where its first packet goes to; by default anywhere, of both families.
+    pub destination: Option<Prefix>,
+    /// The first packet's source port, for TCP and UDP; by default any.
+    pub source_ports: Option<Ports>,
+    /// The first packet's destination port, for TCP and UDP; by default any.
+    pub destination_ports: Option<Ports>,
+    /// The interface that the first packet comes in by, one of the file's; by default any.
+    pub interface: Option<String>,
+}
+
+impl Rule {
+    /// The rule as packets are compared with it. `number` gives the kernel's number of an
+    /// interface; its failure is passed on.
+    pub fn compile<E>(
+        &self,
+        number: impl FnOnce(&str) -> Result<u32, E>,
+    ) -> Result<packet::Rule, E> {
+        Ok(packet::Rule {
+            action: self.action,
+            protocol: self.protocol,
+            source: compile_prefix(self.source),
+            destination: compile_prefix(self.destination),
+            source_ports: self.source_ports.unwrap_or(Ports::ANY),
+            destination_ports: self.destination_ports.unwrap_or(Ports::ANY),
+            interface: self.interface.as_deref().map(number).transpose()?,
+        })
+    }
+}
+
+fn compile_prefix(prefix: Option<Prefix>) -> packet::Prefix {
+    let Some(prefix) = prefix else { return packet::Prefix::ANY };
+    packet::Prefix::new(prefix.address().into(), prefix.length())
+        .expect("a parsed prefix has no host bits and a length of its family")
+}
+
+/// Reads and checks all sections.
+pub(super) fn read(sections: &[Section<'_>], interfaces: &[Interface]) -> Result<Vec<Rule>, Fault> {
+    if let Some(section) = sections.get(MAX_RULES as usize) {
+        let seen = format!("number {}", MAX_RULES + 1);
+        return Err(section.refuse(seen, format!("at most {MAX_RULES} sections [[rule]]")));
+    }
+    sections.iter().map(|section| read_one(section, interfaces)).collect()
+}
+
+fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fault> {
+    section.only(KEYS)?;
+    let action = action(&section.required("action", ACTION)?)?;
+    let protocol = section.value("protocol").map(|value| protocol(&value)).transpose()?;
+    let source = section.value("source").map(|value| prefix(&value)).transpose()?;
+    let destination = section.value("destination").map(|value| prefix(&value)).transpose()?;
+    check_families(section, protocol, source, destination)?;
+    let ports = |key| {
+        let Some(value) = section.value(key) else { return Ok(None) };
+        check_has_ports(&value, protocol)?;
+        ports(&value).map(Some)
+    };
+    let source_ports = ports("source_ports")?;
+    let destination_ports = ports("destination_ports")?;
+    let interface =
+        section.value("interface").map(|value| interface(&value, interfaces)).transpose()?;
+    Ok(Rule { action, protocol, source, destination, source_ports, destination_ports, interface })
+}
+
+const ACTION: &str = r#""accept" or "drop""#;
+
+fn action(value: &Value<'_>) -> Result<Action, Fault> {
+    match value.text(ACTION)? {
+        "accept" => Ok(Action::Accept),
+        "drop" => Ok(Action::Drop),
+        _ => Err(value.refuse(ACTION)),
+    }
+}
+
+fn protocol(value: &Value<'_>) -> Result<Protocol, Fault> {
+    let expected = "tcp, udp, icmp, icmpv6, esp, ah or a number from 0 to 255";
+    if value.is_integer() {
+        let number = value.integer(0..=255, expected)?;
+        return u8::try_from(number).map(Protocol).map_err(|_| value.refuse(expected));
+    }
+    protocol_names::parse(value.text(expected)?).ok_or_else(|| value.refuse(expected))
+}
+
+fn prefix(value: &Value<'_>) -> Result<Prefix, Fault> {
+    let expected = r#"a prefix such as "10.10.0.0/16" or "fd10::/64""#;
+    let prefix = Prefix::parse(value.text(expected)?).map_err(|error| match error {
+        PrefixError::Malformed => value.refuse(expected),
+        PrefixError::HostBits { prefix } => {
+            value.refuse_because(&error.to_string(), prefix.to_string())
+        }
+        PrefixError::TooLong { .. } | PrefixError::Mapped => {
+            value.refuse_because(&error.to_string(), expected)
+        }
+    })?;
+    if prefix.takes_in_mapped() {
+        // IPv4 addresses are compared in their mapped form, so the rule would be about both.
+        let why = "which takes in IPv4 in its mapped form";
+        return Err(value.refuse_because(why, r#"prefixes such as "2000::/3" and "fc00::/7""#));
+    }
+    Ok(prefix)
+}
+
+fn check_families(
+    section: &Section<'_>,
+    protocol: Option<Protocol>,
+    source: Option<Prefix>,
+    destination: Option<Prefix>,
+) -> Result<(), Fault> {
+    if let (Some(source), Some(destination)) = (source, destination)
+        && source.is_ipv4() != destination.is_ipv4()
+    {
+        let value = section.required("destination", "")?;
+        let why = format!("but source is {source}");
+        return Err(value.refuse_because(&why, "prefixes of one family"));
+    }
+    let fits_ipv4 = match protocol {
+        Some(Protocol::ICMP) => true,
+        Some(Protocol::ICMPV6) => false,
+        _ => return Ok(()),
+    };
+    match source.or(destination).filter(|prefix| prefix.is_ipv4() != fits_ipv4) {
+        None => Ok(()),
+        Some(prefix) => {
+            let value = section.required("protocol", "")?;
+            let why = format!("but the rule is about {prefix}");
+            Err(value.refuse_because(&why, "icmp with IPv4, icmpv6 with IPv6"))
+        }
+    }
+}
+
+fn check_has_ports(value: &Value<'_>, protocol: Option<Protocol>) -> Result<(), Fault> {
+    let why = match protocol {
+        Some(Protocol::TCP | Protocol::UDP) => return Ok(()),
+        Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
+        None => "but the rule names no protocol".to_owned(),
+    };
+    Err(value.refuse_because(&why, r#"ports beside protocol = "tcp" or "udp" only"#))
+}
+
+fn ports(value: &Value<'_>) -> Result<Ports, Fault> {
+    let expected = r#"a port or a range such as "80" or "1024-65535""#;
+    if value.is_integer() {
+        let port = value.integer(0..=65_535, expected)?;
+        let port = u16::try_from(port).map_err(|_| value.refuse(expected))?;
+        return Ok(Ports { first: port, last: port });
+    }
+    let text = value.text(expected)?;
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |digits: &str| -> Result<u16, Fault> {
+        let plain = digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|_| plain).ok_or_else(|| value.refuse(expected))
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(
+            value.refuse_because("a range that ends before it begins", format!("{last}-{first}"))
+        );
+    }
+    Ok(Ports { first, last })
+}
+
+fn interface(value: &Value<'_>, interfaces: &[Interface]) -> Result<String, Fault> {
+    let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let expected = || format!("one of {}", names.join(", "));
+    let name = value.text(&expected())?;
+    if names.contains(&name) { Ok(name.to_owned()) } else { Err(value.refuse(expected())) }
+}

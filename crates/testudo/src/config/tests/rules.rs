@@ -1,0 +1,195 @@
+//! Rules and timeouts that are read and that are refused.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use testudo_packet::flow::Protocol;
+use testudo_packet::rule::{self as packet, Action, MAX_RULES, Ports};
+
+use super::{GOOD, changed, parse, refusal, refused};
+
+#[test]
+fn a_rule_becomes_what_packets_are_compared_with() {
+    let config = changed("protocol = \"tcp\"", "protocol = 17\nsource_ports = \"1024-65535\"");
+    let rule = &config.unwrap().rules[0];
+    let prefix = |a: [u8; 4]| packet::Prefix::new(IpAddr::from(a).into(), 16).unwrap();
+    let compiled = packet::Rule {
+        action: Action::Accept,
+        protocol: Some(Protocol::UDP),
+        source: prefix([10, 10, 0, 0]),
+        destination: prefix([10, 20, 0, 0]),
+        source_ports: Ports { first: 1024, last: 65_535 },
+        destination_ports: Ports { first: 80, last: 80 },
+        interface: Some(7),
+    };
+    assert_eq!(rule.compile(|name| Ok::<_, ()>(if name == "in0" { 7 } else { 0 })), Ok(compiled));
+    assert_eq!(rule.compile(|_| Err("no such device")), Err("no such device"));
+}
+
+#[test]
+fn what_a_rule_does_not_name_is_any() {
+    let (before, _) = GOOD.split_once("protocol =").unwrap();
+    let rule = parse(Path::new("f"), before).unwrap().rules.remove(0);
+    assert_eq!(rule.compile(|_| Err(())), Ok(packet::Rule::any(Action::Accept)));
+}
+
+#[test]
+fn protocols_go_by_name_or_number() {
+    let expected = "expected tcp, udp, icmp, icmpv6, esp, ah or a number from 0 to 255";
+    let protocol = "protocol = \"tcp\"";
+    let without_ports = GOOD.replace("destination_ports = \"80\"\n", "");
+    for (text, number) in [("\"esp\"", 50), ("47", 47), ("\"47\"", 47), ("\"icmp\"", 1)] {
+        let text = without_ports.replace("\"tcp\"", text);
+        let config = parse(Path::new("f"), &text).unwrap();
+        assert_eq!(config.rules[0].protocol, Some(Protocol(number)));
+    }
+    refused(&[
+        (protocol, "protocol = \"TCP\"", &format!("f:22:12: protocol is \"TCP\"; {expected}")),
+        (protocol, "protocol = \"256\"", &format!("f:22:12: protocol is \"256\"; {expected}")),
+        (protocol, "protocol = 256", &format!("f:22:12: protocol is 256; {expected}")),
+        (protocol, "protocol = [6]", &format!("f:22:12: protocol is [6]; {expected}")),
+        (
+            protocol,
+            "protocol = \"icmpv6\"",
+            "f:22:12: protocol is \"icmpv6\", but the rule is about 10.10.0.0/16; expected icmp \
+             with IPv4, icmpv6 with IPv6",
+        ),
+    ]);
+}
+
+#[test]
+fn a_rule_that_means_nothing_is_refused() {
+    refused(&[
+        (
+            "\"accept\"",
+            "\"allow\"",
+            "f:21:10: action is \"allow\"; expected \"accept\" or \"drop\"",
+        ),
+        (
+            "interface = \"in0\"",
+            "interface = \"in1\"",
+            "f:26:13: interface is \"in1\"; expected one of in0",
+        ),
+        (
+            "\"10.20.0.0/16\"",
+            "\"fd20::/64\"",
+            "f:24:15: destination is \"fd20::/64\", but source is 10.10.0.0/16; expected prefixes \
+             of one family",
+        ),
+    ]);
+}
+
+#[test]
+fn prefixes_have_no_host_bits() {
+    let prefix = "expected a prefix such as \"10.10.0.0/16\" or \"fd10::/64\"";
+    let source = "source = \"10.10.0.0/16\"";
+    refused(&[
+        (source, "source = \"10.10\"", &format!("f:23:10: source is \"10.10\"; {prefix}")),
+        (
+            source,
+            "source = \"10.10.0.1/16\"",
+            "f:23:10: source is \"10.10.0.1/16\", with host bits set; expected 10.10.0.0/16",
+        ),
+        (
+            source,
+            "source = \"10.10.0.0/33\"",
+            &format!(
+                "f:23:10: source is \"10.10.0.0/33\", longer than the 32 bits of an address; \
+                 {prefix}"
+            ),
+        ),
+        (
+            source,
+            "source = \"::ffff:10.0.0.0/104\"",
+            &format!(
+                "f:23:10: source is \"::ffff:10.0.0.0/104\", an IPv4-mapped address, which no \
+                 packet may carry; {prefix}"
+            ),
+        ),
+        (
+            source,
+            "source = \"::/0\"",
+            "f:23:10: source is \"::/0\", which takes in IPv4 in its mapped form; expected \
+             prefixes such as \"2000::/3\" and \"fc00::/7\"",
+        ),
+    ]);
+}
+
+#[test]
+fn ports_stand_beside_protocols_that_have_them() {
+    let expected = "expected a port or a range such as \"80\" or \"1024-65535\"";
+    let beside = "expected ports beside protocol = \"tcp\" or \"udp\" only";
+    let ports = "destination_ports = \"80\"";
+    let number = changed(ports, "destination_ports = 443").unwrap().rules[0].destination_ports;
+    assert_eq!(number, Some(Ports { first: 443, last: 443 }));
+    refused(&[
+        (
+            ports,
+            "destination_ports = \"443-80\"",
+            "f:25:21: destination_ports is \"443-80\", a range that ends before it begins; \
+             expected 80-443",
+        ),
+        (
+            ports,
+            "destination_ports = \"80-\"",
+            &format!("f:25:21: destination_ports is \"80-\"; {expected}"),
+        ),
+        (ports, "source_ports = \"+80\"", &format!("f:25:16: source_ports is \"+80\"; {expected}")),
+        (
+            ports,
+            "destination_ports = \"65536\"",
+            &format!("f:25:21: destination_ports is \"65536\"; {expected}"),
+        ),
+        (
+            ports,
+            "destination_ports = 65536",
+            &format!("f:25:21: destination_ports is 65536; {expected}"),
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"esp\"",
+            &format!(
+                "f:25:21: destination_ports is \"80\", but protocol esp has no ports; {beside}"
+            ),
+        ),
+        (
+            "protocol = \"tcp\"\n",
+            "",
+            &format!(
+                "f:24:21: destination_ports is \"80\", but the rule names no protocol; {beside}"
+            ),
+        ),
+    ]);
+}
+
+#[test]
+fn rules_are_bounded() {
+    let rules = |count: u32| "[[rule]]\naction = \"drop\"\n".repeat(count as usize) + "[timeouts]";
+    let most = changed("[timeouts]", &rules(MAX_RULES - 1)).unwrap();
+    assert_eq!(most.rules.len(), 1024);
+    let said = refusal("[timeouts]", &rules(MAX_RULES));
+    assert_eq!(said, "f:2073:1: [[rule]] number 1025; expected at most 1024 sections [[rule]]");
+}
+
+#[test]
+fn timeouts_are_seconds_and_never_zero() {
+    let expected = "expected seconds from 1 to 31536000";
+    let unreplied = "unreplied = 30";
+    assert_eq!(changed(unreplied, "tcp_reset = 1").unwrap().timeouts.tcp_reset, 1);
+    refused(&[
+        (unreplied, "unreplied = 0", &format!("f:28:13: unreplied is 0; {expected}")),
+        (unreplied, "replied = -1", &format!("f:28:11: replied is -1; {expected}")),
+        (unreplied, "replied = \"2m\"", &format!("f:28:11: replied is \"2m\"; {expected}")),
+        (
+            unreplied,
+            "tcp_established = 31536001",
+            &format!("f:28:19: tcp_established is 31536001; {expected}"),
+        ),
+        (
+            unreplied,
+            "udp = 30",
+            "f:28:1: [timeouts] has the key udp; expected one of tcp_opening, tcp_established, \
+             tcp_closing, tcp_time_wait, tcp_reset, unreplied, replied",
+        ),
+    ]);
+}

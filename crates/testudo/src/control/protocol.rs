@@ -1,0 +1,337 @@
+//! What can be asked and what is answered, as JSON.
+//!
+//! Both ends share these types. Fields may be added: a reader ignores what it does not know in a
+//! reply, and a node refuses what it does not know in a request, so that nobody takes an answer to
+//! half a question for an answer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use testudo_packet::entry::FlowRecord;
+
+use crate::protocol_names;
+
+/// The longest request, in bytes, its newline included.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// The longest reply, in bytes, its newline included.
+pub const MAX_REPLY: usize = 64 * 1024 * 1024;
+
+/// The most flows that a reply holds; at a few hundred bytes each they fit [`MAX_REPLY`].
+pub const MAX_FLOWS: u32 = 100_000;
+
+/// How many flows a reply holds unless the request says otherwise.
+pub const DEFAULT_FLOWS: u32 = 1000;
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How the node is. Answered by [`Status`].
+    Status {},
+    /// Whose the buckets are. Answered by [`Buckets`].
+    Buckets {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bucket: Option<u16>,
+    },
+    /// Which flows there are. Answered by [`Flows`].
+    Flows {
+        /// Where to look.
+        #[serde(default)]
+        table: Table,
+        /// Only those of this bucket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bucket: Option<u16>,
+        /// How many at most; more than [`MAX_FLOWS`] is taken for [`MAX_FLOWS`].
+        #[serde(default = "default_flows")]
+        limit: u32,
+    },
+}
+
+fn default_flows() -> u32 {
+    DEFAULT_FLOWS
+}
+
+/// A table of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Table {
+    /// What packets are handled with: the flows of the node's own buckets.
+    #[default]
+    Node,
+    /// What the node knows of the whole cluster's flows.
+    Common,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Buckets`].
+    Buckets(Buckets),
+    /// To [`Request::Flows`].
+    Flows(Flows),
+    /// To a question that has no answer.
+    Error(Refusal),
+}
+
+impl Reply {
+    /// A refusal in these words.
+    pub fn error(error: impl Into<String>) -> Self {
+        Self::Error(Refusal { error: error.into() })
+    }
+}
+
+/// Why there is no answer. Nothing has changed by the question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What was seen and what was expected.
+    pub error: String,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub node: String,
+    /// Its cluster's name.
+    pub cluster: String,
+    /// How packets reach it: `shared`.
+    pub mode: String,
+    /// What it is in the cluster.
+    pub role: Role,
+    /// Its right to handle packets.
+    pub lease: Lease,
+    /// Its buckets.
+    pub buckets: BucketCounts,
+    /// What it handles packets with.
+    pub node_table: NodeTable,
+    /// What it knows of the cluster's flows.
+    pub common_table: CommonTable,
+    /// The others, as it sees them, in the order of the configuration.
+    pub peers: Vec<Peer>,
+    /// How many peers' deaths it has taken buckets over from.
+    pub takeovers: u64,
+    /// How many buckets it has taken over.
+    pub buckets_taken: u64,
+    /// Every counter of packets and events by name; they only rise.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What a node is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It owns buckets, or may at any moment.
+    Member,
+    /// It is complete but without a lease, so it handles no packets.
+    Standby,
+    /// Its common table is not complete yet, so it takes no buckets.
+    Joining,
+}
+
+/// A node's right to handle packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Whether the node may handle packets now.
+    pub held: bool,
+    /// How long it may go on without hearing from a majority, in milliseconds.
+    pub remaining_ms: u64,
+}
+
+/// Numbers of buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketCounts {
+    /// In the cluster.
+    pub total: u32,
+    /// Owned by the node.
+    pub owned: u32,
+    /// Of these, not yet loaded into the node table.
+    pub loading: u32,
+}
+
+/// A node table in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTable {
+    /// Flows in it.
+    pub entries: u64,
+    /// Slots of it.
+    pub capacity: u64,
+    /// Flows in it whose bucket the node does not own: 0 but for moments.
+    pub foreign: u64,
+}
+
+/// A common table in numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommonTable {
+    /// Flows in it.
+    pub entries: u64,
+    /// Equal on nodes whose common tables agree: 16 hexadecimal digits.
+    pub digest: String,
+}
+
+/// Another node, as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Whether it lives.
+    pub state: PeerState,
+    /// How long ago it was last heard, in milliseconds; `null` if never.
+    pub heard_ms: Option<u64>,
+    /// How far entries have got to it.
+    pub sync: Sync,
+}
+
+/// Whether a peer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// It is heard.
+    Alive,
+    /// It is late, but its lease may not have run out yet.
+    Silent,
+    /// Its lease has run out for certain; its buckets are others' now.
+    Fenced,
+}
+
+/// How far entries have got to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Whether there is a stream to it.
+    pub connected: bool,
+    /// Records sent to it.
+    pub sent: u64,
+    /// Of these, acknowledged by it.
+    pub acknowledged: u64,
+    /// Records waiting to be sent.
+    pub pending: u64,
+}
+
+/// Whose the buckets are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buckets {
+    /// The buckets, by number.
+    pub buckets: Vec<Bucket>,
+}
+
+/// Whose a bucket is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Its number.
+    pub bucket: u16,
+    /// Who handles its packets; `null` if nobody.
+    pub owner: Option<String>,
+    /// Who takes it over if the owner dies, the first first.
+    pub successors: Vec<String>,
+    /// Since which change of owner.
+    pub epoch: u32,
+    /// What the node that answers has of it.
+    pub state: BucketState,
+    /// Flows of it in the tables of the node that answers.
+    pub entries: u64,
+}
+
+/// What the node that answers has of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BucketState {
+    /// It owns the bucket and all its flows are in the node table.
+    Active,
+    /// It owns the bucket and flows are still on their way into the node table.
+    Loading,
+    /// Another node owns it, or none.
+    Foreign,
+}
+
+/// Which flows there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flows {
+    /// The flows, in no order.
+    pub flows: Vec<Flow>,
+    /// Whether there are more than the limit let through.
+    pub truncated: bool,
+}
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The IP protocol by name, or by number if it has none.
+    pub protocol: String,
+    /// Who sent the first packet.
+    pub initiator: Endpoint,
+    /// To whom.
+    pub responder: Endpoint,
+    /// Where the flow is in its life: `established` and so on.
+    pub phase: String,
+    /// Whether the responder has answered.
+    pub confirmed: bool,
+    /// The rule that let it in, by its place in the configuration, from 0.
+    pub rule: u16,
+    /// The bucket that it belongs to.
+    pub bucket: u16,
+    /// The epoch of that bucket in which its state was written.
+    pub epoch: u32,
+    /// How often its state has changed.
+    pub sequence: u32,
+    /// What its owner counts: there in the node table, not in the common table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// The port, the identifier for ICMP, half of the SPI for ESP and AH.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// What the owner of a flow counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Packets from the initiator.
+    pub original_packets: u64,
+    /// Bytes from the initiator, link-layer headers included.
+    pub original_bytes: u64,
+    /// Packets from the responder.
+    pub reply_packets: u64,
+    /// Bytes from the responder, link-layer headers included.
+    pub reply_bytes: u64,
+    /// How long ago its last packet came, in milliseconds.
+    pub idle_ms: u64,
+}
+
+impl Flow {
+    /// A flow as it is shown, from a table's record of it.
+    pub fn new(record: &FlowRecord, activity: Option<Activity>) -> Self {
+        let endpoint = |end: testudo_packet::flow::Endpoint| Endpoint {
+            address: end.address.into(),
+            port: end.port,
+        };
+        Self {
+            protocol: protocol_names::name(record.key.protocol),
+            initiator: endpoint(record.key.initiator),
+            responder: endpoint(record.key.responder),
+            phase: record.state.phase.name().to_owned(),
+            confirmed: record.state.confirmed,
+            rule: record.state.rule,
+            bucket: record.bucket.0,
+            epoch: record.epoch.0,
+            sequence: record.state.sequence,
+            activity,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `testudo flow show`: which flows there are.
+
+use clap::Subcommand;
+
+use super::columns::{Column, or_dash, render};
+use super::{Connection, InspectError};
+use crate::control::protocol::{DEFAULT_FLOWS, Flow, Flows, MAX_FLOWS, Table};
+
+/// Show which flows there are
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List flows, one a line
+    Show {
+        /// Where to look: what packets are handled with, or what is known of the whole cluster
+        #[arg(long, value_enum, default_value_t)]
+        table: Table,
+        /// Only flows of this bucket
+        #[arg(long, value_name = "B")]
+        bucket: Option<u16>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOWS,
+              value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
+        limit: u32,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+pub(super) fn run(args: &Args) -> Result<(), InspectError> {
+    let Command::Show { table, bucket, limit, connection } = &args.command;
+    let flows = connection.open()?.flows(*table, *bucket, *limit)?;
+    connection.print(&flows, |flows| match table {
+        Table::Node => render_node(flows),
+        Table::Common => render_common(flows),
+    })?;
+    if flows.truncated && !connection.json {
+        eprintln!("testudo: there are more than {limit} flows; --limit N shows more of them");
+    }
+    Ok(())
+}
+
+const COMMON: [Column; 9] = [
+    Column::Left("PROTO"),
+    Column::Left("INITIATOR"),
+    Column::Left("->"),
+    Column::Left("RESPONDER"),
+    Column::Left("PHASE"),
+    Column::Left("CONFIRMED"),
+    Column::Right("BUCKET"),
+    Column::Right("EPOCH"),
+    Column::Right("SEQUENCE"),
+];
+
+/// What the node table has in addition; both ways: from the initiator / from the responder.
+const ACTIVITY: [Column; 3] =
+    [Column::Right("PACKETS"), Column::Right("BYTES"), Column::Right("IDLE-S")];
+
+fn render_common(flows: &Flows) -> String {
+    let rows: Vec<_> = flows.flows.iter().map(common_cells).collect();
+    render(COMMON, &rows)
+}
+
+fn render_node(flows: &Flows) -> String {
+    let columns = std::array::from_fn::<_, 12, _>(|at| {
+        COMMON.get(at).copied().unwrap_or_else(|| ACTIVITY[at - COMMON.len()])
+    });
+    let row = |flow: &Flow| {
+        let mut cells = common_cells(flow).into_iter().chain(activity_cells(flow));
+        std::array::from_fn(|_| cells.next().unwrap_or_default())
+    };
+    let rows: Vec<[String; 12]> = flows.flows.iter().map(row).collect();
+    render(columns, &rows)
+}
+
+fn common_cells(flow: &Flow) -> [String; 9] {
+    [
+        flow.protocol.clone(),
+        flow.initiator.to_string(),
+        "->".to_owned(),
+        flow.responder.to_string(),
+        flow.phase.clone(),
+        if flow.confirmed { "yes" } else { "no" }.to_owned(),
+        flow.bucket.to_string(),
+        flow.epoch.to_string(),
+        flow.sequence.to_string(),
+    ]
+}
+
+fn activity_cells(flow: &Flow) -> [String; 3] {
+    let activity = flow.activity;
+    [
+        or_dash(activity.map(|a| format!("{}/{}", a.original_packets, a.reply_packets))),
+        or_dash(activity.map(|a| format!("{}/{}", a.original_bytes, a.reply_bytes))),
+        or_dash(activity.map(|a| format!("{}.{}", a.idle_ms / 1000, a.idle_ms % 1000 / 100))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{Activity, Endpoint};
+
+    fn flows() -> Flows {
+        let endpoint = |address: &str, port| Endpoint { address: address.parse().unwrap(), port };
+        let tcp = Flow {
+            protocol: "tcp".into(),
+            initiator: endpoint("10.10.0.9", 40_000),
+            responder: endpoint("10.20.0.9", 443),
+            phase: "established".into(),
+            confirmed: true,
+            rule: 3,
+            bucket: 7,
+            epoch: 2,
+            sequence: 4,
+            activity: Some(Activity {
+                original_packets: 12,
+                original_bytes: 3400,
+                reply_packets: 10,
+                reply_bytes: 120_000,
+                idle_ms: 1290,
+            }),
+        };
+        let udp = Flow {
+            protocol: "udp".into(),
+            initiator: endpoint("fd10::9", 5353),
+            responder: endpoint("fd20::9", 53),
+            phase: "unreplied".into(),
+            confirmed: false,
+            activity: None,
+            ..tcp.clone()
+        };
+        Flows { flows: vec![tcp, udp], truncated: false }
+    }
+
+    #[test]
+    fn flows_of_the_node_table_are_counted() {
+        let text = "\
+PROTO  INITIATOR        ->  RESPONDER      PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
+PACKETS        BYTES  IDLE-S
+tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  yes             7      2         4    \
+12/10  3400/120000     1.2
+udp    [fd10::9]:5353   ->  [fd20::9]:53   unreplied    no              7      2         4        \
+-            -       -
+";
+        assert_eq!(render_node(&flows()), text);
+    }
+
+    #[test]
+    fn flows_of_the_common_table_are_not() {
+        let text = render_common(&flows());
+        let first = text.lines().nth(1).unwrap();
+        let expected = "tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  yes             7\
+                        \x20     2         4";
+        assert_eq!(first, expected);
+    }
+}

@@ -1,0 +1,156 @@
+//! Build the hosts of a lab: namespaces, bridges, links, addresses, settings.
+//!
+//! Invariant: the names of all namespaces are in the lab's state file before the first one is made, so
+//! whoever cleans up after a crash half way through knows what to look for. Links need no clean-up of
+//! their own: they end with their namespaces.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::links::{End, Links};
+use super::netlink;
+use super::netns::Namespace;
+use super::offload::Offloads;
+use super::plan::{Attachment, Host, Segment};
+use super::{Unable, netns};
+
+/// The namespaces of a lab that stands.
+#[derive(Debug)]
+pub struct Topology {
+    lab: String,
+    nodes: u8,
+}
+
+impl Topology {
+    /// Build the hosts of `lab` and link them.
+    pub fn build(lab: &str, nodes: u8) -> Result<Topology> {
+        let topology = Topology::standing(lab, nodes);
+        let switch = topology.add_switch()?;
+        let mut links = switch.run(Links::open)??;
+        let mut offloads = switch.run(Offloads::open)?.map_err(missing("ethtool over netlink"))?;
+        for segment in Segment::ALL {
+            links.add_bridge(segment.bridge()).map_err(missing("bridges"))?;
+            links.set_up(segment.bridge(), true)?;
+        }
+        for host in Host::all(nodes).into_iter().filter(|host| *host != Host::Switch) {
+            let namespace = Namespace::create(&host.namespace(lab))?;
+            let forwards = matches!(host, Host::Node(_));
+            prepare(&namespace, forwards)?;
+            if host == Host::Client {
+                // One address is to be enough for as many connections as a run can ask for.
+                namespace.set("ipv4/ip_local_port_range", "10000 65535")?;
+            }
+            for attachment in host.attachments() {
+                add_link(&mut links, &namespace, &attachment)?;
+                if attachment.segment != Segment::Sync {
+                    prepare_for_xdp(&mut offloads, &namespace, &attachment, forwards)?;
+                }
+            }
+            let mut own = namespace.run(Links::open)??;
+            for gateway in host.gateways() {
+                own.add_default_route(gateway)?;
+            }
+        }
+        Ok(topology)
+    }
+
+    /// The hosts of a lab that was built before.
+    pub fn standing(lab: &str, nodes: u8) -> Topology {
+        Topology { lab: lab.to_owned(), nodes }
+    }
+
+    /// The namespace of `host`.
+    pub fn namespace(&self, host: Host) -> Result<Namespace> {
+        Namespace::open(&host.namespace(&self.lab))
+    }
+
+    /// The namespaces' names.
+    pub fn names(lab: &str, nodes: u8) -> Vec<String> {
+        Host::all(nodes).into_iter().map(|host| host.namespace(lab)).collect()
+    }
+
+    /// The number of nodes.
+    pub fn nodes(&self) -> u8 {
+        self.nodes
+    }
+
+    /// The bridges' namespace. It has no IPv6: a switch is not to speak on its segments.
+    fn add_switch(&self) -> Result<Namespace> {
+        let switch = Namespace::create(&Host::Switch.namespace(&self.lab))?;
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            switch.set("ipv6/conf/all/disable_ipv6", "1")?;
+            switch.set("ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        Ok(switch)
+    }
+}
+
+/// Settings of a host that must be there before its links are: links copy the defaults.
+fn prepare(namespace: &Namespace, forwards: bool) -> Result<()> {
+    if !namespace.run(|| Path::new("/proc/sys/net/ipv6").exists())? {
+        return Err(Unable("this kernel has no IPv6, which the lab's hosts speak".into()).into());
+    }
+    for scope in ["all", "default"] {
+        namespace.set(&format!("ipv4/conf/{scope}/rp_filter"), "0")?;
+        namespace.set(&format!("ipv4/conf/{scope}/accept_redirects"), "0")?;
+        namespace.set(&format!("ipv4/conf/{scope}/send_redirects"), "0")?;
+        namespace.set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+        namespace.set(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
+        namespace.set(&format!("ipv6/conf/{scope}/accept_ra"), "0")?;
+        namespace.set(&format!("ipv6/conf/{scope}/accept_redirects"), "0")?;
+    }
+    if forwards {
+        namespace.set("ipv4/ip_forward", "1")?;
+        namespace.set("ipv6/conf/all/forwarding", "1")?;
+    }
+    namespace.run(Links::open)??.set_up("lo", true)?;
+    Ok(())
+}
+
+fn add_link(links: &mut Links, namespace: &Namespace, attachment: &Attachment) -> Result<()> {
+    let near = End { name: &attachment.port, mac: None };
+    let far = End { name: attachment.link, mac: Some(attachment.mac) };
+    let file = fs::File::open(netns::path(namespace.name()))?;
+    links.add_veth(near, far, file).map_err(missing("veth links"))?;
+    links.attach(&attachment.port, attachment.segment.bridge())?;
+    links.set_up(&attachment.port, true)?;
+
+    let mut own = namespace.run(Links::open)??;
+    own.set_up(attachment.link, true)?;
+    for (address, prefix) in &attachment.addresses {
+        add_address(&mut own, attachment.link, *address, *prefix)?;
+    }
+    Ok(())
+}
+
+fn add_address(links: &mut Links, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
+    links.add_address(link, address, prefix).with_context(|| format!("set up {link}"))
+}
+
+/// Both ends send complete frames; the switch's end of a node's link takes what the node redirects.
+fn prepare_for_xdp(
+    switch: &mut Offloads,
+    namespace: &Namespace,
+    attachment: &Attachment,
+    redirects: bool,
+) -> Result<()> {
+    namespace.run(Offloads::open)??.complete_frames(attachment.link)?;
+    switch.complete_frames(&attachment.port)?;
+    if redirects {
+        switch.receive_redirects(&attachment.port)?;
+    }
+    Ok(())
+}
+
+/// A refusal at this place means that the kernel was built without `what`.
+fn missing(what: &'static str) -> impl Fn(netlink::Error) -> anyhow::Error {
+    move |error| match error.errno() {
+        Some(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOENT) => {
+            Unable(format!("this kernel has no {what}: {error}")).into()
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,212 @@
+//! The load: TCP connections and UDP flows from the client through the cluster to the server.
+//!
+//! Two threads in the client's namespace and two in the server's, on the real kernel stacks. They
+//! share nothing with the scenario but a [`Phase`] that only moves forward, and counters.
+//!
+//! Half of the connections are busy: each asks at its own pace. The others are idle: after one
+//! exchange they are silent until the end. At the end **the server speaks first** on every
+//! connection: what the server sends is passed by a gateway only if it still knows the connection,
+//! while the client's packets might open it anew.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::Unable;
+use super::plan::{Host, server_addresses};
+use super::topology::Topology;
+
+mod server;
+mod tcp;
+mod udp;
+mod wire;
+
+pub use tcp::TcpOutcome;
+#[cfg(test)]
+pub use udp::Flow;
+pub use udp::{UdpOutcome, longest_gap};
+
+/// The server's TCP and UDP port.
+const PORT: u16 = 7000;
+
+/// How much traffic a run makes.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// TCP connections.
+    pub connections: u32,
+    /// UDP flows.
+    pub flows: u32,
+    /// Whether half of both is IPv6.
+    pub ipv6: bool,
+    /// Paces and contents follow from it.
+    pub seed: u64,
+}
+
+impl Load {
+    /// The server's endpoint for the connection or flow of this number.
+    fn endpoint(&self, number: u32) -> SocketAddr {
+        let [v4, v6]: [IpAddr; 2] = server_addresses();
+        let address = if self.ipv6 && number % 2 == 1 { v6 } else { v4 };
+        SocketAddr::new(address, PORT)
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Connections are opened.
+    Opening,
+    /// Busy connections and UDP flows send at their paces.
+    Steady,
+    /// The server speaks first on every connection; UDP flows go on.
+    Checking,
+    /// Nothing new is sent. What is under way still arrives.
+    Quiet,
+    /// The client's threads end.
+    Stop,
+    /// The servers end. Not sooner: a client would take it for a fault.
+    Over,
+}
+
+impl Phase {
+    const ALL: [Phase; 6] =
+        [Phase::Opening, Phase::Steady, Phase::Checking, Phase::Quiet, Phase::Stop, Phase::Over];
+}
+
+/// What the threads and the scenario share.
+#[derive(Debug)]
+struct Shared {
+    load: Load,
+    /// Times of arrival count from here.
+    start: Instant,
+    phase: AtomicU8,
+    opened: AtomicU32,
+    failed: AtomicU32,
+    checked: AtomicU32,
+    /// What the server saw go wrong, by connection. The first fault of a connection stays.
+    faults: Mutex<HashMap<u32, wire::Broken>>,
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Acquire))]
+    }
+
+    fn micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+}
+
+/// How many connections are how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Opened, with a first exchange.
+    pub opened: u32,
+    /// Ended before their time.
+    pub failed: u32,
+    /// Carried data both ways since the check began.
+    pub checked: u32,
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Traffic {
+    shared: Arc<Shared>,
+    tcp: JoinHandle<Result<Result<TcpOutcome>>>,
+    udp: JoinHandle<Result<Result<UdpOutcome>>>,
+    servers: Vec<JoinHandle<Result<Result<()>>>>,
+}
+
+impl Traffic {
+    /// Start the servers, then the client, which begins to open connections.
+    pub fn start(topology: &Topology, load: Load) -> Result<Traffic> {
+        let shared = Arc::new(Shared {
+            load,
+            start: Instant::now(),
+            phase: AtomicU8::new(Phase::Opening as u8),
+            opened: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
+            checked: AtomicU32::new(0),
+            faults: Mutex::default(),
+        });
+        let client = topology.namespace(Host::Client)?;
+        let server = topology.namespace(Host::Server)?;
+        // Bound before the client starts: nobody is refused for being early.
+        let listener = server.run(server::listen)??;
+        let echo = server.run(server::bind)??;
+        let share = || Arc::clone(&shared);
+        let (tcp_server, udp_server, tcp_client, udp_client) = (share(), share(), share(), share());
+        let servers = vec![
+            server.spawn("server-tcp", move || server::answer(listener, &tcp_server))?,
+            server.spawn("server-udp", move || server::echo(&echo, &udp_server))?,
+        ];
+        let tcp = client.spawn("client-tcp", move || tcp::run(&tcp_client))?;
+        let udp = client.spawn("client-udp", move || udp::run(&udp_client))?;
+        Ok(Traffic { shared, tcp, udp, servers })
+    }
+
+    /// Go on to a later phase.
+    pub fn enter(&self, phase: Phase) {
+        assert!(phase >= self.shared.phase(), "a run does not go back to {phase:?}");
+        self.shared.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// How far the connections are.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            opened: self.shared.opened.load(Ordering::Relaxed),
+            failed: self.shared.failed.load(Ordering::Relaxed),
+            checked: self.shared.checked.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Now, on the clock of the flows' arrival times.
+    pub fn micros(&self) -> u64 {
+        self.shared.micros()
+    }
+
+    /// Whether a thread has ended on its own, which none does unless it fails.
+    pub fn broken(&self) -> bool {
+        self.tcp.is_finished()
+            || self.udp.is_finished()
+            || self.servers.iter().any(JoinHandle::is_finished)
+    }
+
+    /// End the threads; tell what became of the connections and flows.
+    pub fn finish(self) -> Result<(TcpOutcome, UdpOutcome)> {
+        self.enter(Phase::Stop);
+        let mut tcp = join(self.tcp).context("the TCP client")?;
+        let udp = join(self.udp).context("the UDP client")?;
+        self.shared.phase.store(Phase::Over as u8, Ordering::Release);
+        for server in self.servers {
+            join(server).context("a server")?;
+        }
+        let faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        tcp.add_faults(&faults);
+        Ok((tcp, udp))
+    }
+}
+
+fn join<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("panicked"))??
+}
+
+/// Let this process open all sockets of `load`, of both ends; beyond the hard limit if it may.
+pub fn raise_file_limit(load: Load) -> Result<()> {
+    let needed = 2 * u64::from(load.connections) + u64::from(load.flows) + 256;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= needed {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(|errno| {
+        let traffic = format!("{} connections and {} flows", load.connections, load.flows);
+        let limit = format!("may have {hard} (the hard limit of open files): {errno}");
+        Unable(format!("{traffic} need {needed} files, and this process {limit}")).into()
+    })
+}

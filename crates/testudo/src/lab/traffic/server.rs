@@ -1,0 +1,171 @@
+//! The server's side: answer every ask, push once on every connection when the check begins, echo
+//! datagrams.
+//!
+//! Invariant: the server judges too. A connection on which it sees a fault is not counted as alive,
+//! whatever the client thinks of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+
+use super::wire::{Broken, Framed, Kind, Message, SIZE};
+use super::{PORT, Phase, Shared};
+
+const LISTENER: Token = Token(usize::MAX);
+/// How long a phase may go unnoticed.
+const TICK: Duration = Duration::from_millis(10);
+
+struct Peer {
+    framed: Framed,
+    /// Which connection it is: the client says so with its first message.
+    connection: Option<u32>,
+    asked: u32,
+    pushed: bool,
+}
+
+/// Listen on all addresses of both families.
+pub fn listen() -> Result<TcpListener> {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+    TcpListener::bind(any).with_context(|| format!("listen on {any}"))
+}
+
+/// Take datagrams on all addresses of both families.
+pub fn bind() -> Result<UdpSocket> {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+    let socket = UdpSocket::bind(any).with_context(|| format!("bind UDP {any}"))?;
+    socket.set_read_timeout(Some(TICK))?;
+    Ok(socket)
+}
+
+/// Send every datagram back as it came, until the run is over.
+pub fn echo(socket: &UdpSocket, shared: &Shared) -> Result<()> {
+    let mut buffer = [0; 2 * SIZE];
+    while shared.phase() < Phase::Over {
+        match socket.recv_from(&mut buffer) {
+            // A gateway that has just lost a node may answer with an error: the datagram is lost.
+            Ok((count, from)) => drop(socket.send_to(&buffer[..count], from)),
+            Err(error) if transient(&error) => {}
+            Err(error) => return Err(error).context("receive datagrams"),
+        }
+    }
+    Ok(())
+}
+
+/// Serve connections until the run is over.
+pub fn answer(mut listener: TcpListener, shared: &Shared) -> Result<()> {
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut events = Events::with_capacity(1024);
+    let mut peers: HashMap<Token, Peer> = HashMap::new();
+    let mut next = 0;
+    while shared.phase() < Phase::Over {
+        match poll.poll(&mut events, Some(TICK)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            if event.token() == LISTENER {
+                accept(&listener, &poll, &mut peers, &mut next, shared)?;
+            } else {
+                with_peer(&mut peers, event.token(), shared, Peer::serve);
+            }
+        }
+        if shared.phase() == Phase::Checking {
+            let silent = peers.iter().filter(|(_, peer)| !peer.pushed);
+            let silent: Vec<Token> = silent.map(|(token, _)| *token).collect();
+            for token in silent {
+                with_peer(&mut peers, token, shared, Peer::push);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn accept(
+    listener: &TcpListener,
+    poll: &Poll,
+    peers: &mut HashMap<Token, Peer>,
+    next: &mut usize,
+    shared: &Shared,
+) -> Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if transient(&error) => continue,
+            Err(error) => return Err(error).context("accept a connection"),
+        };
+        let token = Token(*next);
+        *next += 1;
+        // Fails only on a connection that is reset already, which its next read will tell.
+        let _ = stream.set_nodelay(true);
+        poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let framed = Framed::new(stream, shared.load.seed);
+        peers.insert(token, Peer { framed, connection: None, asked: 0, pushed: false });
+    }
+}
+
+/// Let `work` use a connection; forget the connection, and note why, if it can't be used any more.
+fn with_peer(
+    peers: &mut HashMap<Token, Peer>,
+    token: Token,
+    shared: &Shared,
+    work: impl FnOnce(&mut Peer) -> Result<(), Broken>,
+) {
+    let Some(peer) = peers.get_mut(&token) else { return };
+    let Err(broken) = work(peer) else { return };
+    if let (Some(connection), true) = (peer.connection, shared.phase() < Phase::Quiet) {
+        let mut faults = shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.entry(connection).or_insert(broken);
+    }
+    peers.remove(&token);
+}
+
+impl Peer {
+    fn serve(&mut self) -> Result<(), Broken> {
+        self.framed.flush()?;
+        let mut messages = Vec::new();
+        let end = self.framed.receive(&mut messages);
+        for message in messages {
+            let connection = *self.connection.get_or_insert(message.connection);
+            let expected = Message { kind: Kind::Ask, connection, number: self.asked };
+            if message != expected {
+                return Err(Broken::Unexpected { seen: message, expected: self.asked });
+            }
+            self.asked += 1;
+            self.framed.send(Message { kind: Kind::Answer, ..message })?;
+        }
+        end
+    }
+
+    fn push(&mut self) -> Result<(), Broken> {
+        let Some(connection) = self.connection else { return Ok(()) };
+        self.pushed = true;
+        self.framed.send(Message { kind: Kind::Push, connection, number: 0 })
+    }
+}
+
+/// Errors after which a socket that serves everybody goes on.
+fn transient(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
+        NetworkUnreachable, TimedOut, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkUnreachable
+            | TimedOut
+            | WouldBlock
+    )
+}

@@ -1,0 +1,48 @@
+//! The `testudo` command: one module a subcommand.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod config;
+mod control;
+mod inspect;
+mod lab;
+mod node;
+mod protocol_names;
+mod replay;
+
+/// A stateful gateway of N Linux machines in which any node can die without a connection noticing.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node of a cluster.
+    Node(node::Args),
+    /// Show how a node is: lease, buckets, tables, peers, counters.
+    Status(inspect::StatusArgs),
+    /// Show whose the buckets are.
+    Bucket(inspect::BucketArgs),
+    /// Show which flows there are.
+    Flow(inspect::FlowArgs),
+    /// Build a cluster in network namespaces, put traffic through it, play a scenario.
+    Lab(lab::Args),
+    /// Run a capture through a cluster in user space and show how its nodes share it.
+    Replay(replay::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Node(args) => node::run(&args),
+        Command::Status(args) => inspect::status(&args),
+        Command::Bucket(args) => inspect::bucket(&args),
+        Command::Flow(args) => inspect::flow(&args),
+        Command::Lab(args) => lab::run(args),
+        Command::Replay(args) => replay::run(&args),
+    }
+}

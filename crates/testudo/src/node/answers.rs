@@ -1,0 +1,308 @@
+//! What a node answers on its control socket, put together from those who know.
+//!
+//! It works in the control socket's thread. Invariant: nothing that a client asks costs the engine
+//! more than a copy of what it alone has, or the heartbeat thread more than a few words: the node
+//! table is gone over here, and a thread that does not answer in time is told of instead of waited
+//! for.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use testudo_cluster::config::Cluster;
+use testudo_cluster::heartbeat::Role;
+use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
+use testudo_datapath::{EntryView, NodeTable, SharedTable};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
+
+use super::mailbox::Sender;
+use super::question::{Question, Standing};
+use super::{clock, engine, heartbeat};
+use crate::config::cluster::Mode;
+use crate::control::protocol::{self, Activity, Flow, MAX_FLOWS, Reply, Request, Table};
+
+/// How long a thread may take for its part of an answer. A client waits several times as long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why there is no answer. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    /// The packet handling is not set up yet.
+    #[error("this node is still starting; ask again")]
+    Starting,
+    /// A thread is busy, or hangs.
+    #[error("the {0} thread did not answer within {PATIENCE:?}; ask again")]
+    Late(&'static str),
+    /// There is no such bucket.
+    #[error("bucket {seen} does not exist; expected one below {buckets}")]
+    NoBucket {
+        /// The bucket asked for.
+        seen: u16,
+        /// How many there are.
+        buckets: u32,
+    },
+}
+
+/// Who answers.
+pub struct Answerer {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// How packets reach it.
+    pub mode: Mode,
+    /// The node table, once there is one.
+    pub table: Arc<OnceLock<SharedTable>>,
+    /// The engine's mailbox.
+    pub engine: Sender<engine::Input>,
+    /// The heartbeat thread's.
+    pub heartbeats: Sender<heartbeat::Input>,
+}
+
+impl Answerer {
+    /// Answers a question, or says why not.
+    pub fn answer(&self, request: Request) -> Reply {
+        let reply = match request {
+            Request::Status {} => self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Buckets { bucket } => self.buckets(bucket).map(Reply::Buckets),
+            Request::Flows { table, bucket, limit } => {
+                let limit = limit.min(MAX_FLOWS) as usize;
+                self.flows(table, bucket, limit).map(Reply::Flows)
+            }
+        };
+        reply.unwrap_or_else(|error| Reply::error(error.to_string()))
+    }
+
+    fn status(&self) -> Result<protocol::Status, NoAnswer> {
+        let table = self.table()?;
+        let foreign = self.foreign(table)?;
+        let view = self.view()?;
+        let standing = self.ask(Question::Standing)?;
+        let node_table = protocol::NodeTable {
+            entries: table.len() as u64,
+            capacity: table.capacity() as u64,
+            foreign,
+        };
+        let peers = view.peers.iter().map(|peer| self.peer(peer, &standing)).collect();
+        Ok(protocol::Status {
+            node: self.cluster.member(self.cluster.node()).to_owned(),
+            cluster: self.cluster.name().to_owned(),
+            mode: self.mode.name().to_owned(),
+            role: role(view.role),
+            lease: protocol::Lease {
+                held: view.lease.is_some(),
+                remaining_ms: view.lease.map_or(0, millis),
+            },
+            buckets: self.bucket_counts(&standing.slots),
+            node_table,
+            common_table: protocol::CommonTable {
+                entries: standing.flows as u64,
+                digest: format!("{:016x}", standing.digest),
+            },
+            peers,
+            takeovers: standing.tallies.takeovers,
+            buckets_taken: standing.tallies.buckets_taken,
+            counters: counters(&standing, view.counters),
+        })
+    }
+
+    fn buckets(&self, only: Option<u16>) -> Result<protocol::Buckets, NoAnswer> {
+        self.table()?;
+        let only = self.existing(only)?;
+        let slots = self.ask(Question::Slots)?;
+        let counts = self.ask(Question::Counts)?;
+        let fenced = |peer: &&PeerStatus| peer.state == PeerState::Fenced;
+        let view = self.view()?;
+        let gone: Vec<_> = view.peers.iter().filter(fenced).map(|peer| peer.node).collect();
+        let all = (0..self.cluster.buckets()).map(|bucket| BucketId(bucket as u16));
+        let shown = all.zip(slots.iter().zip(counts));
+        let shown = shown.filter(|(bucket, _)| only.is_none_or(|only| only == *bucket));
+        let shown =
+            shown.map(|(bucket, (slot, entries))| self.bucket(bucket, slot, entries, &gone));
+        Ok(protocol::Buckets { buckets: shown.collect() })
+    }
+
+    /// A bucket as it is shown. Nodes that are gone succeed nobody.
+    fn bucket(
+        &self,
+        bucket: BucketId,
+        slot: &BucketSlot,
+        entries: u32,
+        gone: &[NodeId],
+    ) -> protocol::Bucket {
+        let name = |node: NodeId| self.cluster.member(node).to_owned();
+        let owner = Some(slot.owner).filter(|&node| node != NodeId::NONE);
+        let ranks = self.cluster.allocation().ranks(bucket).iter().copied();
+        let successors = ranks.filter(|node| Some(*node) != owner && !gone.contains(node));
+        protocol::Bucket {
+            bucket: bucket.0,
+            owner: owner.map(name),
+            successors: successors.map(name).collect(),
+            epoch: slot.epoch.0,
+            state: match slot.state {
+                _ if slot.owner != self.cluster.node() => protocol::BucketState::Foreign,
+                BucketState::Active => protocol::BucketState::Active,
+                BucketState::Loading => protocol::BucketState::Loading,
+            },
+            entries: entries.into(),
+        }
+    }
+
+    fn flows(
+        &self,
+        table: Table,
+        bucket: Option<u16>,
+        limit: usize,
+    ) -> Result<protocol::Flows, NoAnswer> {
+        let node_table = self.table()?;
+        let bucket = self.existing(bucket)?;
+        // One more than is shown says whether there are more.
+        let most = limit + 1;
+        let mut flows: Vec<Flow> = match table {
+            Table::Node => node_flows(node_table, bucket, most),
+            Table::Common => {
+                let question = |answers| Question::Flows { bucket, limit: most, answers };
+                self.ask(question)?.iter().map(|record| Flow::new(record, None)).collect()
+            }
+        };
+        let truncated = flows.len() > limit;
+        flows.truncate(limit);
+        Ok(protocol::Flows { flows, truncated })
+    }
+
+    fn table(&self) -> Result<&SharedTable, NoAnswer> {
+        self.table.get().ok_or(NoAnswer::Starting)
+    }
+
+    fn existing(&self, bucket: Option<u16>) -> Result<Option<BucketId>, NoAnswer> {
+        let buckets = self.cluster.buckets();
+        match bucket {
+            Some(seen) if u32::from(seen) >= buckets => Err(NoAnswer::NoBucket { seen, buckets }),
+            bucket => Ok(bucket.map(BucketId)),
+        }
+    }
+
+    /// How many flows of the node table are in buckets that this node does not own.
+    ///
+    /// Owners change while the table is gone over, so a flow counts only if it is still there, and
+    /// its bucket another's, by the slots as they are after that.
+    fn foreign(&self, table: &SharedTable) -> Result<u64, NoAnswer> {
+        let own = self.cluster.node();
+        let strange = |slots: &[BucketSlot], bucket: BucketId| {
+            slots.get(usize::from(bucket.0)).is_none_or(|slot| slot.owner != own)
+        };
+        let before = self.ask(Question::Slots)?;
+        let mut suspects = Vec::new();
+        table.scan(&mut |view: &EntryView| {
+            if strange(&before, view.record.bucket) {
+                suspects.push(view.record);
+            }
+        });
+        if suspects.is_empty() {
+            return Ok(0);
+        }
+        let after = self.ask(Question::Slots)?;
+        let still = |bucket, key| strange(&after, bucket) && table.get(key).is_some();
+        Ok(suspects.iter().filter(|flow| still(flow.bucket, &flow.key)).count() as u64)
+    }
+
+    fn view(&self) -> Result<heartbeat::View, NoAnswer> {
+        ask("heartbeat", &self.heartbeats, heartbeat::Input::Ask)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(SyncSender<T>) -> Question) -> Result<T, NoAnswer> {
+        ask("engine", &self.engine, |answers| engine::Input::Ask(question(answers)))
+    }
+
+    fn bucket_counts(&self, slots: &[BucketSlot]) -> protocol::BucketCounts {
+        let own = slots.iter().filter(|slot| slot.owner == self.cluster.node());
+        let loading = own.clone().filter(|slot| slot.state == BucketState::Loading).count();
+        protocol::BucketCounts {
+            total: self.cluster.buckets(),
+            owned: own.count() as u32,
+            loading: loading as u32,
+        }
+    }
+
+    fn peer(&self, peer: &PeerStatus, standing: &Standing) -> protocol::Peer {
+        let sync = standing.peers.iter().find(|(node, _)| *node == peer.node);
+        let sync = sync.map_or(NOT_SYNCED, |(_, sync)| protocol::Sync {
+            connected: sync.connected,
+            sent: sync.sent,
+            acknowledged: sync.acknowledged,
+            pending: sync.pending,
+        });
+        protocol::Peer {
+            name: self.cluster.member(peer.node).to_owned(),
+            state: match peer.state {
+                PeerState::Alive => protocol::PeerState::Alive,
+                PeerState::Silent => protocol::PeerState::Silent,
+                PeerState::Fenced => protocol::PeerState::Fenced,
+            },
+            heard_ms: peer.heard.map(millis),
+            sync,
+        }
+    }
+}
+
+const NOT_SYNCED: protocol::Sync =
+    protocol::Sync { connected: false, sent: 0, acknowledged: 0, pending: 0 };
+
+/// Asks a thread and waits for its answer, but not for long.
+fn ask<M, T>(
+    who: &'static str,
+    mailbox: &Sender<M>,
+    question: impl FnOnce(SyncSender<T>) -> M,
+) -> Result<T, NoAnswer> {
+    // Room for the answer, so that giving it never waits.
+    let (answers, answer) = mpsc::sync_channel(1);
+    mailbox.send(question(answers)).map_err(|_| NoAnswer::Late(who))?;
+    answer.recv_timeout(PATIENCE).map_err(|_| NoAnswer::Late(who))
+}
+
+fn node_flows(table: &SharedTable, bucket: Option<BucketId>, most: usize) -> Vec<Flow> {
+    let now = clock::now();
+    let mut flows = Vec::new();
+    table.scan(&mut |view| {
+        let asked = bucket.is_none_or(|bucket| bucket == view.record.bucket);
+        if asked && flows.len() < most {
+            let activity = Activity {
+                original_packets: view.original_packets,
+                original_bytes: view.original_bytes,
+                reply_packets: view.reply_packets,
+                reply_bytes: view.reply_bytes,
+                idle_ms: now.millis_since(view.last_seen),
+            };
+            flows.push(Flow::new(&view.record, Some(activity)));
+        }
+    });
+    flows
+}
+
+/// Every counter by name; the names of different parts do not meet.
+fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> {
+    let Counters { sent, received, rejected, late, leases_lost, restarts, notices_dropped } =
+        heartbeats;
+    let heartbeats = [
+        ("heartbeats_sent", sent),
+        ("heartbeats_received", received),
+        ("heartbeats_rejected", rejected),
+        ("heartbeats_late", late),
+        ("leases_lost", leases_lost),
+        ("restarts", restarts),
+        ("notices_dropped", notices_dropped),
+    ];
+    let all = standing.counters.iter().copied().chain(standing.tallies.named()).chain(heartbeats);
+    all.map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+const fn role(role: Role) -> protocol::Role {
+    match role {
+        Role::Joining => protocol::Role::Joining,
+        Role::Member => protocol::Role::Member,
+        Role::Standby => protocol::Role::Standby,
+    }
+}
+
+const fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}

@@ -1,0 +1,349 @@
+//! The engine: it drives the [`Replica`] and owns the node's packet handling.
+//!
+//! One thread turns, at least once a millisecond: changes of ownership first, then what packets have
+//! caused, what peers say, what is due. Only this thread writes bucket slots, so the order in which
+//! the replica asks for them is the order in which packets meet them.
+//!
+//! Invariant: every part of a turn is bounded, so that none keeps the others waiting: events are
+//! drained before their ring overflows, a takeover begins at once, packets that came up are handled
+//! also while a million entries are being installed.
+//!
+//! Why a thread that polls each millisecond and not one that is woken: a wake-up from the XDP program
+//! costs each new flow several microseconds of softirq time, a tick without work costs next to
+//! nothing.
+//!
+//! Limits: looking for expired flows and reading the table anew after lost events go over all its
+//! slots in one turn. That is memory work, some milliseconds for a million slots; with tens of
+//! millions it delays other work for as long, and the watchdog allows for it.
+
+mod loading;
+mod takeover;
+mod tallies;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use testudo_cluster::config::Cluster;
+use testudo_cluster::ownership::Ownership;
+use testudo_cluster::replica::{Effect, Replica};
+use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::{BucketSet, Datapath, NodeTable};
+use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
+use testudo_packet::tracking::Timeouts;
+
+use self::loading::Loading;
+use self::takeover::Takeover;
+pub use self::tallies::Tallies;
+use super::clock;
+use super::heartbeat;
+use super::mailbox::{Mailbox, Sender};
+use super::question::Question;
+use super::streams::Streams;
+use super::throttle::Throttle;
+use super::watchdog::Turns;
+
+/// What the engine is told and asked.
+#[derive(Debug)]
+pub enum Input {
+    /// Buckets have changed hands.
+    Ownership {
+        /// Which, and how.
+        change: Ownership,
+        /// When that was found out.
+        decided: Nanos,
+    },
+    /// Somebody wants to know.
+    Ask(Question),
+}
+
+/// How long the engine waits when there is nothing to do.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The token of the mailbox; the streams have theirs.
+const MAILBOX: Token = Token(0);
+
+/// How many descriptors one poll tells of; the rest come with the next.
+const MAX_EVENTS: usize = 256;
+
+/// How many messages are taken in one turn at most.
+const MAX_MESSAGES: usize = 64;
+
+/// How often the replica's deadlines are looked at, and silent flows, in milliseconds.
+const REPLICA_TICK: u64 = 100;
+const EXPIRY_TICK: u64 = 1000;
+
+/// How long a packet that met a bucket's old slot may still be on its way through the pipeline. It
+/// takes microseconds; an interrupt may hold it up.
+const GRACE: Duration = Duration::from_millis(1);
+
+/// What the engine works with.
+pub struct Parts {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// The packet handling, attached.
+    pub datapath: KernelDatapath,
+    /// The common table and the sessions with the peers.
+    pub replica: Replica,
+    /// The sync streams.
+    pub streams: Streams,
+    /// What the streams are registered with.
+    pub poll: Poll,
+    /// The engine's mailbox.
+    pub mailbox: Mailbox<Input>,
+    /// The heartbeat thread's.
+    pub heartbeats: Sender<heartbeat::Input>,
+    /// How long silent flows are kept.
+    pub timeouts: Timeouts,
+    /// What the engine shows its life by.
+    pub turns: Turns,
+}
+
+/// The engine.
+pub struct Engine {
+    parts: Parts,
+    loading: Loading,
+    takeover: Option<Takeover>,
+    tallies: Tallies,
+    clearing: BucketSet,
+    replica_due: Nanos,
+    expiry_due: Nanos,
+    lost: Throttle,
+    refused: Throttle,
+    closed: Throttle,
+}
+
+impl Engine {
+    /// An engine at rest.
+    pub fn new(parts: Parts) -> io::Result<Self> {
+        let mailbox = parts.mailbox.as_fd().as_raw_fd();
+        parts.poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
+        Ok(Self {
+            clearing: BucketSet::new(parts.cluster.buckets()),
+            parts,
+            loading: Loading::default(),
+            takeover: None,
+            tallies: Tallies::default(),
+            replica_due: Nanos(0),
+            expiry_due: Nanos(0),
+            lost: Throttle::default(),
+            refused: Throttle::default(),
+            closed: Throttle::default(),
+        })
+    }
+
+    /// Turns until told to stop; then no packet meets the programs any more. Gives its mailbox back,
+    /// because the heartbeat thread, which ends with the process, may not find it gone before.
+    pub fn run(mut self, stop: &AtomicBool) -> io::Result<Mailbox<Input>> {
+        let mut events = Events::with_capacity(MAX_EVENTS);
+        let mut busy = false;
+        while !stop.load(Ordering::Relaxed) {
+            let wait = if busy { Duration::ZERO } else { TICK };
+            match self.parts.poll.poll(&mut events, Some(wait)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            for event in &events {
+                if event.token() != MAILBOX {
+                    self.parts.streams.handle_event(event);
+                }
+            }
+            busy = self.turn();
+            self.parts.turns.count();
+        }
+        let Parts { datapath, mailbox, .. } = self.parts;
+        drop(datapath);
+        Ok(mailbox)
+    }
+
+    /// Does all that can be done without waiting; says whether there is more.
+    fn turn(&mut self) -> bool {
+        let mut more = self.read_mail();
+        let now = clock::now();
+        self.drain_events(now);
+        self.handle_upcalls(now);
+        more |= self.parts.streams.turn(now, &mut self.parts.replica);
+        self.do_what_is_due(now);
+        self.perform_effects();
+        more | self.load_some()
+    }
+
+    fn read_mail(&mut self) -> bool {
+        self.parts.mailbox.acknowledge();
+        for _ in 0..MAX_MESSAGES {
+            match self.parts.mailbox.take() {
+                Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
+                Some(Input::Ask(question)) => self.answer(question),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Flips the slots of all buckets of a change before anything else is done about it.
+    fn change_owners(&mut self, change: Ownership, decided: Nanos) {
+        let begun = match &change {
+            Ownership::TakeOver { buckets } => Some(Takeover::new(buckets, decided)),
+            Ownership::Release { buckets, .. } => {
+                tracing::info!(buckets = buckets.len(), "buckets given up");
+                None
+            }
+            Ownership::OwnerChanged { buckets } => {
+                tracing::debug!(buckets = buckets.len(), "buckets are others' now");
+                None
+            }
+        };
+        self.parts.replica.handle_ownership(change);
+        self.perform_effects();
+        if let Some(mut begun) = begun {
+            begun.flipped(&self.parts.cluster, clock::now());
+            self.tallies.note_takeover(&begun);
+            self.takeover = Some(begun.after(self.takeover.take()));
+        }
+    }
+
+    fn drain_events(&mut self, now: Nanos) {
+        let Self { parts, tallies, refused, .. } = self;
+        let drained = parts.datapath.drain_events(&mut |event| {
+            if let Err(error) = parts.replica.handle_event(event) {
+                tallies.refused_events += 1;
+                if let Some(held_back) = refused.admit(now) {
+                    tracing::debug!(%error, held_back, "an event was not taken over");
+                }
+            }
+        });
+        self.tallies.events += drained.events as u64;
+        if drained.lost > 0 {
+            self.rescan(now, drained.lost);
+        }
+    }
+
+    /// Events were lost: only the table itself knows what has changed.
+    fn rescan(&mut self, now: Nanos, lost: u64) {
+        self.tallies.lost_events += lost;
+        let mut records = Vec::with_capacity(self.parts.datapath.table().len());
+        self.parts.datapath.table().scan(&mut |view| records.push(view.record));
+        let flows = records.len();
+        let found = self.parts.replica.handle_rescan(records);
+        if let Some(held_back) = self.lost.admit(now) {
+            tracing::warn!(
+                lost,
+                flows,
+                ?found,
+                held_back,
+                "events were lost: the ring was full; the node table was read anew"
+            );
+        }
+    }
+
+    /// Handles the packets that came up. A miss in a loading bucket is looked up in the common
+    /// table, so a flow is installed when its first packet comes, before the bucket's turn.
+    fn handle_upcalls(&mut self, now: Nanos) {
+        let Parts { datapath, replica, .. } = &mut self.parts;
+        let table = replica.table();
+        let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
+        self.tallies.upcalls += handled as u64;
+    }
+
+    fn do_what_is_due(&mut self, now: Nanos) {
+        if now >= self.replica_due {
+            self.replica_due = now.plus_millis(REPLICA_TICK);
+            self.parts.replica.handle_tick(now);
+        }
+        if now >= self.expiry_due {
+            self.expiry_due = now.plus_millis(EXPIRY_TICK);
+            self.expire(now);
+            self.loading.retry();
+        }
+    }
+
+    fn expire(&mut self, now: Nanos) {
+        let Parts { datapath, replica, timeouts, .. } = &mut self.parts;
+        let mut refused = 0;
+        let expired = datapath.table().expire(now, timeouts, &mut |record| {
+            refused += u64::from(replica.handle_expired(record).is_err());
+        });
+        self.tallies.expired += expired as u64;
+        self.tallies.refused_events += refused;
+    }
+
+    /// Does what the replica asks for, in its order. Clearing is gathered, because it goes over the
+    /// whole node table, but never past a point where it has to be done.
+    fn perform_effects(&mut self) {
+        while let Some(effect) = self.parts.replica.poll_effect() {
+            match effect {
+                Effect::SetBucket { bucket, slot } => self.set_bucket(bucket, slot),
+                Effect::Clear { bucket } => self.clearing.insert(bucket),
+                Effect::Install { bucket, epoch } => self.loading.push(bucket, epoch),
+                Effect::Released { incarnation } => {
+                    self.clear();
+                    let sent = self.parts.heartbeats.send(heartbeat::Input::Released(incarnation));
+                    // Without it the node would never own anything again.
+                    sent.expect("the heartbeat thread reads its mail");
+                }
+                Effect::Close { connection, error } => {
+                    let now = clock::now();
+                    if let Some(held_back) = self.closed.admit(now) {
+                        tracing::warn!(%error, held_back, "a sync session was closed");
+                    }
+                    self.parts.streams.close(now, connection);
+                }
+                Effect::PeerConnected { peer, .. } => {
+                    let name = self.parts.cluster.member(peer);
+                    tracing::info!(peer = name, "entries are synced with the peer");
+                    self.parts.streams.handle_peer_connected(peer);
+                }
+                Effect::PeerClosed { peer, .. } => {
+                    let name = self.parts.cluster.member(peer);
+                    tracing::info!(peer = name, "entries are no longer synced with the peer");
+                }
+            }
+        }
+        self.clear();
+    }
+
+    fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot) {
+        let own = slot.owner == self.parts.cluster.node();
+        if own && self.clearing.contains(bucket) {
+            // Else the clearing would take what arrives from now on.
+            self.clear();
+        }
+        self.parts.datapath.set_bucket(bucket, slot);
+    }
+
+    /// Takes the entries of gathered buckets out of the node table. Their slots name others by now;
+    /// packets that met the old slots are given time to be through, or an entry that one of them
+    /// makes would be left over.
+    fn clear(&mut self) {
+        if self.clearing.is_empty() {
+            return;
+        }
+        std::thread::sleep(GRACE);
+        let cleared = self.parts.datapath.table().clear(&self.clearing);
+        tracing::info!(buckets = self.clearing.len(), entries = cleared, "entries cleared");
+        self.tallies.cleared += cleared as u64;
+        self.clearing = BucketSet::new(self.parts.cluster.buckets());
+    }
+
+    fn load_some(&mut self) -> bool {
+        let more = self.load_buckets();
+        if !more && let Some(takeover) = self.takeover.take_if(|_| !self.loading.is_retrying()) {
+            takeover.loaded(clock::now());
+        }
+        more
+    }
+
+    fn answer(&mut self, question: Question) {
+        let Parts { cluster, replica, datapath, .. } = &self.parts;
+        question.answer(cluster, replica, datapath, &self.tallies);
+    }
+}
+
+/// Where an answer goes; the asker may have given up.
+pub type Answers<T> = SyncSender<T>;

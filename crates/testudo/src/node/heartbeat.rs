@@ -1,0 +1,310 @@
+//! The heartbeat thread: it drives [`Membership`] and writes the lease.
+//!
+//! Invariant: nothing here waits for anything but the clock and its own socket. Loading a million
+//! entries, a slow peer or a curious client must not cost a node its lease, so bulk work is another
+//! thread's, and what goes there goes through a mailbox that never blocks.
+//!
+//! The thread runs in a real-time class where that is permitted. A nice value would not do: the
+//! kernel weighs it within the session or control group only, and other groups that are busy then
+//! hold the thread back for tens of milliseconds. So it rests after each flood of datagrams.
+//!
+//! It also watches the engine: a node that keeps its lease while its engine hangs would own buckets
+//! and replicate nothing, so the process is ended instead and a successor takes them.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use testudo_cluster::config::Cluster;
+use testudo_cluster::heartbeat::{HEARTBEAT_BYTES, HeartbeatError, Incarnation, Role};
+use testudo_cluster::membership::{Cause, Counters, Membership, Notice, Output, PeerStatus};
+use testudo_datapath::kernel::LeaseHandle;
+use testudo_datapath::realtime;
+use testudo_packet::bucket::{Nanos, NodeId};
+
+use super::clock;
+use super::engine;
+use super::mailbox::{Mailbox, Sender};
+use super::throttle::Throttle;
+use super::watchdog::Watchdog;
+
+/// What the heartbeat thread is told and asked.
+#[derive(Debug)]
+pub enum Input {
+    /// The slots no longer name this node for what it gave up before this life.
+    Released(Incarnation),
+    /// How is the node? The answer goes back this way.
+    Ask(SyncSender<View>),
+}
+
+/// A node's part in the cluster at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// What it is to the cluster.
+    pub role: Role,
+    /// How long its lease lasts, if it has one.
+    pub lease: Option<Duration>,
+    /// The others.
+    pub peers: Vec<PeerStatus>,
+    /// How often things happened.
+    pub counters: Counters,
+}
+
+/// How many datagrams are taken between two ticks at most: about what a socket's buffer holds, so
+/// that all that had come is handled before silence is judged, and a flood can't put that off.
+const MAX_DATAGRAMS: usize = 512;
+
+/// How long the thread rests when there were more.
+const REST: Duration = Duration::from_millis(1);
+
+/// The shortest wait, so that something that is due and never done can't make the thread spin at its
+/// high priority. A lease ends by the kernel's clock, not by this thread's being in time.
+const LEAST_WAIT: Duration = Duration::from_micros(100);
+
+/// One byte more than a heartbeat, so that a longer datagram does not pass for one.
+const BUFFER: usize = HEARTBEAT_BYTES + 1;
+
+/// The heartbeat thread.
+pub struct Heartbeats {
+    cluster: Arc<Cluster>,
+    membership: Membership,
+    socket: UdpSocket,
+    addresses: Vec<SocketAddr>,
+    lease: LeaseHandle,
+    engine: Sender<engine::Input>,
+    mailbox: Mailbox<Input>,
+    watchdog: Watchdog,
+    rejected: Throttle,
+    unsent: Throttle,
+    late: Throttle,
+}
+
+/// What the heartbeat thread works with.
+pub struct Parts {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// Bound to the node's sync address.
+    pub socket: UdpSocket,
+    /// Where the members hear heartbeats, in their order.
+    pub addresses: Vec<SocketAddr>,
+    /// The kernel's lease.
+    pub lease: LeaseHandle,
+    /// The engine's mailbox.
+    pub engine: Sender<engine::Input>,
+    /// This thread's own.
+    pub mailbox: Mailbox<Input>,
+    /// What the engine shows its life by.
+    pub watchdog: Watchdog,
+}
+
+impl Heartbeats {
+    /// The heartbeats of a node that has just started.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { cluster, incarnation, socket, addresses, lease, engine, mailbox, watchdog } =
+            parts;
+        let membership = Membership::new(cluster.clone(), incarnation, clock::now());
+        Self {
+            cluster,
+            membership,
+            socket,
+            addresses,
+            lease,
+            engine,
+            mailbox,
+            watchdog,
+            rejected: Throttle::default(),
+            unsent: Throttle::default(),
+            late: Throttle::default(),
+        }
+    }
+
+    /// Goes on until the process ends.
+    pub fn run(mut self) -> ! {
+        if let Err(error) = realtime::run_before_ordinary_threads() {
+            tracing::warn!(
+                %error,
+                "heartbeats run like ordinary threads; expected CAP_SYS_NICE; on a busy machine \
+                 the node may lose its lease"
+            );
+        }
+        loop {
+            self.wait();
+            self.receive();
+            self.read_mail();
+            let now = clock::now();
+            self.membership.handle_tick(now);
+            self.carry_out();
+            self.watchdog.check(now);
+        }
+    }
+
+    /// Waits for a datagram, a message or the next thing to do. `ppoll` takes nanoseconds; the
+    /// timeout of a socket is rounded up to the kernel's tick, several milliseconds on some.
+    ///
+    /// It never waits longer than a heartbeat, so that a lease that needs nobody else is renewed as
+    /// often as others are, and never less than [`LEAST_WAIT`].
+    fn wait(&mut self) {
+        let begun = clock::now();
+        let heartbeat = self.cluster.timing().heartbeat;
+        let due = Duration::from_nanos(self.membership.next_wakeup().0.saturating_sub(begun.0));
+        let wait = due.min(heartbeat).max(LEAST_WAIT);
+        let mut fds = [
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
+        ];
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(wait)), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Only ENOMEM is left. Going on at once is right: there is a lease to keep.
+            Err(error) => tracing::error!(%error, "the heartbeat thread could not wait"),
+        }
+        self.tell_lateness(begun, wait + heartbeat);
+    }
+
+    /// A thread that was not let run looks to its peers like a dead one. That is the machine's doing,
+    /// and an operator who reads it need not look for it in the network.
+    fn tell_lateness(&mut self, begun: Nanos, tolerated: Duration) {
+        let now = clock::now();
+        let waited = clock::between(begun, now);
+        if waited > tolerated
+            && let Some(held_back) = self.late.admit(now)
+        {
+            let ms = waited.as_millis();
+            tracing::warn!(
+                ms,
+                held_back,
+                "the heartbeat thread was not let run for too long: the machine is overloaded, or \
+                 was stopped"
+            );
+        }
+    }
+
+    /// Takes in what has come. After more than a turn's share the thread rests, and the kernel drops
+    /// what its socket can't hold: a real-time thread that never sleeps would take a whole CPU.
+    fn receive(&mut self) {
+        let mut buffer = [0; BUFFER];
+        for _ in 0..MAX_DATAGRAMS {
+            let (length, from) = match self.socket.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // An ICMP error that an earlier datagram caused, or an interruption.
+                Err(_) => continue,
+            };
+            // The clock is read after the datagram was: it must not look older than it is.
+            let now = clock::now();
+            if let Err(error) = self.membership.handle_datagram(now, &buffer[..length]) {
+                self.rejected(now, from, &error);
+            }
+            self.carry_out();
+        }
+        thread::sleep(REST);
+    }
+
+    fn rejected(&mut self, now: Nanos, from: SocketAddr, error: &HeartbeatError) {
+        // What was overtaken on its way is everyday life, and counted.
+        if matches!(error, HeartbeatError::Late { .. }) {
+            return;
+        }
+        if let Some(held_back) = self.rejected.admit(now) {
+            tracing::warn!(%from, %error, held_back, "a heartbeat was rejected");
+        }
+    }
+
+    fn read_mail(&mut self) {
+        self.mailbox.acknowledge();
+        while let Some(input) = self.mailbox.take() {
+            match input {
+                Input::Released(incarnation) => {
+                    self.membership.handle_released(clock::now(), incarnation);
+                    self.carry_out();
+                }
+                Input::Ask(reply) => {
+                    // Who asked may have given up meanwhile.
+                    let _ = reply.try_send(self.view());
+                }
+            }
+        }
+    }
+
+    fn view(&self) -> View {
+        let now = clock::now();
+        View {
+            role: self.membership.role(),
+            lease: self.membership.lease_remaining(now),
+            peers: self.membership.peers(now).collect(),
+            counters: self.membership.counters(),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.membership.poll_output() {
+            match output {
+                Output::SetLease(deadline) => self.lease.set(deadline),
+                Output::Send { to, datagram } => self.send(to, &datagram),
+                Output::Ownership(change) => {
+                    let decided = clock::now();
+                    let sent = self.engine.send(engine::Input::Ownership { change, decided });
+                    // The buckets would be nobody's: this node believes that it owns them.
+                    sent.expect("the engine takes changes of ownership in time");
+                }
+                Output::Notice(notice) => self.tell(notice),
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, datagram: &[u8]) {
+        let Some(&address) = self.addresses.get(usize::from(to.0)) else { return };
+        let Err(error) = self.socket.send_to(datagram, address) else { return };
+        if let Some(held_back) = self.unsent.admit(clock::now()) {
+            let peer = self.cluster.member(to);
+            tracing::warn!(peer, %address, %error, held_back, "a heartbeat could not be sent");
+        }
+    }
+
+    fn tell(&self, notice: Notice) {
+        let name = |node| self.cluster.member(node);
+        match notice {
+            Notice::Role(role) => tracing::info!("this node is {} now", role_name(role)),
+            Notice::LeaseGained => tracing::info!("lease gained: a majority supports this node"),
+            Notice::LeaseLost => {
+                tracing::warn!("lease lost: no majority heard; this node has stopped");
+            }
+            Notice::Suspected(node) => tracing::warn!(peer = name(node), "peer is silent"),
+            Notice::HeardAgain(node) => tracing::info!(peer = name(node), "peer is heard again"),
+            Notice::Fenced(node) => {
+                tracing::warn!(peer = name(node), "peer is fenced: not supported any more");
+            }
+            Notice::Dead(node) => {
+                tracing::warn!(peer = name(node), "peer is dead: a majority has fenced it");
+            }
+            Notice::Doubled(node) => tracing::error!(
+                peer = name(node),
+                "two processes speak as this peer; expected one; stop one of them"
+            ),
+            Notice::Restarted { incarnation, cause } => {
+                let cause = match cause {
+                    Cause::Fenced => "the others have fenced it",
+                    Cause::NobodyInCharge => "a majority is heard, but nobody is in charge",
+                };
+                tracing::warn!(%incarnation, cause, "this node begins anew");
+            }
+        }
+    }
+}
+
+/// A role as operators read it.
+pub const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Joining => "joining",
+        Role::Member => "a member",
+        Role::Standby => "on standby",
+    }
+}

@@ -1,0 +1,109 @@
+//! What the kernel knows of the configured interfaces: their numbers and MAC addresses.
+//!
+//! Both are asked for over netlink and ioctl, which follow the calling thread's network namespace.
+//! `/sys/class/net` does not: it shows the namespace that it was mounted in.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nametoindex;
+use testudo_datapath::Answer;
+use testudo_packet::env::Mac;
+
+use crate::config::interface::Interface;
+
+/// Why an interface can't be used. Nothing has been touched; the file or the machine is to change.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// There is none of that name.
+    #[error("no interface {name} here ({source}); expected one, in the node's network namespace")]
+    Missing {
+        /// The name in the configuration.
+        name: String,
+        /// What the operating system said.
+        source: Errno,
+    },
+    /// It is no Ethernet interface.
+    #[error("interface {name} has no Ethernet address; expected an Ethernet interface")]
+    NotEthernet {
+        /// The name in the configuration.
+        name: String,
+    },
+    /// The interfaces could not be listed.
+    #[error("the interfaces could not be listed: {0}")]
+    Unlisted(Errno),
+}
+
+/// An interface as the kernel knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Link {
+    number: u32,
+    own: Mac,
+}
+
+/// The configured interfaces as the kernel knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links(BTreeMap<String, Link>);
+
+impl Links {
+    /// Asks the kernel for all of them.
+    pub fn resolve(interfaces: &[Interface]) -> Result<Self, InterfaceError> {
+        let addresses = ethernet_addresses()?;
+        let mut links = BTreeMap::new();
+        for Interface { name, .. } in interfaces {
+            let missing = |source| InterfaceError::Missing { name: name.clone(), source };
+            let number = if_nametoindex(name.as_str()).map_err(missing)?;
+            let not_ethernet = || InterfaceError::NotEthernet { name: name.clone() };
+            let own = *addresses.get(name).ok_or_else(not_ethernet)?;
+            links.insert(name.clone(), Link { number, own });
+        }
+        Ok(Self(links))
+    }
+
+    /// The number of a configured interface.
+    pub fn number(&self, name: &str) -> Result<u32, InterfaceError> {
+        let missing = || InterfaceError::Missing { name: name.to_owned(), source: Errno::ENODEV };
+        self.0.get(name).map(|link| link.number).ok_or_else(missing)
+    }
+
+    /// The cluster's addresses on these interfaces, with what answers for them are sent from.
+    pub fn answers(&self, interfaces: &[Interface]) -> Result<Vec<Answer>, InterfaceError> {
+        let mut answers = Vec::new();
+        for Interface { name, addresses } in interfaces {
+            let interface = self.number(name)?;
+            let own = self.0[name].own;
+            let answer = |&address| Answer { interface, address: From::from(address), own };
+            answers.extend(addresses.iter().map(answer));
+        }
+        Ok(answers)
+    }
+}
+
+fn ethernet_addresses() -> Result<BTreeMap<String, Mac>, InterfaceError> {
+    let mut found = BTreeMap::new();
+    for entry in getifaddrs().map_err(InterfaceError::Unlisted)? {
+        let address = entry.address.as_ref().and_then(|address| address.as_link_addr()?.addr());
+        // The loopback has an address of zeros, which is none.
+        if let Some(bytes) = address.filter(|bytes| *bytes != [0; 6]) {
+            found.insert(entry.interface_name, Mac::from_bytes(bytes));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(name: &str) -> String {
+        let interface = Interface { name: name.to_owned(), addresses: Vec::new() };
+        Links::resolve(&[interface]).expect_err("no such interface").to_string()
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_named() {
+        assert!(resolve("nothere0").starts_with("no interface nothere0 here (ENODEV"));
+        assert!(resolve("lo").starts_with("interface lo has no Ethernet address"));
+    }
+}

@@ -1,0 +1,116 @@
+//! `testudo node`: the daemon that makes a machine a node of a cluster.
+//!
+//! Four threads of control, one task each: XDP programs in the kernel handle packets; the
+//! [`heartbeat`] thread keeps the lease; the [`engine`], on the main thread, moves buckets and
+//! entries; the control socket's thread puts [`answers`] together. They share the node table and the
+//! lease's word as memory and tell each other the rest through [`mailbox`]es.
+//!
+//! Invariant: a node either works whole or not at all. Whatever fails at the start undoes what was
+//! done before and is told in one message; a thread that panics later ends the process, and with it
+//! goes the hold on the interfaces, because nothing is pinned anywhere.
+//!
+//! Exit codes: 0 stopped by SIGTERM or SIGINT, 1 something on the machine is missing or failed, 2
+//! the configuration is refused.
+
+mod answers;
+mod clock;
+mod engine;
+mod heartbeat;
+mod interfaces;
+mod mailbox;
+mod question;
+mod requirements;
+mod startup;
+mod streams;
+mod throttle;
+mod watchdog;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::EXIT_REFUSED;
+use startup::{Plan, StartError};
+
+/// Which messages are written: `error`, `warn`, `info`, `debug`, or more finely by module.
+const LOG_VARIABLE: &str = "TESTUDO_LOG";
+
+/// Run a node of a cluster.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The node's configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and do nothing else
+    #[arg(long)]
+    check: bool,
+}
+
+/// `testudo node`
+pub fn run(args: &Args) -> ExitCode {
+    let plan = match startup::plan(&args.config) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_REFUSED);
+        }
+    };
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return ExitCode::SUCCESS;
+    }
+    write_log();
+    end_with_any_thread();
+    match work(plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("testudo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(plan: Plan) -> Result<(), StartError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, stop.clone())
+            .map_err(|source| StartError::Os { what: "a signal can't be handled", source })?;
+    }
+    let node = startup::start(plan)?;
+    tracing::info!(control = %node.server.path().display(), "the node is up");
+    let mailbox = node.engine.run(&stop).map_err(StartError::Engine)?;
+    // Nothing handles packets any more; the socket goes next, and the rest with the process.
+    drop(node.server);
+    tracing::info!("the node has stopped");
+    drop(mailbox);
+    Ok(())
+}
+
+fn write_log() {
+    let filter = EnvFilter::builder()
+        .with_env_var(LOG_VARIABLE)
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Makes a panic of any thread the end of the process, after it was told. Half a node would keep its
+/// lease and not do its work; a dead one has successors.
+fn end_with_any_thread() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,90 @@
+//! What the engine can be asked: its half of an answer to a client of the control socket.
+//!
+//! Invariant: a question costs the engine well below a millisecond per thousand flows that are asked
+//! for, and nothing that grows with the node table. Going over that is the asker's work, in the
+//! asker's thread: the table is shared memory, so only what the engine alone has is copied here.
+
+use testudo_cluster::config::Cluster;
+use testudo_cluster::replica::{Replica, SyncStatus};
+use testudo_datapath::Datapath;
+use testudo_datapath::kernel::KernelDatapath;
+use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
+use testudo_packet::entry::FlowRecord;
+
+use super::engine::{Answers, Tallies};
+
+/// A question, with the way back for its answer.
+#[derive(Debug)]
+pub enum Question {
+    /// How is everything?
+    Standing(Answers<Standing>),
+    /// Whose are the buckets, as packets meet them now?
+    Slots(Answers<Vec<BucketSlot>>),
+    /// How many flows has each bucket?
+    Counts(Answers<Vec<u32>>),
+    /// Which flows does the whole cluster have?
+    Flows {
+        /// Only those of this bucket.
+        bucket: Option<BucketId>,
+        /// How many at most.
+        limit: usize,
+        /// The way back.
+        answers: Answers<Vec<FlowRecord>>,
+    },
+}
+
+/// What the engine has to say in a status.
+#[derive(Debug)]
+pub struct Standing {
+    /// The slots of all buckets.
+    pub slots: Vec<BucketSlot>,
+    /// How many flows the common table has.
+    pub flows: usize,
+    /// What the common table's contents sum up to.
+    pub digest: u64,
+    /// How far entries have got to each peer.
+    pub peers: Vec<(NodeId, SyncStatus)>,
+    /// What the engine counts.
+    pub tallies: Tallies,
+    /// What the packet handling counts.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+impl Question {
+    /// Answers, unless the asker has given up.
+    pub fn answer(
+        self,
+        cluster: &Cluster,
+        replica: &Replica,
+        datapath: &KernelDatapath,
+        tallies: &Tallies,
+    ) {
+        let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));
+        let slots = || all().map(|bucket| datapath.bucket(bucket)).collect();
+        let table = replica.table();
+        // Nobody waits for an answer that can't be sent.
+        let _given_up = match self {
+            Self::Standing(answers) => answers
+                .try_send(Standing {
+                    slots: slots(),
+                    flows: table.len(),
+                    digest: table.digest(),
+                    peers: cluster.peers().map(|peer| (peer, replica.peer(peer))).collect(),
+                    tallies: *tallies,
+                    counters: datapath.counters(),
+                })
+                .is_err(),
+            Self::Slots(answers) => answers.try_send(slots()).is_err(),
+            Self::Counts(answers) => {
+                answers.try_send(all().map(|bucket| table.count(bucket)).collect()).is_err()
+            }
+            Self::Flows { bucket, limit, answers } => {
+                let flows = match bucket {
+                    Some(bucket) => table.bucket(bucket).take(limit).collect(),
+                    None => table.iter().take(limit).collect(),
+                };
+                answers.try_send(flows).is_err()
+            }
+        };
+    }
+}

@@ -1,0 +1,269 @@
+//! From a configuration to a working node, step by step.
+//!
+//! Invariant: a step that fails leaves nothing behind. What the steps before it made is held by
+//! values of this process (sockets, maps, programs on interfaces), and dropping them undoes it. The
+//! steps that others notice come last: before the programs are attached nothing meets a packet, and
+//! before the threads run no peer hears of this node.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use mio::Poll;
+use mio::net::TcpListener;
+use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
+use testudo_cluster::heartbeat::Incarnation;
+use testudo_cluster::replica::Replica;
+use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::{Datapath, SharedTable};
+use testudo_packet::placement::Grounds;
+
+use super::answers::Answerer;
+use super::engine::{self, Engine};
+use super::heartbeat::{self, Heartbeats};
+use super::interfaces::{InterfaceError, Links};
+use super::mailbox::{Mailbox, Sender};
+use super::requirements::{self, RequirementError};
+use super::streams::Streams;
+use super::watchdog::{Turns, Watchdog};
+use crate::config::error::ConfigError;
+use crate::config::{self, Config};
+use crate::control::server::{Server, SocketError};
+
+/// How many messages a thread may be behind with. Changes of ownership are folded by their sender,
+/// and clients ask one question after the other, so tens would do.
+const MAILBOX: usize = 1024;
+
+/// Why a configuration is refused. Nothing has been touched.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file is wrong in itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No cluster can run with what it says.
+    #[error("{}: {source}", file.display())]
+    Cluster {
+        /// The file as it was named.
+        file: PathBuf,
+        /// What is wrong.
+        source: testudo_cluster::config::ConfigError,
+    },
+}
+
+/// Why a node could not start, or go on. What it had set up is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine is not set up for it.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
+    /// A configured interface can't be used.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// There is no control socket.
+    #[error(transparent)]
+    Control(#[from] SocketError),
+    /// There is no packet handling.
+    #[error(transparent)]
+    Datapath(#[from] testudo_datapath::Error),
+    /// The node's own sync address can't be used.
+    #[error(
+        "no {protocol} socket on {address}, this node's sync address: {source}; expected an address \
+         of this machine that no other process uses"
+    )]
+    Sync {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system refuses something that it has for everybody.
+    #[error("{what}: {source}")]
+    Os {
+        /// What can't be done.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// There are no random numbers.
+    #[error("no random number: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The engine could not go on.
+    #[error("the engine can't wait for its work: {0}")]
+    Engine(io::Error),
+}
+
+/// What a configuration comes to.
+pub struct Plan {
+    config: Config,
+    cluster: Arc<Cluster>,
+}
+
+/// A node whose heartbeats have begun.
+pub struct Started {
+    /// To be run.
+    pub engine: Engine,
+    /// Answers while it is kept.
+    pub server: Server,
+}
+
+/// Reads a configuration and checks it whole.
+pub fn plan(file: &Path) -> Result<Plan, PlanError> {
+    let config = config::load(file)?;
+    let config::cluster::Timing { heartbeat, lease, takeover, formation } = config.cluster.timing;
+    let settings = Settings {
+        name: config.cluster.name.clone(),
+        secret: *config.cluster.secret.bytes(),
+        members: config.members.iter().map(|member| member.name.clone()).collect(),
+        node: config.own_id(),
+        buckets: config.cluster.buckets,
+        timing: Timing { heartbeat, lease, takeover, formation },
+        max_flows: max_flows(&config),
+    };
+    let refused = |source| PlanError::Cluster { file: file.to_owned(), source };
+    let cluster = Arc::new(Cluster::new(settings).map_err(refused)?);
+    Ok(Plan { config, cluster })
+}
+
+/// As many flows as all node tables have slots, so that no flow that some node has is refused.
+fn max_flows(config: &Config) -> usize {
+    (config.node.table_entries as usize).saturating_mul(config.members.len()).min(MAX_FLOWS)
+}
+
+/// The mailboxes of both threads, both ends.
+struct Mail {
+    engine: (Sender<engine::Input>, Mailbox<engine::Input>),
+    heartbeats: (Sender<heartbeat::Input>, Mailbox<heartbeat::Input>),
+}
+
+impl Mail {
+    fn new() -> Result<Self, StartError> {
+        let failed =
+            |errno: nix::errno::Errno| os("no descriptor to wake a thread by")(errno.into());
+        Ok(Self {
+            engine: Mailbox::new(MAILBOX).map_err(failed)?,
+            heartbeats: Mailbox::new(MAILBOX).map_err(failed)?,
+        })
+    }
+}
+
+/// Starts a node. It has no lease and no buckets yet; heartbeats get it both.
+pub fn start(plan: Plan) -> Result<Started, StartError> {
+    let Plan { config, cluster } = plan;
+    requirements::check()?;
+    requirements::raise_limits();
+    let links = Links::resolve(&config.interfaces)?;
+    let mail = Mail::new()?;
+    let table = Arc::new(OnceLock::new());
+    let server = serve(&config, &cluster, &mail, table.clone())?;
+    let mut datapath = load_datapath(&config, &links)?;
+    let own = config.own_member().sync;
+    let datagrams = datagram_socket(own)?;
+    let listener = TcpListener::bind(own).map_err(|source| StartError::Sync {
+        protocol: "TCP",
+        address: own,
+        source,
+    })?;
+    for interface in &config.interfaces {
+        datapath.attach(&interface.name)?;
+    }
+    let incarnation = Incarnation(random()?);
+    let turns = Turns::default();
+    let heartbeats = heartbeat::Parts {
+        cluster: cluster.clone(),
+        incarnation,
+        socket: datagrams,
+        addresses: config.members.iter().map(|member| member.sync).collect(),
+        lease: datapath.lease_handle(),
+        engine: mail.engine.0,
+        mailbox: mail.heartbeats.1,
+        watchdog: Watchdog::new(turns.clone()),
+    };
+    let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
+    let replica = Replica::new(cluster.clone(), incarnation);
+    let streams = streams(&config, &poll, listener, &replica)?;
+    let shared: SharedTable = datapath.table().clone();
+    let engine = Engine::new(engine::Parts {
+        cluster,
+        datapath,
+        replica,
+        streams,
+        poll,
+        mailbox: mail.engine.1,
+        heartbeats: mail.heartbeats.0,
+        timeouts: config.timeouts,
+        turns,
+    })
+    .map_err(os("the engine's mailbox can't be waited for"))?;
+    thread::Builder::new()
+        .name("heartbeat".to_owned())
+        .spawn(move || Heartbeats::new(heartbeats).run())
+        .map_err(os("no thread"))?;
+    // Nobody else sets it; from here on questions have somebody to answer them.
+    let _ = table.set(shared);
+    Ok(Started { engine, server })
+}
+
+fn serve(
+    config: &Config,
+    cluster: &Arc<Cluster>,
+    mail: &Mail,
+    table: Arc<OnceLock<SharedTable>>,
+) -> Result<Server, StartError> {
+    let answerer = Answerer {
+        cluster: cluster.clone(),
+        mode: config.cluster.mode,
+        table,
+        engine: mail.engine.0.clone(),
+        heartbeats: mail.heartbeats.0.clone(),
+    };
+    Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)
+}
+
+fn load_datapath(config: &Config, links: &Links) -> Result<KernelDatapath, StartError> {
+    let mut datapath = KernelDatapath::load(testudo_datapath::Settings {
+        node: config.own_id(),
+        secret: *config.cluster.secret.bytes(),
+        buckets: config.cluster.buckets,
+        grounds: Grounds::default(),
+        cluster_mac: config.cluster.mac,
+        table_slots: config.node.table_entries,
+        answers: links.answers(&config.interfaces)?,
+    })?;
+    let rules = config.rules.iter().map(|rule| rule.compile(|name| links.number(name)));
+    datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
+    Ok(datapath)
+}
+
+fn datagram_socket(address: SocketAddr) -> Result<UdpSocket, StartError> {
+    let failed = |source| StartError::Sync { protocol: "UDP", address, source };
+    let socket = UdpSocket::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
+fn streams(
+    config: &Config,
+    poll: &Poll,
+    listener: TcpListener,
+    replica: &Replica,
+) -> Result<Streams, StartError> {
+    let registry = poll.registry().try_clone().map_err(os("no descriptor to wait with"))?;
+    let members = &config.members;
+    let peers = replica.connects_to().map(|peer| (peer, members[usize::from(peer.0)].sync));
+    Streams::new(registry, listener, members.len(), peers)
+        .map_err(os("streams can't be waited for"))
+}
+
+fn random() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn os(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Os { what, source }
+}

@@ -1,0 +1,149 @@
+//! The pipeline's surroundings in the kernel.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop};
+use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
+use testudo_packet::env::{Env, Mac, RuleVisitor};
+use testudo_packet::event::{EVENT_WORDS, Event};
+use testudo_packet::flow::Address;
+use testudo_packet::placement::{Grounds, Placer};
+use testudo_packet::siphash::HashKey;
+use testudo_packet::table::Slots;
+
+use crate::maps::{self, AnswerKey, setting, shared};
+use crate::slot::KernelSlot;
+
+/// What stands in the locks that the kernel takes.
+const KERNEL: u8 = 1;
+
+/// What [`next_rule`] works on.
+struct RuleScan<'a, V> {
+    visitor: &'a mut V,
+    first: u32,
+}
+
+/// Shows one rule to the visitor; 1 ends the scan. A loop of the kernel's own calls it, because the
+/// verifier can't follow a loop of our own over so many rules.
+unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::ffi::c_void) -> i64 {
+    // SAFETY: `scan_rules` passes a pointer to this, which outlives the loop.
+    let scan = unsafe { &mut *context.cast::<RuleScan<V>>() };
+    // A rule that is in force is not written; see `set_rules` of the daemon's half.
+    match maps::RULES.get(scan.first + index) {
+        Some(words) if scan.visitor.visit(index, words) => 0,
+        _ => 1,
+    }
+}
+
+/// The node that the program runs on.
+pub struct Kernel;
+
+impl Slots for Kernel {
+    type Slot = KernelSlot;
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<KernelSlot> {
+        maps::NODE_TABLE.get_ptr_mut(index).map(|slot| KernelSlot(slot.cast()))
+    }
+
+    #[inline(always)]
+    fn slot_mask(&self) -> u32 {
+        setting::SLOT_MASK() as u32
+    }
+
+    #[inline(always)]
+    fn holder(&self) -> u8 {
+        KERNEL
+    }
+
+    #[inline(always)]
+    fn count(&self, change: i64) {
+        add_shared(shared::FLOWS, change as u64);
+    }
+}
+
+#[inline(always)]
+fn add_shared(index: u32, value: u64) {
+    if let Some(word) = maps::shared_word(index) {
+        testudo_packet::table::Slot::add::<0>(KernelSlot(word), value);
+    }
+}
+
+#[inline(always)]
+fn read_shared(index: u32) -> u64 {
+    match maps::shared_word(index) {
+        // SAFETY: the map gave the pointer; the daemon writes whole words.
+        Some(word) => unsafe { word.read_volatile() },
+        None => 0,
+    }
+}
+
+impl Env for Kernel {
+    #[inline(always)]
+    fn node(&self) -> NodeId {
+        NodeId(setting::NODE() as u8)
+    }
+
+    #[inline(always)]
+    fn placer(&self) -> Placer {
+        Placer {
+            key: HashKey { k0: setting::HASH_KEY_LOW(), k1: setting::HASH_KEY_HIGH() },
+            bucket_mask: setting::BUCKET_MASK() as u16,
+            grounds: Grounds(setting::GROUNDS()),
+        }
+    }
+
+    #[inline(always)]
+    fn cluster_mac(&self) -> Mac {
+        Mac(setting::CLUSTER_MAC())
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Nanos {
+        // SAFETY: a helper without arguments.
+        Nanos(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn lease(&self) -> Nanos {
+        Nanos(read_shared(shared::LEASE))
+    }
+
+    #[inline(always)]
+    fn bucket(&self, bucket: BucketId) -> Option<BucketSlot> {
+        let slot = maps::BUCKETS.get_ptr(bucket.0 as u32)?;
+        // SAFETY: the map gave the pointer; the daemon writes whole words.
+        Some(BucketSlot::from_word(unsafe { slot.read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V) {
+        let rules = read_shared(shared::RULES);
+        let mut scan = RuleScan { visitor, first: rules as u32 };
+        let callback = next_rule::<V> as *mut core::ffi::c_void;
+        // SAFETY: the callback casts the context back to what it is.
+        unsafe { bpf_loop((rules >> 32) as u32, callback, (&raw mut scan).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn answers(&self, interface: u32, address: Address) -> Option<Mac> {
+        let key = AnswerKey { high: address.high, low: address.low, interface: interface as u64 };
+        // SAFETY: the daemon writes the map before it attaches the program, and never after.
+        unsafe { maps::ANSWERS.get(&key) }.map(|mac| Mac(*mac))
+    }
+
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number.wrapping_add(maps::unknown_zero())
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) {
+        match maps::EVENTS.reserve::<[u64; EVENT_WORDS]>(0) {
+            Some(mut room) => {
+                room.write(event.to_words());
+                room.submit(BPF_RB_NO_WAKEUP as u64);
+            }
+            None => add_shared(shared::LOST_EVENTS, 1),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The maps, and the constants that the loader writes before the program is verified.
+//!
+//! `testudo-datapath` has the other half under the same names in `kernel/maps.rs`.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
+use testudo_packet::table::SLOT_WORDS;
+use testudo_packet::verdict::COUNTERS;
+
+/// Lets user space map an array into its memory (`BPF_F_MMAPABLE`).
+const MMAPABLE: u32 = 1 << 10;
+
+/// The node table; the loader sets its size.
+#[map]
+pub static NODE_TABLE: Array<[u64; SLOT_WORDS]> = Array::with_max_entries(1, MMAPABLE);
+
+/// The bucket slots.
+#[map]
+pub static BUCKETS: Array<u64> = Array::with_max_entries(65_536, MMAPABLE);
+
+/// Single words that kernel and daemon share, see [`shared`].
+#[map]
+pub static SHARED: Array<u64> = Array::with_max_entries(shared::WORDS, MMAPABLE);
+
+/// Two sets of rules; [`shared::RULES`] says which one is in force.
+#[map]
+pub static RULES: Array<[u64; RULE_WORDS]> = Array::with_max_entries(2 * MAX_RULES, 0);
+
+/// Packets by what became of them.
+#[map]
+pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// The cluster's addresses by interface: the address to answer from.
+#[map]
+pub static ANSWERS: HashMap<AnswerKey, u64> = HashMap::with_max_entries(1024, 0);
+
+/// Changes of flows, for the daemon.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Whole packets, for the daemon.
+#[map]
+pub static UPCALLS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// The key of [`ANSWERS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct AnswerKey {
+    pub high: u64,
+    pub low: u64,
+    pub interface: u64,
+}
+
+/// The words of [`SHARED`].
+pub mod shared {
+    /// Until when packets are handled, in nanoseconds of the monotonic clock.
+    pub const LEASE: u32 = 0;
+    /// The rules in force: the first one's place in the map, and in the high half how many they are.
+    pub const RULES: u32 = 1;
+    /// How many flows the node table holds.
+    pub const FLOWS: u32 = 2;
+    /// Events that found no room.
+    pub const LOST_EVENTS: u32 = 3;
+    /// How many words there are.
+    pub const WORDS: u32 = 8;
+}
+
+/// The word of [`SHARED`] of this number.
+#[inline(always)]
+pub fn shared_word(index: u32) -> Option<*mut u64> {
+    SHARED.get_ptr_mut(index)
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub fn count(counter: u32) {
+    if let Some(count) = COUNTS.get_ptr_mut(counter) {
+        // SAFETY: each CPU has a value of its own, and the program is not interrupted by itself.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Always zero, and written by nobody; but the verifier knows nothing of a variable's value.
+static mut ZERO: u64 = 0;
+
+/// Zero, of which the verifier knows nothing.
+#[inline(always)]
+pub fn unknown_zero() -> u64 {
+    // SAFETY: nobody writes it.
+    unsafe { (&raw const ZERO).read_volatile() }
+}
+
+/// What the loader writes into the program.
+macro_rules! settings {
+    ($($name:ident)*) => {
+        $(#[unsafe(no_mangle)] static $name: u64 = 0;)*
+
+        /// The constants of this node.
+        pub mod setting {
+            $(#[allow(non_snake_case)]
+            #[inline(always)]
+            pub fn $name() -> u64 {
+                // SAFETY: a plain static; volatile, because the loader has changed its value.
+                unsafe { (&raw const super::$name).read_volatile() }
+            })*
+        }
+    };
+}
+
+settings! { NODE HASH_KEY_LOW HASH_KEY_HIGH BUCKET_MASK GROUNDS SLOT_MASK CLUSTER_MAC }

@@ -1,0 +1,150 @@
+//! Sends a packet to its next hop, as the node's own routes and neighbours say.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_meta};
+use aya_ebpf::programs::XdpContext;
+use testudo_packet::env::{Frame, Mac};
+use testudo_packet::pipeline;
+use testudo_packet::verdict::{Counter, DropReason};
+use testudo_packet::wire::{self, Link};
+
+use crate::maps;
+
+/// `struct bpf_fib_lookup` of the kernel's interface, with the members that are used here.
+#[repr(C)]
+struct FibLookup {
+    family: u8,
+    protocol: u8,
+    ports: [u16; 2],
+    bytes: u16,
+    interface: u32,
+    class: u32,
+    source: [u64; 2],
+    destination: [u64; 2],
+    vlan: u32,
+    source_mac: [u8; 6],
+    destination_mac: [u8; 6],
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// `BPF_FIB_LKUP_RET_*`.
+mod fib_result {
+    pub const SUCCESS: i64 = 0;
+    pub const BLACKHOLE: i64 = 1;
+    pub const UNREACHABLE: i64 = 2;
+    pub const PROHIBIT: i64 = 3;
+}
+
+/// What stands before a packet that was left to the node's stack.
+pub const LEFT_TO_STACK: u64 = u64::from_ne_bytes(*b"testudo\0");
+
+/// Where a packet goes next.
+#[derive(Clone, Copy)]
+pub struct NextHop {
+    pub interface: u32,
+    pub source: Mac,
+    pub destination: Mac,
+}
+
+/// Why there is no next hop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum NoHop {
+    /// The route says so.
+    Refused,
+    /// The node's stack has to look: a neighbour to resolve, a packet too large, a special route.
+    AskStack,
+}
+
+/// Asks the kernel's routes and neighbours.
+#[inline(always)]
+pub fn next_hop(
+    ctx: &XdpContext,
+    frame: &impl Frame,
+    link: &Link,
+    interface: u32,
+) -> Result<NextHop, NoHop> {
+    let route = wire::route(frame, link).ok_or(NoHop::AskStack)?;
+    let words = |address: testudo_packet::flow::Address| {
+        if route.v4 {
+            [(address.low as u32).to_be() as u64, 0]
+        } else {
+            [address.high.to_be(), address.low.to_be()]
+        }
+    };
+    let mut lookup = FibLookup {
+        family: if route.v4 { AF_INET } else { AF_INET6 },
+        protocol: route.protocol,
+        ports: [0; 2],
+        bytes: route.bytes,
+        interface,
+        class: 0,
+        source: words(route.source),
+        destination: words(route.destination),
+        vlan: 0,
+        source_mac: [0; 6],
+        destination_mac: [0; 6],
+    };
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: the context is the program's own, and the structure has the size that is given.
+    let result = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut lookup).cast(), size, 0) };
+    match result {
+        fib_result::SUCCESS => Ok(NextHop {
+            interface: lookup.interface,
+            source: Mac::from_bytes(lookup.source_mac),
+            destination: Mac::from_bytes(lookup.destination_mac),
+        }),
+        fib_result::BLACKHOLE | fib_result::UNREACHABLE | fib_result::PROHIBIT => {
+            Err(NoHop::Refused)
+        }
+        _ => Err(NoHop::AskStack),
+    }
+}
+
+/// Sends the packet on.
+#[inline(always)]
+pub fn forward(ctx: &XdpContext, frame: &mut impl Frame, interface: u32) -> u32 {
+    let Ok(link) = wire::parse_link(frame) else { return by_stack(ctx) };
+    if pipeline::check_direct(frame, &link).is_err() {
+        return by_stack(ctx);
+    }
+    let hop = match next_hop(ctx, frame, &link, interface) {
+        Ok(hop) => hop,
+        Err(NoHop::AskStack) => return by_stack(ctx),
+        Err(NoHop::Refused) => {
+            maps::count(DropReason::NoRoute.counter());
+            return xdp_action::XDP_DROP;
+        }
+    };
+    if pipeline::forward(frame, &link, hop.source, hop.destination).is_err() {
+        return by_stack(ctx);
+    }
+    maps::count(Counter::Forwarded as u32);
+    // SAFETY: a helper that takes numbers.
+    unsafe { bpf_redirect(hop.interface, 0) as u32 }
+}
+
+/// Sends the frame out of the interface that it came in by. Not by `XDP_TX`: a veth keeps such a
+/// frame until something else wakes its peer, unless the peer runs an XDP program too.
+#[inline(always)]
+pub fn send_back(interface: u32) -> u32 {
+    // SAFETY: a helper that takes numbers.
+    unsafe { bpf_redirect(interface, 0) as u32 }
+}
+
+/// Leaves the packet to the node's stack, with the mark by which the classifier knows that it was
+/// left on purpose. Where there is no room for the mark, the stack takes the packet for another host's.
+#[inline(always)]
+fn by_stack(ctx: &XdpContext) -> u32 {
+    maps::count(Counter::ForwardedByStack as u32);
+    // SAFETY: the context is the program's own.
+    let room = unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<u64>() as i32)) };
+    let mark = ctx.metadata();
+    if room == 0 && mark + size_of::<u64>() <= ctx.data() {
+        // SAFETY: just compared with the end of the room.
+        unsafe { (mark as *mut u64).write_volatile(LEFT_TO_STACK) };
+    }
+    xdp_action::XDP_PASS
+}

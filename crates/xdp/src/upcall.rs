@@ -1,0 +1,68 @@
+//! Passes a packet up to user space, whole, with what user space needs to send it on.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, xdp_action};
+use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
+use aya_ebpf::programs::XdpContext;
+use testudo_packet::env::Frame;
+use testudo_packet::verdict::{Counter, DropReason, UpcallReason};
+use testudo_packet::wire;
+
+use crate::maps;
+use crate::route;
+
+/// The most bytes of a packet that go up; a longer one is dropped and counted.
+const MAX_BYTES: u32 = 2048;
+
+/// What goes up. `testudo-datapath` reads it by offset: `kernel/upcall.rs`.
+#[repr(C)]
+struct Upcall {
+    interface: u32,
+    bytes: u32,
+    reason: u32,
+    /// Where the packet goes next, or 0 if the node's stack has to find out.
+    out_interface: u32,
+    source: u64,
+    destination: u64,
+    packet: [u8; MAX_BYTES as usize],
+}
+
+/// Passes the packet up and takes it off the kernel's hands.
+#[inline(always)]
+pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: UpcallReason) -> u32 {
+    let bytes = frame.len();
+    if bytes == 0 || bytes > MAX_BYTES {
+        maps::count(DropReason::UpcallFull.counter());
+        return xdp_action::XDP_DROP;
+    }
+    let hop = match wire::parse_link(frame) {
+        Ok(link) => route::next_hop(ctx, frame, &link, interface).ok(),
+        Err(_) => None,
+    };
+    let Some(mut room) = maps::UPCALLS.reserve::<Upcall>(0) else {
+        maps::count(DropReason::UpcallFull.counter());
+        return xdp_action::XDP_DROP;
+    };
+    let upcall = room.as_mut_ptr();
+    // The same number again, in a form whose bounds the verifier can follow.
+    let copied_bytes = (core::hint::black_box(bytes - 1) & (MAX_BYTES - 1)) + 1;
+    // SAFETY: the ring gave room for the whole structure; the helper writes `bytes` bytes at most,
+    // which fit, as was checked above.
+    let copied = unsafe {
+        (&raw mut (*upcall).interface).write(interface);
+        (&raw mut (*upcall).bytes).write(bytes);
+        (&raw mut (*upcall).reason).write(reason as u32);
+        (&raw mut (*upcall).out_interface).write(hop.map_or(0, |hop| hop.interface));
+        (&raw mut (*upcall).source).write(hop.map_or(0, |hop| hop.source.0));
+        (&raw mut (*upcall).destination).write(hop.map_or(0, |hop| hop.destination.0));
+        bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, (&raw mut (*upcall).packet).cast(), copied_bytes)
+    };
+    if copied != 0 {
+        room.discard(BPF_RB_NO_WAKEUP as u64);
+        maps::count(DropReason::Internal.counter());
+        return xdp_action::XDP_DROP;
+    }
+    room.submit(BPF_RB_NO_WAKEUP as u64);
+    maps::count(Counter::Upcall as u32);
+    xdp_action::XDP_DROP
+}

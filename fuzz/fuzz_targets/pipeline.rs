@@ -1,0 +1,169 @@
+//! Frames, whatever they hold, through the packet pipeline over a table that is soon full.
+//!
+//! An input is a run of records; each is a head of [`HEAD`] bytes and a frame. The head says how
+//! long the frame is, what happens to the node before it (time passes, a bucket changes hands, what
+//! is silent expires), and whether the frame is sent to the cluster. So a mutation of one byte
+//! leaves the other packets what they were.
+//!
+//! After each frame: every packet is counted once, under one counter; the table's count is the
+//! number of the flows in it; a flow's bucket is, or has been, this node's; a frame that was not
+//! answered has not changed. At the end everything expires and the table is empty.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use testudo_datapath::user::UserDatapath;
+use testudo_datapath::{Answer, BucketSet, Datapath, NodeTable, Settings};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::env::Mac;
+use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::placement::Grounds;
+use testudo_packet::rule::{Action, Ports, Rule};
+use testudo_packet::tracking::{Phase, Timeouts};
+use testudo_packet::verdict::Verdict;
+
+/// Kind of event, its argument, length of the frame in two bytes.
+const HEAD: usize = 4;
+const BUCKETS: u16 = 16;
+const SLOTS: u32 = 64;
+const NODE: NodeId = NodeId(1);
+const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0x00, 0x01];
+/// Longer frames are cut: no interface gives them.
+const MAX_FRAME: usize = 4096;
+
+struct Fuzzed {
+    datapath: UserDatapath,
+    now: Nanos,
+    handled: u64,
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut fuzzed = Fuzzed::new();
+    let mut rest = input;
+    while let Some((&[kind, argument, high, low], behind)) = rest.split_first_chunk::<HEAD>() {
+        let length = usize::from(u16::from_be_bytes([high, low])).min(behind.len()).min(MAX_FRAME);
+        let (frame, next) = behind.split_at(length);
+        fuzzed.happen(kind, argument);
+        fuzzed.handle(frame, kind & 0x80 == 0);
+        rest = next;
+    }
+    fuzzed.end();
+});
+
+impl Fuzzed {
+    fn new() -> Self {
+        let own = Mac::from_bytes([2, 0, 0, 0, 1, 1]);
+        let answer = |address| Answer { interface: 1, address, own };
+        let settings = Settings {
+            node: NODE,
+            secret: *b"a cluster secret",
+            buckets: u32::from(BUCKETS),
+            grounds: Grounds::default(),
+            cluster_mac: Mac::from_bytes(CLUSTER_MAC),
+            table_slots: SLOTS,
+            answers: vec![
+                answer(Address::v4(0x0a0a_0001)),
+                answer(Address { high: 0xfd10 << 48, low: 1 }),
+            ],
+        };
+        let mut datapath = UserDatapath::new(settings).expect("good settings");
+        let refused = Ports { first: 9, last: 9 };
+        let rules = [
+            Rule { destination_ports: refused, ..Rule::any(Action::Drop) },
+            Rule::any(Action::Accept),
+        ];
+        datapath.set_rules(&rules).expect("few rules");
+        datapath.set_lease(Nanos(u64::MAX));
+        let mut fuzzed = Self { datapath, now: Nanos(1), handled: 0 };
+        for bucket in 0..BUCKETS {
+            let owner = if bucket % 4 == 3 { NodeId(2) } else { NODE };
+            fuzzed.set_bucket(bucket, owner, BucketState::Active);
+        }
+        fuzzed
+    }
+
+    fn set_bucket(&mut self, bucket: u16, owner: NodeId, state: BucketState) {
+        let before = self.datapath.bucket(BucketId(bucket));
+        let slot = BucketSlot { owner, previous: before.owner, state, epoch: before.epoch.next() };
+        self.datapath.set_bucket(BucketId(bucket), slot);
+    }
+
+    /// What happens to the node between two packets.
+    fn happen(&mut self, kind: u8, argument: u8) {
+        let bucket = u16::from(argument) % BUCKETS;
+        match kind & 0x0f {
+            1 => self.now = self.now.plus_millis(u64::from(argument) * 1000),
+            2 => {
+                self.datapath.table().expire(self.now, &Timeouts::default(), &mut |_| {});
+            }
+            3 => self.set_bucket(bucket, NODE, BucketState::Loading),
+            4 => self.set_bucket(bucket, NODE, BucketState::Active),
+            5 => {
+                self.set_bucket(bucket, NodeId(2), BucketState::Active);
+                let mut lost = BucketSet::new(u32::from(BUCKETS));
+                lost.insert(BucketId(bucket));
+                self.datapath.table().clear(&lost);
+            }
+            6 => self.datapath.set_lease(Nanos(u64::from(argument & 1) * u64::MAX)),
+            7 => self.answer_upcalls(argument),
+            _ => {}
+        }
+    }
+
+    /// Decides the packets that went up; some of their flows are known elsewhere.
+    fn answer_upcalls(&mut self, argument: u8) {
+        let mut known = |bucket: BucketId, key: &FlowKey| {
+            let phase = if argument & 2 == 0 { Phase::Established } else { Phase::Replied };
+            let state = FlowState { phase, confirmed: true, rule: 1, sequence: 40 };
+            let record = FlowRecord { bucket, epoch: Epoch(4), key: *key, state };
+            (argument & 1 == 0).then_some(record)
+        };
+        let handled = self.datapath.handle_upcalls(self.now, &mut known);
+        self.handled += handled as u64;
+        assert_eq!(self.datapath.take_released().len(), handled);
+        self.check();
+    }
+
+    fn handle(&mut self, frame: &[u8], to_cluster: bool) {
+        let mut sent = frame.to_vec();
+        if to_cluster && let Some(destination) = sent.first_chunk_mut() {
+            *destination = CLUSTER_MAC;
+        }
+        let mut after = sent.clone();
+        let verdict = self.datapath.handle(&mut after, 1, self.now);
+        self.handled += 1;
+        assert_eq!(after.len(), sent.len());
+        if verdict != Verdict::Answer {
+            assert_eq!(after, sent, "{verdict:?} changed the frame");
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let counted: u64 = self.datapath.counters().iter().map(|(_, count)| count).sum();
+        assert_eq!(counted, self.handled, "packets and counters");
+        let mut flows = 0;
+        let table = self.datapath.table();
+        table.scan(&mut |view| {
+            flows += 1;
+            let slot = self.datapath.bucket(view.record.bucket);
+            assert_eq!(slot.owner, NODE, "a flow of bucket {}", view.record.bucket);
+            assert!(table.get(&view.record.key).is_some(), "a flow that is not found");
+        });
+        assert_eq!(table.len(), flows);
+        assert!(flows <= table.capacity());
+        let drained = self.datapath.drain_events(&mut |event| {
+            assert_eq!(testudo_packet::event::Event::from_words(event.to_words()), Some(event));
+        });
+        assert_eq!(drained.lost, 0);
+    }
+
+    fn end(&mut self) {
+        let whole_life = u64::from(u32::MAX) * 1000;
+        let later = self.now.plus_millis(whole_life);
+        self.datapath.table().expire(later, &Timeouts::default(), &mut |_| {});
+        assert!(self.datapath.table().is_empty());
+        self.check();
+    }
+}
