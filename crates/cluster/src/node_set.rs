@@ -59,7 +59,7 @@ impl NodeSet {
     ///
     /// # Errors
     ///
-    /// [`Truncated`] if the message ends within it.
+    /// `Truncated` if the message ends within it.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
         let mut words = [0; 4];
         for word in &mut words {

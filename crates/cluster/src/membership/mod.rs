@@ -9,7 +9,7 @@
 //!
 //! * **Place.** A node promises each peer's *place* to the first life (incarnation) of it that it
 //!   hears, and never to another. A life that may own gets [`Grant::Member`] for its heartbeats.
-//! * **Lease.** [`lease`] reaches `lease` beyond the sending of a heartbeat that a majority granted.
+//! * **Lease.** It reaches the configured `lease` beyond the sending of a heartbeat that a majority granted.
 //! * **Fence.** A peer not heard for `takeover` is suspected, which can be taken back. When so many
 //!   suspect it that the rest is no majority (a *veto*), each fences its place, which can't: from
 //!   then on the node grants it nothing more, in this life. When a veto of nodes has fenced it, all

@@ -3,9 +3,9 @@
 //! Two things hold on a veth whose frames go through XDP, and both fail silently when they don't:
 //!
 //! * a frame must be complete when it leaves: checksum computed and no larger than the MTU, since the
-//!   other end's XDP program sees it as it is ([`complete_frames`]);
+//!   other end's XDP program sees it as it is (`complete_frames`);
 //! * a veth receives what was *redirected* to its peer only while its own receive side polls, that is
-//!   with an XDP program or with GRO on ([`receive_redirects`]).
+//!   with an XDP program or with GRO on (`receive_redirects`).
 //!
 //! Generic netlink is used and not the older `SIOCETHTOOL`, which can't be called without unsafe code.
 
