@@ -7,8 +7,10 @@
 //!
 //! Invariant: `takeover ≥ lease + margin(lease)`. It is what keeps two nodes from owning one bucket.
 
-use crate::allocation::{Allocation, MAX_NODES};
+use crate::allocation::MAX_NODES;
 use crate::keys::Keys;
+use crate::map::Map;
+use crate::node_set::NodeSet;
 use std::time::Duration;
 use testudo_packet::bucket::{MAX_BUCKETS, NodeId};
 
@@ -25,6 +27,11 @@ pub struct Timing {
     /// How long a cold cluster waits for a node that has not shown itself, before its buckets are
     /// taken. Nodes that are switched on together should all be up in this time.
     pub formation: Duration,
+    /// How long a voter must have been dead before it is removed from the voters. Longer than a
+    /// restart takes, shorter than until the next node dies.
+    pub removal: Duration,
+    /// How long a planned move may wait for the new owner before the old one lets go all the same.
+    pub handover: Duration,
 }
 
 impl Default for Timing {
@@ -34,6 +41,8 @@ impl Default for Timing {
             lease: Duration::from_millis(100),
             takeover: Duration::from_millis(160),
             formation: Duration::from_secs(5),
+            removal: Duration::from_secs(3),
+            handover: Duration::from_secs(1),
         }
     }
 }
@@ -70,19 +79,21 @@ impl Timing {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, lease, takeover, formation } = *self;
+        let Self { heartbeat, lease, takeover, formation, removal, handover } = *self;
         let short = |what, seen, least: Duration| {
             if seen >= least { Ok(()) } else { Err(ConfigError::TooShort { what, seen, least }) }
         };
         short("heartbeat", heartbeat, Duration::from_millis(1))?;
         short("lease", lease, heartbeat * 3)?;
         short("formation", formation, takeover)?;
+        short("removal", removal, takeover)?;
+        short("handover", handover, Duration::from_millis(10))?;
         let least = lease + Self::margin(lease);
         if takeover < least {
             return Err(ConfigError::TakeoverBeforeLease { takeover, lease, least });
         }
         let most = Duration::from_secs(3600);
-        let longest = takeover.max(formation);
+        let longest = takeover.max(formation).max(removal).max(handover);
         if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
     }
 }
@@ -96,6 +107,13 @@ pub struct Settings {
     pub secret: [u8; 16],
     /// The names of all nodes, in the same order on all of them.
     pub members: Vec<String>,
+    /// What each of them can carry, relative to the others; as many as members.
+    pub weights: Vec<u32>,
+    /// Those that vote and own nothing.
+    pub witnesses: NodeSet,
+    /// Dead voters are removed while more than so many are left. With 1, the last two leave the say
+    /// to the first of them.
+    pub min_voters: usize,
     /// Which of them this node is.
     pub node: NodeId,
     /// The number of buckets, a power of two.
@@ -132,6 +150,32 @@ pub enum ConfigError {
     NotAMember {
         /// The number given.
         node: NodeId,
+        /// The number of members.
+        members: usize,
+    },
+    /// Not a weight for each member, or one that is no weight.
+    #[error("weights {seen:?} for {members} members; expected one of 1 to {MAX_WEIGHT} for each")]
+    Weights {
+        /// The weights given.
+        seen: Vec<u32>,
+        /// The number of members.
+        members: usize,
+    },
+    /// Witnesses that are no members, or nobody else.
+    #[error(
+        "{witnesses} witnesses among {members} members; expected members, and one that is none"
+    )]
+    Witnesses {
+        /// How many were given.
+        witnesses: usize,
+        /// The number of members.
+        members: usize,
+    },
+    /// Too few or too many voters are to be left.
+    #[error("min_voters is {seen}; expected 1 to {members}, the number of members")]
+    MinVoters {
+        /// The number given.
+        seen: usize,
         /// The number of members.
         members: usize,
     },
@@ -183,6 +227,12 @@ pub enum ConfigError {
 /// The longest name of a cluster or a node, in bytes.
 pub const MAX_NAME: usize = 64;
 
+/// The most that a member can weigh.
+pub const MAX_WEIGHT: u32 = 1000;
+
+/// How many members vote at most: more make each heartbeat round longer and the cluster no safer.
+pub const MAX_VOTERS: usize = 7;
+
 /// The most flows that a common table can be asked to hold.
 pub const MAX_FLOWS: usize = 1 << 30;
 
@@ -192,7 +242,6 @@ pub struct Cluster {
     settings: Settings,
     keys: Keys,
     fingerprint: u64,
-    allocation: Allocation,
 }
 
 impl Cluster {
@@ -230,6 +279,7 @@ impl Cluster {
         if usize::from(settings.node.0) >= members {
             return Err(ConfigError::NotAMember { node: settings.node, members });
         }
+        check_votes(&settings)?;
         let seen = settings.buckets;
         if !seen.is_power_of_two() || !(2..=MAX_BUCKETS).contains(&seen) {
             return Err(ConfigError::Buckets { seen });
@@ -239,8 +289,7 @@ impl Cluster {
         }
         let keys = Keys::new(&settings.secret);
         let fingerprint = fingerprint(&settings, &keys);
-        let allocation = Allocation::new(members, seen);
-        Ok(Self { settings, keys, fingerprint, allocation })
+        Ok(Self { settings, keys, fingerprint })
     }
 
     /// The cluster's name.
@@ -278,16 +327,41 @@ impl Cluster {
         self.nodes().filter(move |&node| node != me)
     }
 
-    /// How many nodes are more than half of all.
+    /// Whether a node votes and owns nothing.
     #[must_use]
-    pub fn majority(&self) -> usize {
-        self.settings.members.len() / 2 + 1
+    pub fn is_witness(&self, node: NodeId) -> bool {
+        self.settings.witnesses.contains(node)
     }
 
-    /// How many of the others must refuse a node so that no majority is left to support it.
+    /// What a node can carry, relative to the others.
     #[must_use]
-    pub fn veto(&self) -> usize {
-        self.settings.members.len() + 1 - self.majority()
+    pub fn weight(&self, node: NodeId) -> u32 {
+        self.settings.weights.get(usize::from(node.0)).copied().unwrap_or(0)
+    }
+
+    /// How many voters are left at least.
+    #[must_use]
+    pub fn min_voters(&self) -> usize {
+        self.settings.min_voters
+    }
+
+    /// Who votes before anything has been agreed on: witnesses, then the first members, at most
+    /// [`MAX_VOTERS`]. Of two members that may become one, only the first: it is preferred.
+    #[must_use]
+    pub fn first_voters(&self) -> NodeSet {
+        let witnesses = self.nodes().filter(|&node| self.is_witness(node));
+        let others = self.nodes().filter(|&node| !self.is_witness(node));
+        let count = match (self.settings.members.len(), self.settings.min_voters) {
+            (2, 1) => 1,
+            _ => MAX_VOTERS,
+        };
+        witnesses.chain(others).take(count).collect()
+    }
+
+    /// The map that all begin with.
+    #[must_use]
+    pub fn first_map(&self) -> Map {
+        Map::new(self.buckets(), self.settings.members.len(), self.first_voters())
     }
 
     /// The number of buckets.
@@ -308,12 +382,6 @@ impl Cluster {
         self.settings.max_flows
     }
 
-    /// The ranked nodes of every bucket.
-    #[must_use]
-    pub fn allocation(&self) -> &Allocation {
-        &self.allocation
-    }
-
     /// The keys derived from the secret.
     #[must_use]
     pub fn keys(&self) -> &Keys {
@@ -327,6 +395,25 @@ impl Cluster {
     }
 }
 
+fn check_votes(settings: &Settings) -> Result<(), ConfigError> {
+    let members = settings.members.len();
+    let seen = &settings.weights;
+    if seen.len() != members || !seen.iter().all(|weight| (1..=MAX_WEIGHT).contains(weight)) {
+        return Err(ConfigError::Weights { seen: seen.clone(), members });
+    }
+    let witnesses = settings.witnesses.len();
+    let strangers = settings.witnesses.iter().any(|node| usize::from(node.0) >= members);
+    if strangers || witnesses >= members {
+        return Err(ConfigError::Witnesses { witnesses, members });
+    }
+    let seen = settings.min_voters;
+    if (1..=members).contains(&seen) {
+        Ok(())
+    } else {
+        Err(ConfigError::MinVoters { seen, members })
+    }
+}
+
 fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     let mut text = Vec::new();
     for name in [&settings.name].into_iter().chain(&settings.members) {
@@ -334,11 +421,13 @@ fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
         text.push(name.len() as u8);
         text.extend_from_slice(name.as_bytes());
     }
-    let Timing { heartbeat: _, lease, takeover, formation: _ } = settings.timing;
+    let Timing { lease, takeover, .. } = settings.timing;
     for time in [lease, takeover] {
         text.extend_from_slice(&time.as_nanos().to_le_bytes());
     }
     text.extend_from_slice(&settings.buckets.to_le_bytes());
+    text.extend_from_slice(&(settings.min_voters as u64).to_le_bytes());
+    settings.witnesses.encode(&mut text);
     let tag = keys.configuration.tag(&[&text]);
     u64::from_le_bytes(*tag.first_chunk().expect("a tag has 16 bytes"))
 }
@@ -352,6 +441,9 @@ mod tests {
             name: "lab".into(),
             secret: [7; 16],
             members: ["n1", "n2", "n3"].map(String::from).into(),
+            weights: vec![100; 3],
+            witnesses: NodeSet::default(),
+            min_voters: 2,
             node: NodeId(1),
             buckets: 256,
             timing: Timing::default(),
@@ -381,6 +473,13 @@ mod tests {
         assert!(error(|s| s.members[1] = "n1".into()).contains("named \"n1\""));
         assert!(error(|s| s.members[1] = String::new()).contains("0 bytes"));
         assert!(error(|s| s.node = NodeId(3)).contains("number 3 of 3"));
+        assert!(error(|s| s.weights[1] = 0).contains("expected one of 1 to 1000 for each"));
+        assert!(error(|s| drop(s.weights.pop())).contains("for 3 members"));
+        let everyone: NodeSet = [0, 1, 2].map(NodeId).into_iter().collect();
+        assert!(error(|s| s.witnesses = everyone).contains("3 witnesses among 3"));
+        assert!(error(|s| s.min_voters = 4).contains("min_voters is 4; expected 1 to 3"));
+        assert!(error(|s| s.timing.removal = ms(10)).contains("removal is 10ms"));
+        assert!(error(|s| s.timing.handover = ms(1)).contains("handover is 1ms"));
         assert!(error(|s| s.buckets = 100).contains("power of two"));
         assert!(error(|s| s.max_flows = 0).contains("0 flows"));
         assert!(error(|s| s.timing.heartbeat = ms(0)).contains("at least 1ms"));
@@ -399,6 +498,9 @@ mod tests {
         let plain = print(|_| ());
         assert_eq!(print(|s| s.node = NodeId(2)), plain);
         assert_eq!(print(|s| s.max_flows = 5), plain);
+        assert_eq!(print(|s| s.weights[0] = 50), plain);
+        assert_ne!(print(|s| s.min_voters = 1), plain);
+        assert_ne!(print(|s| drop(s.witnesses.insert(NodeId(0)))), plain);
         assert_ne!(print(|s| s.name = "other".into()), plain);
         assert_ne!(print(|s| s.buckets = 512), plain);
         assert_ne!(print(|s| s.members.swap(0, 1)), plain);
@@ -407,14 +509,20 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_and_a_veto_always_meet() {
-        for nodes in 1..=MAX_NODES {
+    fn the_first_voters_are_few_and_witnesses_come_first() {
+        let voters = |nodes: u8, witnesses: &[u8], min_voters| -> Vec<u8> {
             let mut settings = settings();
             settings.members = (0..nodes).map(|n| n.to_string()).collect();
+            settings.weights = vec![100; usize::from(nodes)];
+            settings.witnesses = witnesses.iter().map(|&n| NodeId(n)).collect();
+            settings.min_voters = min_voters;
             settings.node = NodeId(0);
             let cluster = Cluster::new(settings).unwrap();
-            // Of the others: those who support a node, and those who veto it.
-            assert!(cluster.majority() - 1 + cluster.veto() > nodes - 1);
-        }
+            cluster.first_voters().iter().map(|node| node.0).collect()
+        };
+        assert_eq!(voters(3, &[], 2), [0, 1, 2]);
+        assert_eq!(voters(10, &[9], 2), [0, 1, 2, 3, 4, 5, 9]);
+        assert_eq!(voters(2, &[], 1), [0]);
+        assert_eq!(voters(2, &[], 2), [0, 1]);
     }
 }

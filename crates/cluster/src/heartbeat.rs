@@ -5,9 +5,10 @@
 //!  8 fingerprint u64 of the configuration
 //! 16 incarnation u64 of the sender    24 sequence u64    32 sent u64 (the sender's clock, ns)
 //! 40 echo: incarnation u64, sent u64 (of the receiver, as last heard by the sender)
-//! 56 era u32         60 role u8       61 grant u8        62 flags u16
-//! 64 suspected, fenced, dead: three sets of 32 bytes
-//! 160 HMAC-SHA256 over all before, cut to 16 bytes
+//! 56 flags u64
+//! 64 version u64, settled u64, standing u64 (all ones: none), of the bucket map
+//! 88 suspected, fenced: two sets of 32 bytes
+//! 152 HMAC-SHA256 over all before, cut to 16 bytes
 //! ```
 //!
 //! All numbers are little-endian. The code binds each statement to one sender and one receiver, so a
@@ -19,16 +20,17 @@
 
 use crate::config::Cluster;
 use crate::keys::TAG_BYTES;
+use crate::map::Version;
 use crate::node_set::{NODE_SET_BYTES, NodeSet};
 use crate::wire::{Reader, Truncated};
 use std::fmt;
 use testudo_packet::bucket::{Nanos, NodeId};
 
 const MAGIC: [u8; 4] = *b"TSTH";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The length of every heartbeat datagram.
-pub const HEARTBEAT_BYTES: usize = 64 + 3 * NODE_SET_BYTES + TAG_BYTES;
+pub const HEARTBEAT_BYTES: usize = 88 + 2 * NODE_SET_BYTES + TAG_BYTES;
 
 /// One life of a node. Drawn at random when its process starts, and counted up when the node has to
 /// begin anew within it.
@@ -52,12 +54,10 @@ impl fmt::Display for Incarnation {
 /// What a node is to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// New, or back after it had to stop: owns nothing, supports and fences nobody.
+    /// New, or back after it had to stop: owns nothing and has no lease.
     Joining,
-    /// Owns buckets while it has a lease.
+    /// Its life has been admitted: it may hold a lease, and own what the map gives it.
     Member,
-    /// Owns nothing, is kept in sync, supports and fences others.
-    Standby,
 }
 
 impl Role {
@@ -67,21 +67,8 @@ impl Role {
         match self {
             Self::Joining => "joining",
             Self::Member => "member",
-            Self::Standby => "standby",
         }
     }
-}
-
-/// How the sender regards the receiver's incarnation that it echoes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// Not at all yet.
-    None,
-    /// It may not own: another life of that node had the place, or it has been given away.
-    Standby,
-    /// It may own: the sender will not help anyone take its buckets before the takeover wait, counted
-    /// from when the sender heard the echoed heartbeat.
-    Member,
 }
 
 /// What a heartbeat says.
@@ -101,32 +88,37 @@ pub struct Heartbeat {
     pub echo: Incarnation,
     /// When the receiver, by its own clock, sent what the sender last heard.
     pub echo_sent: Nanos,
-    /// Counts the times that the cluster was formed; see [`crate::membership`].
-    pub era: u32,
-    /// What the sender is.
-    pub role: Role,
-    /// How it regards the receiver.
-    pub grant: Grant,
-    /// Whether the sender, while joining, has sat out its quarantine.
+    /// Whether the receiver's echoed life may hold a lease: the sender will help nobody take its
+    /// buckets before the takeover wait, counted from when it heard the echoed heartbeat.
+    pub grant: bool,
+    /// Whether the sender may grant and fence: it votes, and has sat out its quarantine.
     pub ready: bool,
     /// Whether the sender holds a lease.
     pub lease: bool,
-    /// Whether the sender has been there since the cluster was formed.
-    pub founder: bool,
-    /// Whether the receiver was among those that the sender formed the cluster with.
-    pub cofounder: bool,
+    /// Whether the sender is fit to own buckets, by its own health items.
+    pub fit: bool,
+    /// Whether the sender's common table is complete, as the owners have said.
+    pub synced: bool,
+    /// The version of the bucket map that the sender goes by.
+    pub version: Version,
+    /// The latest version by which the sender holds no bucket that another is first of.
+    pub settled: Version,
+    /// The version since which the sender's life is a member; `None` if it is none.
+    pub standing: Option<Version>,
     /// Whom the sender has not heard for too long. Can be taken back.
     pub suspected: NodeSet,
-    /// Whose place the sender will never again support, in this life of the sender. Final.
+    /// Whose admitted lives the sender will never again support, in this life of the sender. Final.
     pub fenced: NodeSet,
-    /// Who, by what the sender has heard, can't own anything any more. Final.
-    pub dead: NodeSet,
 }
 
-const READY: u16 = 1;
-const LEASE: u16 = 2;
-const FOUNDER: u16 = 4;
-const COFOUNDER: u16 = 8;
+const GRANT: u64 = 1;
+const READY: u64 = 2;
+const LEASE: u64 = 4;
+const FIT: u64 = 8;
+const SYNCED: u64 = 16;
+
+/// No standing, as a number.
+const NO_STANDING: u64 = u64::MAX;
 
 /// Why a datagram was not taken for a heartbeat. It was counted and has changed nothing. Unless said
 /// otherwise, whoever sent it is at fault: a stranger, or a node with other settings.
@@ -241,17 +233,18 @@ impl Heartbeat {
         ] {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        out.extend_from_slice(&self.era.to_le_bytes());
-        out.extend_from_slice(&[self.role as u8, self.grant as u8]);
-        let flag = |set: bool, bit: u16| if set { bit } else { 0 };
-        let flags = flag(self.ready, READY)
+        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+        let flags = flag(self.grant, GRANT)
+            | flag(self.ready, READY)
             | flag(self.lease, LEASE)
-            | flag(self.founder, FOUNDER)
-            | flag(self.cofounder, COFOUNDER);
-        out.extend_from_slice(&flags.to_le_bytes());
+            | flag(self.fit, FIT)
+            | flag(self.synced, SYNCED);
+        let standing = self.standing.map_or(NO_STANDING, |version| version.0);
+        for word in [flags, self.version.0, self.settled.0, standing] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
         self.suspected.encode(&mut out);
         self.fenced.encode(&mut out);
-        self.dead.encode(&mut out);
         let tag = cluster.keys().heartbeat.tag(&[&out]);
         out.extend_from_slice(&tag);
         out
@@ -313,9 +306,10 @@ fn decode_body(
     let sent = Nanos(reader.u64()?);
     let echo = Incarnation(reader.u64()?);
     let echo_sent = Nanos(reader.u64()?);
-    let era = reader.u32()?;
-    let (role, grant, flags) = (reader.u8()?, reader.u8()?, reader.u16()?);
-    let sets = [NodeSet::decode(reader)?, NodeSet::decode(reader)?, NodeSet::decode(reader)?];
+    let flags = reader.u64()?;
+    let [version, settled] = [Version(reader.u64()?), Version(reader.u64()?)];
+    let standing = Some(reader.u64()?).filter(|&word| word != NO_STANDING).map(Version);
+    let [suspected, fenced] = [NodeSet::decode(reader)?, NodeSet::decode(reader)?];
     let bad = |field, seen| Ok(Err(HeartbeatError::Field { from, field, seen }));
     if usize::from(from.0) >= cluster.members().len() {
         return bad("sender", u64::from(from.0));
@@ -327,22 +321,9 @@ fn decode_body(
     if to != ours {
         return Ok(Err(HeartbeatError::NotForUs { from, to, ours }));
     }
-    let role = match role {
-        0 => Role::Joining,
-        1 => Role::Member,
-        2 => Role::Standby,
-        _ => return bad("role", u64::from(role)),
-    };
-    let grant = match grant {
-        0 => Grant::None,
-        1 => Grant::Standby,
-        2 => Grant::Member,
-        _ => return bad("grant", u64::from(grant)),
-    };
-    if flags & !(READY | LEASE | FOUNDER | COFOUNDER) != 0 {
-        return bad("flags", u64::from(flags));
+    if flags & !(GRANT | READY | LEASE | FIT | SYNCED) != 0 {
+        return bad("flags", flags);
     }
-    let [suspected, fenced, dead] = sets;
     Ok(Ok(Heartbeat {
         from,
         to,
@@ -351,15 +332,15 @@ fn decode_body(
         sent,
         echo,
         echo_sent,
-        era,
-        role,
-        grant,
+        grant: flags & GRANT != 0,
         ready: flags & READY != 0,
         lease: flags & LEASE != 0,
-        founder: flags & FOUNDER != 0,
-        cofounder: flags & COFOUNDER != 0,
+        fit: flags & FIT != 0,
+        synced: flags & SYNCED != 0,
+        version,
+        settled,
+        standing,
         suspected,
         fenced,
-        dead,
     }))
 }

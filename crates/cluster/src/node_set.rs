@@ -4,7 +4,7 @@ use crate::wire::{Reader, Truncated};
 use testudo_packet::bucket::NodeId;
 
 /// A set of nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeSet([u64; 4]);
 
 /// How many bytes a set takes on the wire.
@@ -35,6 +35,24 @@ impl NodeSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// How many nodes are in.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The nodes in one set and not in the other.
+    #[must_use]
+    pub fn symmetric_difference(self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
+    }
+
+    /// The nodes in both sets.
+    #[must_use]
+    pub fn intersection(self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
     }
 
     /// The nodes in either set.
@@ -97,5 +115,8 @@ mod tests {
         assert!(NodeSet::decode(&mut Reader::new(&bytes[1..])).is_err());
         assert_eq!(set.union(&NodeSet::default()), set);
         assert!(!set.is_empty());
+        let other: NodeSet = [63, 70].map(NodeId).into_iter().collect();
+        assert_eq!((set.len(), set.intersection(&other).len()), (3, 1));
+        assert_eq!(set.symmetric_difference(&other).len(), 3);
     }
 }

@@ -4,7 +4,9 @@
 //! nothing is queued: however late they are fetched, there is at most one of each kind.
 
 use crate::heartbeat::Incarnation;
-use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
+use crate::map::Version;
+use std::collections::BTreeMap;
+use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
 
 /// A change of ownership, to be handed to the replica in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,49 @@ pub enum Ownership {
         /// Each with its slot.
         buckets: Vec<(BucketId, BucketSlot)>,
     },
+    /// This node owns these buckets and is to hand them over, or keeps them after all. When no slot
+    /// names it any more and all that it did is known, [`crate::membership::Membership::handle_given_up`] wants to know.
+    Move {
+        /// Each with where it goes; `None` if it stays.
+        buckets: Vec<(BucketId, Option<Move>)>,
+    },
+    /// This node does not own these buckets any more: tell their next owners all that is left to
+    /// tell. When one has confirmed it, [`crate::membership::Membership::handle_delivered`] wants to
+    /// know.
+    LetGo {
+        /// Each with the version that said where it goes.
+        buckets: Vec<(BucketId, Version)>,
+    },
+    /// All that follows from this version of the map has been told.
+    Told {
+        /// The version.
+        version: Version,
+    },
+}
+
+/// Where a bucket is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The next owner.
+    pub to: NodeId,
+    /// Since which version of the map it is to be that.
+    pub since: Version,
+    /// The epoch under which it will own the bucket.
+    pub epoch: Epoch,
+}
+
+/// What a node is to a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Title {
+    pub(crate) slot: BucketSlot,
+    /// Where it is to go, if it is this node's.
+    pub(crate) moving: Option<Move>,
+}
+
+impl Title {
+    pub(crate) fn of(slot: BucketSlot) -> Self {
+        Self { slot, moving: None }
+    }
 }
 
 /// What was told, and what is still to be.
@@ -34,9 +79,18 @@ pub enum Ownership {
 pub(crate) struct Ledger {
     me: NodeId,
     told: Vec<BucketSlot>,
+    moving: BTreeMap<BucketId, Move>,
     release: Option<(Vec<BucketId>, Incarnation)>,
     taken: Vec<(BucketId, BucketSlot)>,
     changed: Vec<(BucketId, BucketSlot)>,
+    /// What was told before of those that are still to be fetched.
+    before: BTreeMap<BucketId, BucketSlot>,
+    moved: BTreeMap<BucketId, Option<Move>>,
+    let_go: Vec<(BucketId, Version)>,
+    /// Given up, and not known to have arrived.
+    delivering: BTreeMap<BucketId, Version>,
+    version: Version,
+    told_version: Version,
 }
 
 impl Ledger {
@@ -44,9 +98,16 @@ impl Ledger {
         Self {
             me,
             told: vec![BucketSlot::VACANT; buckets as usize],
+            moving: BTreeMap::new(),
             release: None,
             taken: Vec::new(),
             changed: Vec::new(),
+            before: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            let_go: Vec::new(),
+            delivering: BTreeMap::new(),
+            version: Version(0),
+            told_version: Version(0),
         }
     }
 
@@ -55,8 +116,15 @@ impl Ledger {
         self.told.iter().filter(|slot| slot.owner == self.me).count()
     }
 
+    /// The buckets that are not with their next owners yet, each with the version that says so.
+    pub(crate) fn moves(&self) -> impl Iterator<Item = (BucketId, Version)> + '_ {
+        let moving = self.moving.iter().map(|(&bucket, moving)| (bucket, moving.since));
+        moving.chain(self.delivering.iter().map(|(&bucket, &since)| (bucket, since)))
+    }
+
     /// Gives all buckets of this node up.
     pub(crate) fn release(&mut self, incarnation: Incarnation) {
+        self.forget_unfetched();
         let mut buckets = self.release.take().map(|(buckets, _)| buckets).unwrap_or_default();
         for (index, slot) in self.told.iter_mut().enumerate() {
             if slot.owner == self.me {
@@ -66,34 +134,86 @@ impl Ledger {
         }
         buckets.sort_unstable();
         buckets.dedup();
-        // What has not been fetched of taking them must not be fetched after giving them up.
-        self.taken.clear();
-        self.changed.retain(|(_, slot)| slot.owner != self.me);
+        self.let_go.clear();
+        self.delivering.clear();
+        self.moving.clear();
+        self.moved.clear();
         self.release = Some((buckets, incarnation));
     }
 
-    /// Compares with what follows from the membership now: `slot(bucket, told)` for each bucket.
-    pub(crate) fn update(&mut self, mut slot: impl FnMut(BucketId, BucketSlot) -> BucketSlot) {
+    /// The next owner knows all of a bucket that was let go. Says whether that was waited for.
+    pub(crate) fn delivered(&mut self, bucket: BucketId, since: Version) -> bool {
+        let waited = self.delivering.get(&bucket) == Some(&since);
+        if waited {
+            self.delivering.remove(&bucket);
+        }
+        waited
+    }
+
+    /// The replica has stopped handling a bucket, for a move that was told. Says whether that move
+    /// still stands.
+    pub(crate) fn given_up(&mut self, bucket: BucketId, since: Version) -> bool {
+        let Some(moving) = self.moving.get(&bucket).filter(|moving| moving.since == since) else {
+            return false;
+        };
+        let Move { to, epoch, .. } = *moving;
+        let told = &mut self.told[usize::from(bucket.0)];
+        *told = BucketSlot { owner: to, previous: self.me, epoch, ..*told };
+        self.moving.remove(&bucket);
+        self.moved.remove(&bucket);
+        self.before.remove(&bucket);
+        self.let_go.push((bucket, since));
+        self.delivering.insert(bucket, since);
+        true
+    }
+
+    /// Compares with what follows from the membership now: `title(bucket, told)` for each bucket.
+    pub(crate) fn update(
+        &mut self,
+        version: Version,
+        mut title: impl FnMut(BucketId, BucketSlot) -> Title,
+    ) {
+        self.version = version;
         self.forget_unfetched();
-        for (index, told) in self.told.iter_mut().enumerate() {
-            let bucket = BucketId(index as u16);
-            let now = slot(bucket, *told);
-            if (now.owner, now.epoch) == (told.owner, told.epoch) {
+        for index in 0..self.told.len() {
+            let (bucket, told) = (BucketId(index as u16), self.told[index]);
+            let Title { slot, moving } = title(bucket, told);
+            if self.moving.get(&bucket) != moving.as_ref() {
+                self.note_move(bucket, moving);
+            }
+            if (slot.owner, slot.epoch) == (told.owner, told.epoch) {
                 continue;
             }
-            if now.owner == self.me && told.owner != self.me {
-                self.taken.push((bucket, now));
+            if slot.owner == self.me && told.owner != self.me {
+                self.taken.push((bucket, slot));
             } else {
-                self.changed.push((bucket, now));
+                self.changed.push((bucket, slot));
             }
-            *told = now;
+            self.before.insert(bucket, told);
+            self.told[index] = slot;
         }
+    }
+
+    fn note_move(&mut self, bucket: BucketId, moving: Option<Move>) {
+        match moving {
+            Some(moving) => drop(self.moving.insert(bucket, moving)),
+            None => drop(self.moving.remove(&bucket)),
+        }
+        self.moved.insert(bucket, moving);
     }
 
     /// A second change before the first was fetched replaces it: later slots say all.
     fn forget_unfetched(&mut self) {
-        for (bucket, _) in self.taken.drain(..).chain(self.changed.drain(..)) {
-            self.told[usize::from(bucket.0)] = BucketSlot::VACANT;
+        self.taken.clear();
+        self.changed.clear();
+        for (bucket, before) in std::mem::take(&mut self.before) {
+            self.told[usize::from(bucket.0)] = before;
+        }
+    }
+
+    fn fetched(&mut self, buckets: &[(BucketId, BucketSlot)]) {
+        for (bucket, _) in buckets {
+            self.before.remove(bucket);
         }
     }
 
@@ -102,10 +222,24 @@ impl Ledger {
             return Some(Ownership::Release { buckets, incarnation });
         }
         if !self.taken.is_empty() {
-            return Some(Ownership::TakeOver { buckets: std::mem::take(&mut self.taken) });
+            let buckets = std::mem::take(&mut self.taken);
+            self.fetched(&buckets);
+            return Some(Ownership::TakeOver { buckets });
         }
         if !self.changed.is_empty() {
-            return Some(Ownership::OwnerChanged { buckets: std::mem::take(&mut self.changed) });
+            let buckets = std::mem::take(&mut self.changed);
+            self.fetched(&buckets);
+            return Some(Ownership::OwnerChanged { buckets });
+        }
+        if !self.moved.is_empty() {
+            let moved = std::mem::take(&mut self.moved);
+            return Some(Ownership::Move { buckets: moved.into_iter().collect() });
+        }
+        if !self.let_go.is_empty() {
+            return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
+        }
+        if std::mem::replace(&mut self.told_version, self.version) != self.version {
+            return Some(Ownership::Told { version: self.version });
         }
         None
     }
@@ -114,7 +248,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use testudo_packet::bucket::{BucketState, Epoch};
+    use testudo_packet::bucket::BucketState;
 
     const ME: NodeId = NodeId(1);
 
@@ -123,10 +257,14 @@ mod tests {
         BucketSlot { owner: NodeId(owner), previous: NodeId::NONE, state, epoch: Epoch(epoch) }
     }
 
+    fn update(ledger: &mut Ledger, slot: impl Fn(BucketId) -> BucketSlot) {
+        ledger.update(Version(0), |bucket, _| Title::of(slot(bucket)));
+    }
+
     #[test]
     fn only_differences_are_told() {
         let mut ledger = Ledger::new(ME, 2);
-        ledger.update(|bucket, _| slot(bucket.0 as u8, 5));
+        update(&mut ledger, |bucket| slot(bucket.0 as u8, 5));
         let (first, second) = (BucketId(0), BucketId(1));
         assert_eq!(
             ledger.poll(),
@@ -134,7 +272,7 @@ mod tests {
         );
         let changed = vec![(first, slot(0, 5))];
         assert_eq!(ledger.poll(), Some(Ownership::OwnerChanged { buckets: changed }));
-        ledger.update(|bucket, _| slot(bucket.0 as u8, 5));
+        update(&mut ledger, |bucket| slot(bucket.0 as u8, 5));
         assert_eq!(ledger.poll(), None);
         assert_eq!(ledger.owned(), 1);
     }
@@ -142,10 +280,12 @@ mod tests {
     #[test]
     fn what_is_given_up_is_not_taken_afterwards() {
         let mut ledger = Ledger::new(ME, 2);
-        ledger.update(|_, _| slot(1, 5));
+        update(&mut ledger, |bucket| slot(bucket.0 as u8, 5));
+        ledger.poll();
+        update(&mut ledger, |_| slot(1, 5));
         ledger.release(Incarnation(9));
         ledger.release(Incarnation(10));
-        let buckets = vec![BucketId(0), BucketId(1)];
+        let buckets = vec![BucketId(1)];
         let incarnation = Incarnation(10);
         assert_eq!(ledger.poll(), Some(Ownership::Release { buckets, incarnation }));
         assert_eq!(ledger.poll(), None);
@@ -155,10 +295,40 @@ mod tests {
     #[test]
     fn a_change_that_was_not_fetched_is_replaced() {
         let mut ledger = Ledger::new(ME, 1);
-        ledger.update(|_, _| slot(1, 5));
-        ledger.update(|_, _| slot(1, 6));
+        update(&mut ledger, |_| slot(1, 5));
+        update(&mut ledger, |_| slot(1, 6));
         let buckets = vec![(BucketId(0), slot(1, 6))];
         assert_eq!(ledger.poll(), Some(Ownership::TakeOver { buckets }));
         assert_eq!(ledger.poll(), None);
+    }
+
+    #[test]
+    fn a_move_is_told_once_taken_back_and_done_once() {
+        let mut ledger = Ledger::new(ME, 1);
+        let bucket = BucketId(0);
+        update(&mut ledger, |_| slot(1, 5));
+        ledger.poll();
+        let moving = Move { to: NodeId(2), since: Version(3), epoch: Epoch(9) };
+        let to_move = Title { slot: slot(1, 5), moving: Some(moving) };
+        ledger.update(Version(3), |_, _| to_move);
+        let told = Ownership::Move { buckets: vec![(bucket, Some(moving))] };
+        assert_eq!(ledger.poll(), Some(told));
+        assert_eq!(ledger.poll(), Some(Ownership::Told { version: Version(3) }));
+        ledger.update(Version(3), |_, _| to_move);
+        assert_eq!(ledger.poll(), None);
+        assert_eq!(ledger.moves().collect::<Vec<_>>(), [(bucket, Version(3))]);
+        update(&mut ledger, |_| slot(1, 5));
+        assert_eq!(ledger.poll(), Some(Ownership::Move { buckets: vec![(bucket, None)] }));
+        assert!(!ledger.given_up(bucket, Version(3)), "it was taken back");
+        ledger.update(Version(4), |_, _| to_move);
+        ledger.poll();
+        assert!(!ledger.given_up(bucket, Version(2)), "of another move");
+        assert!(ledger.given_up(bucket, Version(3)));
+        let let_go = Ownership::LetGo { buckets: vec![(bucket, Version(3))] };
+        assert_eq!(ledger.poll(), Some(let_go));
+        assert_eq!(ledger.owned(), 0);
+        assert_eq!(ledger.moves().count(), 1, "it has not arrived");
+        assert!(ledger.delivered(bucket, Version(3)) && !ledger.delivered(bucket, Version(3)));
+        assert_eq!(ledger.moves().count(), 0);
     }
 }

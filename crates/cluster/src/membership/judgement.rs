@@ -1,67 +1,51 @@
-//! The verdicts of [`Membership`]: its own role, whom it suspects and fences, who is dead, and what
-//! follows for the buckets. All of it is drawn again after each input from what is remembered.
+//! The verdicts of [`Membership`]: whether it is a member and has a lease, whom it suspects and
+//! fences, who is dead. All of it is drawn again after each input from what is remembered.
 
-use super::lease::{Change, Lease};
-use super::peer::Place;
+use super::lease::{Change, Lease, Terms};
+use super::peer::{Place, Standing};
 use super::{Cause, Membership, Notice};
-use crate::heartbeat::{Grant, Heartbeat, Role};
+use crate::heartbeat::{Heartbeat, Role};
+use crate::map::Version;
 use crate::node_set::NodeSet;
 use crate::time::{NEVER, after};
-use std::cmp::Ordering;
-use testudo_packet::bucket::{BucketSlot, BucketState, Epoch, Nanos, NodeId};
-
-/// How an era and a rank make an epoch.
-const RANK_BITS: u32 = 8;
-/// The last era; it is not left any more.
-const MAX_ERA: u32 = u32::MAX >> RANK_BITS;
-
-/// All that the owners of the buckets follow from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Basis {
-    owning: bool,
-    dead: NodeSet,
-    told_dead: NodeSet,
-    era: u32,
-}
+use testudo_packet::bucket::{Nanos, NodeId};
 
 impl Membership {
     /// Draws all verdicts.
     pub(super) fn judge(&mut self) {
         self.note_touch();
-        match self.role {
-            // Before the lease: one heartbeat can both invite to found the cluster and support the
-            // first lease, and whoever takes the support alone is no founder for the others.
-            Role::Joining => {
-                self.judge_joining();
-                self.refresh_lease();
-            }
-            Role::Member | Role::Standby => {
-                self.refresh_lease();
-                self.judge_standing();
-            }
-        }
-        if self.role != Role::Joining {
+        self.note_admission();
+        self.refresh_lease();
+        self.judge_standing();
+        if self.is_voter() && self.is_ready() {
             self.suspect_the_silent();
             self.fence_the_suspected();
         }
         self.count_the_dead();
-        self.hear_of_the_dead();
         self.settle_ownership();
     }
 
     /// What the peers said not long ago.
-    fn views(&self) -> impl Iterator<Item = &Heartbeat> {
+    pub(super) fn views(&self) -> impl Iterator<Item = &Heartbeat> {
         let (now, freshness) = (self.now, self.cluster.timing().freshness());
         self.peers.iter().filter_map(move |peer| peer.fresh(now, freshness))
     }
 
-    fn leaders(&self) -> impl Iterator<Item = &Heartbeat> {
-        self.views().filter(|said| said.role == Role::Member && said.lease)
+    /// Of these, what those say that may grant and fence.
+    fn votes(&self) -> impl Iterator<Item = &Heartbeat> {
+        let voters = self.map.voters();
+        self.views().filter(move |said| said.ready && voters.contains(said.from))
+    }
+
+    pub(super) fn is_voter(&self) -> bool {
+        self.map.voters().contains(self.cluster.node())
     }
 
     /// Out of touch, one can't tell silent peers from one's own deafness.
     fn note_touch(&mut self) {
-        let touch = self.views().count() + 1 >= self.cluster.majority();
+        let voters = self.map.voters();
+        let heard = self.views().filter(|said| voters.contains(said.from)).count();
+        let touch = heard + usize::from(self.is_voter()) >= self.map.majority();
         self.in_touch_since = touch.then(|| self.in_touch_since.unwrap_or(self.now));
     }
 
@@ -73,21 +57,36 @@ impl Membership {
         after(self.born, self.cluster.timing().quarantine())
     }
 
-    fn refresh_lease(&mut self) {
-        let allowed = match self.role {
-            Role::Joining => self.is_ready() && self.cluster.majority() > 1,
-            Role::Member => true,
-            Role::Standby => false,
-        };
-        if !allowed {
-            return;
+    pub(super) fn is_synced(&self) -> bool {
+        let admission = self.map.admission(self.cluster.node());
+        let since = admission.map_or(Version(0), |admission| admission.since);
+        self.synced.is_some_and(|version| version >= since)
+    }
+
+    fn note_admission(&mut self) {
+        let admission = self.map.admission(self.cluster.node());
+        let mine = admission.is_some_and(|admission| admission.life == self.incarnation);
+        if mine && self.released && self.member_since.is_none() {
+            self.member_since = Some(self.now);
+            self.notice(Notice::Admitted);
+            self.hurry();
         }
-        match self.lease.refresh(self.now, &self.peers) {
+    }
+
+    fn refresh_lease(&mut self) {
+        let me = self.cluster.node();
+        let Some(admission) = self.map.admission(me).filter(|_| self.role() == Role::Member) else {
+            return;
+        };
+        let terms = Terms {
+            me,
+            voters: self.map.voters(),
+            voters_since: self.map.voters_since(),
+            standing: admission.since,
+        };
+        match self.lease.refresh(self.now, &self.peers, &terms) {
             Change::None => {}
             Change::Gained => {
-                if self.role == Role::Joining {
-                    self.assume(Role::Member);
-                }
                 self.notice(Notice::LeaseGained);
                 self.hurry();
             }
@@ -99,86 +98,47 @@ impl Membership {
         }
     }
 
-    fn judge_joining(&mut self) {
-        if !self.is_ready() {
-            return;
-        }
-        let forming: Vec<_> = self
-            .views()
-            .filter(|said| said.role == Role::Joining && said.ready)
-            .map(|said| (said.from, said.incarnation))
-            .collect();
-        let invited = self.views().any(|said| said.founder && said.cofounder);
-        if forming.len() + 1 >= self.cluster.majority() || invited {
-            self.founder = true;
-            // Who was invited does not know how old the memory of others is, so it invites no one.
-            self.formed_with = if invited { Vec::new() } else { forming };
-            // An invitation names the era; forming alone begins the next one.
-            let step = u32::from(!invited);
-            self.era = self.era_heard.max(self.era).saturating_add(step).min(MAX_ERA);
-            self.assume(Role::Member);
-            self.refresh_lease();
-            return;
-        }
-        let refused = self.leaders().any(|said| said.grant == Grant::Standby);
-        let patient_until = after(self.quarantine_end(), self.cluster.timing().formation);
-        let overlooked = self.now >= patient_until && self.leaders().next().is_some();
-        if refused || overlooked {
-            self.assume(Role::Standby);
-        }
-    }
-
-    fn assume(&mut self, role: Role) {
-        self.role = role;
-        self.role_since = self.now;
-        self.idle_since = None;
-        self.notice(Notice::Role(role));
-        let heard: Vec<_> = self.views().copied().collect();
-        for said in heard {
-            self.bind(&said);
-        }
-        self.hurry();
-    }
-
-    /// Whether a member or standby node has to begin anew.
+    /// Whether a member has to begin anew.
     fn judge_standing(&mut self) {
+        if self.role() != Role::Member {
+            return;
+        }
         let me = self.cluster.node();
-        let fenced_by = self.views().filter(|said| said.fenced.contains(me)).count();
-        let dead = self.leaders().any(|said| said.dead.contains(me));
-        if self.role == Role::Member && (dead || fenced_by >= self.cluster.veto()) {
+        let fenced_by = self.votes().filter(|said| self.is_fenced_by(said, me)).count();
+        if fenced_by >= self.map.majority() {
             return self.restart(Cause::Fenced);
         }
-        let in_charge = match self.role {
-            Role::Member => self.lease.is_held(),
-            _ => self.leaders().next().is_some(),
-        };
-        if in_charge || self.in_touch_since.is_none() {
+        if self.lease.is_held() || self.in_touch_since.is_none() {
             self.idle_since = None;
             return;
         }
         let idle_since = *self.idle_since.get_or_insert(self.now);
         if self.now >= after(idle_since, self.cluster.timing().patience()) {
-            self.restart(Cause::NobodyInCharge);
+            self.restart(Cause::NoLease);
         }
     }
 
-    fn restart(&mut self, cause: Cause) {
+    pub(super) fn restart(&mut self, cause: Cause) {
         self.incarnation = self.incarnation.next();
-        self.role = Role::Joining;
-        self.founder = false;
+        self.member_since = None;
         self.released = false;
         self.born = self.now;
-        self.role_since = self.now;
         self.in_touch_since = None;
         self.idle_since = None;
-        let (nodes, majority) = (self.cluster.members().len(), self.cluster.majority());
-        self.lease = Lease::new(self.cluster.timing().lease, nodes, majority);
+        self.synced = None;
+        let nodes = self.cluster.members().len();
+        self.lease = Lease::new(self.cluster.timing().lease, nodes);
         self.peers.iter_mut().for_each(super::peer::Peer::forget);
-        self.formed_with.clear();
+        for node in self.cluster.nodes() {
+            if let Some(admission) = self.map.admission(node) {
+                self.peers[usize::from(node.0)].give(self.now, admission);
+            }
+        }
         self.suspected = NodeSet::default();
         self.fenced = NodeSet::default();
         self.dead = NodeSet::default();
-        self.told_dead = NodeSet::default();
+        self.presumed = NodeSet::default();
+        self.handed.clear();
         self.ledger.release(self.incarnation);
         self.ledger_basis = None;
         self.counters.restarts += 1;
@@ -190,12 +150,12 @@ impl Membership {
     pub(super) fn suspicion_due(&self, node: NodeId) -> Nanos {
         let Some(touch) = self.in_touch_since else { return NEVER };
         let peer = &self.peers[usize::from(node.0)];
-        let timing = self.cluster.timing();
         match peer.place {
-            _ if self.role == Role::Joining || peer.suspected => NEVER,
-            Place::Open => after(self.role_since.max(touch), timing.formation),
-            Place::Bound(_) => after(peer.heard.max(touch), timing.takeover),
-            Place::Fenced => NEVER,
+            Place::Kept(_, since) if !peer.suspected && self.is_voter() => {
+                let quiet_since = peer.heard.max(since).max(touch).max(self.born);
+                after(quiet_since, self.cluster.timing().takeover)
+            }
+            _ => NEVER,
         }
     }
 
@@ -216,19 +176,24 @@ impl Membership {
         }
         let suspects: Vec<_> = self.suspected.iter().collect();
         for node in suspects {
-            let agreeing = self
-                .views()
-                .filter(|said| said.suspected.contains(node) || said.fenced.contains(node))
-                .count();
-            if agreeing + 1 >= self.cluster.veto() {
+            let against =
+                |said: &&Heartbeat| said.suspected.contains(node) || self.is_fenced_by(said, node);
+            if self.votes().filter(against).count() + 1 >= self.map.majority() {
                 self.fence(node);
             }
         }
     }
 
-    pub(super) fn fence(&mut self, node: NodeId) {
+    /// Whether a peer has fenced the life of a node that this node too takes for the admitted one.
+    fn is_fenced_by(&self, said: &Heartbeat, node: NodeId) -> bool {
+        let since = self.map.admission(node).map_or(Version(0), |admission| admission.since);
+        said.fenced.contains(node) && said.version >= since
+    }
+
+    fn fence(&mut self, node: NodeId) {
         let peer = &mut self.peers[usize::from(node.0)];
-        peer.place = Place::Fenced;
+        let Place::Kept(admission, _) = peer.place else { return };
+        peer.place = Place::Fenced(admission);
         peer.suspected = false;
         self.suspected.remove(node);
         if self.fenced.insert(node) {
@@ -237,68 +202,82 @@ impl Membership {
         }
     }
 
-    /// A veto against a node, all of it in force now, ends that node's ownership for good.
+    /// How many voters have fenced a node, this one included.
+    fn votes_against(&self, node: NodeId) -> usize {
+        let others = self.votes().filter(|said| self.is_fenced_by(said, node)).count();
+        let own = self.is_voter() && self.is_ready() && self.own_votes().contains(node);
+        others + usize::from(own)
+    }
+
+    /// Whom this node has fenced; itself, if its place belongs to an earlier life of it. That life owns
+    /// nothing any more: its process is gone, or has given up all slots.
+    pub(super) fn own_votes(&self) -> NodeSet {
+        let me = self.cluster.node();
+        let mut votes = self.fenced;
+        let admission = self.map.admission(me);
+        if self.is_ready() && admission.is_some_and(|a| a.life != self.incarnation) {
+            votes.insert(me);
+        }
+        votes
+    }
+
+    /// A majority against a node, all of it in force now, ends that life's ownership for good.
     fn count_the_dead(&mut self) {
-        if self.role != Role::Member || !self.lease.is_held() {
-            return;
-        }
-        let fenced: Vec<_> = self.fenced.iter().filter(|&n| !self.dead.contains(n)).collect();
-        for node in fenced {
-            let votes = self.views().filter(|said| said.fenced.contains(node)).count() + 1;
-            if votes >= self.cluster.veto() {
-                self.dead.insert(node);
-                self.notice(Notice::Dead(node));
-                self.hurry();
+        let all = self.views().fold(self.fenced, |all, said| all.union(&said.fenced));
+        let lease = self.role() == Role::Member && self.lease.is_held();
+        for node in all.iter().filter(|&node| node != self.cluster.node()).collect::<Vec<_>>() {
+            let known = if lease { &self.dead } else { &self.presumed };
+            if known.contains(node) || self.votes_against(node) < self.map.majority() {
+                continue;
             }
+            let news = self.presumed.insert(node);
+            if lease {
+                self.dead.insert(node);
+            }
+            if news {
+                self.notice(Notice::Dead(node));
+            }
+            self.hurry();
         }
     }
 
-    /// What those in charge say of the dead is believed for knowing who owns, not for taking.
-    fn hear_of_the_dead(&mut self) {
-        if self.leaders().next().is_none() {
-            return;
-        }
-        let told = self.leaders().fold(NodeSet::default(), |all, said| all.union(&said.dead));
-        let era = self.leaders().map(|said| said.era).max().unwrap_or(0).min(MAX_ERA);
-        self.told_dead = told;
-        self.era = self.era.max(era);
-    }
-
-    fn settle_ownership(&mut self) {
-        let owning = self.role == Role::Member && self.lease.was_held();
-        if !owning && self.leaders().next().is_none() {
-            return;
-        }
-        let Self { dead, told_dead, era, .. } = *self;
-        let basis = Basis { owning, dead, told_dead, era };
-        if self.ledger_basis == Some(basis) {
-            return;
-        }
-        self.ledger_basis = Some(basis);
-        let cluster = &self.cluster;
-        self.ledger.update(|bucket, told| {
-            basis.slot(cluster.node(), cluster.allocation().ranks(bucket), told)
-        });
-    }
-}
-
-impl Basis {
-    /// The slot of a bucket with these ranked nodes, as node `me` sees it.
-    fn slot(&self, me: NodeId, ranks: &[NodeId], told: BucketSlot) -> BucketSlot {
-        let alive = |dead: NodeSet| ranks.iter().position(|&node| !dead.contains(node));
-        let verdict = alive(self.dead);
-        let known = alive(self.dead.union(&self.told_dead));
-        let (rank, state) = match (verdict, known) {
-            (Some(rank), _) if self.owning && ranks[rank] == me => (rank, BucketState::Loading),
-            (_, Some(rank)) if ranks[rank] != me => (rank, BucketState::Active),
-            // It will be this node's when it has counted the votes itself, or is nobody's.
-            _ => return told,
+    /// What the planner has to know of each node, this one included.
+    #[must_use]
+    pub fn standings(&self) -> Vec<Standing> {
+        let me = self.cluster.node();
+        let mut all: Vec<_> = self.cluster.nodes().map(|node| self.standing(node)).collect();
+        all[usize::from(me.0)] = Standing {
+            node: me,
+            life: Some(self.incarnation).filter(|_| self.released),
+            ready: self.is_ready(),
+            lease: self.role() == Role::Member && self.lease.is_held(),
+            fit: self.fit,
+            synced: self.is_synced(),
+            gone: self.map.admission(me).is_none_or(|a| {
+                a.life != self.incarnation && self.votes_against(me) >= self.map.majority()
+            }),
+            version: self.map.version(),
+            settled: self.settled,
         };
-        let previous = match rank.cmp(&0) {
-            Ordering::Greater => ranks[rank - 1],
-            _ => NodeId::NONE,
-        };
-        let epoch = Epoch(self.era << RANK_BITS | rank as u32);
-        BucketSlot { owner: ranks[rank], previous, state, epoch }
+        all
+    }
+
+    fn standing(&self, node: NodeId) -> Standing {
+        let peer = &self.peers[usize::from(node.0)];
+        let said = peer.fresh(self.now, self.cluster.timing().takeover);
+        let progress = peer.progress();
+        Standing {
+            node,
+            life: said.map(|said| said.incarnation),
+            ready: said.is_some_and(|said| said.ready),
+            lease: said.is_some_and(|said| said.lease),
+            fit: said.is_some_and(|said| said.fit),
+            synced: said.is_some_and(|said| said.synced),
+            gone: self.map.admission(node).is_none()
+                || self.dead.contains(node)
+                || self.votes_against(node) >= self.map.majority(),
+            version: progress.map_or(Version(0), |progress| progress.version),
+            settled: progress.map_or(Version(0), |progress| progress.settled),
+        }
     }
 }

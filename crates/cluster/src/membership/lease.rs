@@ -1,21 +1,25 @@
-//! How long this node may handle packets.
+//! This node's lease: how long it may handle packets, and whose support counts for it.
 //!
-//! The lease reaches `lease` beyond the latest moment at which this node sent a heartbeat that a
-//! majority (itself included) supports. The moment is the sending of a heartbeat of its own, by its
-//! own clock, so no delay on the way can make a lease longer than its supporters think.
+//! A supporter that grants the lease for a heartbeat will not help anyone take this node's buckets
+//! before the takeover wait, counted from when it heard that heartbeat. So the lease reaches `length`
+//! beyond the sending of a heartbeat that a majority of the voters has granted.
 //!
-//! Invariant: once a lease has run out, only lives of peers that supported it before can renew it.
-//! A peer that has fenced this node, then lost its memory in a restart, would otherwise lend the
-//! majority that its vote has taken away. For the first lease, which no life supported before, the
-//! supporters must have been there since the cluster was formed (see [`super`]).
+//! Invariant: once a lease has run out, only lives of peers that supported it before can renew it,
+//! and only under the voters that it ran out under. A peer that has fenced this node, then lost its
+//! memory in a restart, would otherwise lend the majority that its vote has taken away. A life that
+//! has been a member for at least as long as this one has forgotten nothing that matters to it, so its
+//! support always counts; for a first lease, which no life supported before, only such support does
+//! (see [`super`]).
 
 use super::peer::{Peer, Support};
 use crate::heartbeat::Incarnation;
+use crate::map::Version;
+use crate::node_set::NodeSet;
 use crate::time::after;
 use std::time::Duration;
-use testudo_packet::bucket::Nanos;
+use testudo_packet::bucket::{Nanos, NodeId};
 
-/// What a refresh has changed.
+/// What a look at the lease brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
@@ -23,77 +27,89 @@ pub(super) enum Change {
     Lost,
 }
 
+/// By whose and what right leases are granted now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) me: NodeId,
+    pub(super) voters: NodeSet,
+    /// Since when they are the voters.
+    pub(super) voters_since: Version,
+    /// Since when this life is a member.
+    pub(super) standing: Version,
+}
+
 #[derive(Debug)]
 pub(super) struct Lease {
     length: Duration,
-    majority: usize,
     deadline: Nanos,
+    /// Whether it was in force when it was last looked at.
     held: bool,
-    ever: bool,
+    /// The voters under which it was last in force, or its life was first looked at.
+    voters_since: Option<Version>,
+    /// The lives whose support kept it in force, by peer.
     trusted: Vec<Option<Incarnation>>,
 }
 
 impl Lease {
-    pub(super) fn new(length: Duration, nodes: usize, majority: usize) -> Self {
+    pub(super) fn new(length: Duration, nodes: usize) -> Self {
         let trusted = vec![None; nodes];
-        Self { length, majority, deadline: Nanos(0), held: false, ever: false, trusted }
+        Self { length, deadline: Nanos(0), held: false, voters_since: None, trusted }
     }
 
-    /// When it runs out or did; 0 if there was none.
     pub(super) fn deadline(&self) -> Nanos {
         self.deadline
     }
 
-    /// Whether it has not run out.
     pub(super) fn is_held(&self) -> bool {
         self.held
     }
 
-    /// Whether there has been one in this life.
-    pub(super) fn was_held(&self) -> bool {
-        self.ever
-    }
-
-    fn counts(&self, peer: usize, support: &Support) -> bool {
-        if self.held {
-            return true;
-        }
-        if self.ever { self.trusted[peer] == Some(support.by) } else { support.founder }
+    fn counts(&self, peer: usize, support: &Support, standing: Version) -> bool {
+        self.held
+            || self.trusted[peer] == Some(support.by)
+            || support.standing.is_some_and(|since| since <= standing)
     }
 
     /// Notices that it has run out, and renews it from what the peers support.
-    pub(super) fn refresh(&mut self, now: Nanos, peers: &[Peer]) -> Change {
+    pub(super) fn refresh(&mut self, now: Nanos, peers: &[Peer], terms: &Terms) -> Change {
         let before = self.held;
         self.held &= now < self.deadline;
-        let lost = before && !self.held;
+        let ended = if before && !self.held { Change::Lost } else { Change::None };
+        let under = *self.voters_since.get_or_insert(terms.voters_since);
+        if !self.held && under != terms.voters_since {
+            return ended;
+        }
         let mut moments: Vec<Nanos> = peers
             .iter()
             .enumerate()
+            .filter(|(index, _)| terms.voters.contains(NodeId(*index as u8)))
             .filter_map(|(index, peer)| Some((index, peer.support.as_ref()?)))
-            .filter(|(index, support)| self.counts(*index, support))
+            .filter(|(index, support)| self.counts(*index, support, terms.standing))
             .map(|(_, support)| support.sent)
             .collect();
+        if terms.voters.contains(terms.me) {
+            moments.push(now);
+        }
         moments.sort_unstable_by(|a, b| b.cmp(a));
-        let moment = match self.majority {
-            1 => Some(now),
-            majority => moments.get(majority - 2).copied(),
-        };
-        if let Some(moment) = moment {
-            self.deadline = self.deadline.max(after(moment, self.length));
+        let majority = terms.voters.len() / 2 + 1;
+        let granted = majority.checked_sub(1).and_then(|needed| moments.get(needed));
+        let granted = granted.map_or(Nanos(0), |&moment| after(moment, self.length));
+        // Under other voters, support that sufficed may suffice no more: what was granted stands.
+        self.deadline = self.deadline.max(granted);
+        if now >= granted {
+            return ended;
         }
-        if now >= self.deadline {
-            return if lost { Change::Lost } else { Change::None };
-        }
-        self.trust(now, peers);
-        self.ever = true;
+        self.voters_since = Some(terms.voters_since);
+        self.trust(now, peers, terms);
         if std::mem::replace(&mut self.held, true) { Change::None } else { Change::Gained }
     }
 
     /// Remembers who supports a lease that holds.
-    fn trust(&mut self, now: Nanos, peers: &[Peer]) {
+    fn trust(&mut self, now: Nanos, peers: &[Peer], terms: &Terms) {
         for (index, peer) in peers.iter().enumerate() {
             let Some(support) = &peer.support else { continue };
-            if self.counts(index, support) && now < after(support.sent, self.length) {
+            if self.counts(index, support, terms.standing) && now < after(support.sent, self.length)
+            {
                 self.trusted[index] = Some(support.by);
             }
         }
@@ -107,13 +123,26 @@ mod tests {
     const LENGTH: Duration = Duration::from_millis(100);
 
     fn ms(milliseconds: u64) -> Nanos {
-        Nanos(0).plus_millis(milliseconds)
+        Nanos(milliseconds * 1_000_000)
+    }
+
+    fn terms(nodes: u8) -> Terms {
+        Terms {
+            me: NodeId(0),
+            voters: (0..nodes).map(NodeId).collect(),
+            voters_since: Version(0),
+            standing: Version(5),
+        }
     }
 
     /// Three nodes of which this is number 0; the others support as given: when, which life.
     fn peers(supports: [Option<(u64, u64)>; 2]) -> Vec<Peer> {
         let support = |given: Option<(u64, u64)>| {
-            given.map(|(at, by)| Support { sent: ms(at), by: Incarnation(by), founder: by < 10 })
+            given.map(|(at, by)| Support {
+                sent: ms(at),
+                by: Incarnation(by),
+                standing: (by < 10).then_some(Version(5)),
+            })
         };
         let mut peers = vec![Peer::default(); 3];
         peers[1].support = support(supports[0]);
@@ -121,55 +150,84 @@ mod tests {
         peers
     }
 
-    #[test]
-    fn a_lease_follows_the_majority() {
-        let mut lease = Lease::new(LENGTH, 3, 2);
-        assert_eq!(lease.refresh(ms(10), &peers([None, None])), Change::None);
-        assert_eq!(lease.refresh(ms(10), &peers([Some((5, 1)), None])), Change::Gained);
-        assert_eq!(lease.deadline(), ms(105));
-        assert_eq!(lease.refresh(ms(60), &peers([Some((5, 1)), Some((50, 2))])), Change::None);
-        assert_eq!(lease.deadline(), ms(150));
-        assert_eq!(lease.refresh(ms(150), &peers([Some((5, 1)), Some((50, 2))])), Change::Lost);
-        assert!(!lease.is_held() && lease.was_held());
+    fn refresh(lease: &mut Lease, at: u64, supports: [Option<(u64, u64)>; 2]) -> Change {
+        lease.refresh(ms(at), &peers(supports), &terms(3))
     }
 
     #[test]
-    fn four_nodes_need_two_supporters() {
-        let mut lease = Lease::new(LENGTH, 4, 3);
+    fn a_lease_follows_the_majority() {
+        let mut lease = Lease::new(LENGTH, 3);
+        assert_eq!(refresh(&mut lease, 10, [None, None]), Change::None);
+        assert_eq!(refresh(&mut lease, 10, [Some((5, 1)), None]), Change::Gained);
+        assert_eq!(lease.deadline(), ms(105));
+        assert_eq!(refresh(&mut lease, 60, [Some((5, 1)), Some((50, 2))]), Change::None);
+        assert_eq!(lease.deadline(), ms(150));
+        assert_eq!(refresh(&mut lease, 150, [Some((5, 1)), Some((50, 2))]), Change::Lost);
+        assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn four_nodes_need_two_others() {
+        let mut lease = Lease::new(LENGTH, 4);
         let mut four = peers([Some((5, 1)), None]);
         four.push(Peer::default());
-        assert_eq!(lease.refresh(ms(10), &four), Change::None);
-        four[3].support = Some(Support { sent: ms(2), by: Incarnation(3), founder: true });
-        assert_eq!(lease.refresh(ms(10), &four), Change::Gained);
+        assert_eq!(lease.refresh(ms(10), &four, &terms(4)), Change::None);
+        four[3].support =
+            Some(Support { sent: ms(2), by: Incarnation(3), standing: Some(Version(1)) });
+        assert_eq!(lease.refresh(ms(10), &four, &terms(4)), Change::Gained);
         assert_eq!(lease.deadline(), ms(102));
     }
 
     #[test]
-    fn a_forgetful_peer_cannot_bring_a_lease_back() {
-        let mut lease = Lease::new(LENGTH, 3, 2);
-        lease.refresh(ms(10), &peers([Some((5, 1)), None]));
-        assert_eq!(lease.refresh(ms(200), &peers([Some((5, 1)), None])), Change::Lost);
-        assert_eq!(lease.refresh(ms(210), &peers([Some((205, 4)), None])), Change::None);
-        assert_eq!(lease.refresh(ms(210), &peers([None, Some((205, 2))])), Change::None);
-        assert_eq!(lease.refresh(ms(220), &peers([Some((215, 1)), None])), Change::Gained);
-        // While the lease holds, a new life of a peer that supports it becomes one to trust.
-        lease.refresh(ms(230), &peers([Some((225, 4)), None]));
-        assert_eq!(lease.refresh(ms(400), &peers([None, None])), Change::Lost);
-        assert_eq!(lease.refresh(ms(410), &peers([Some((405, 4)), None])), Change::Gained);
+    fn a_node_that_does_not_vote_needs_a_majority_of_others() {
+        let mut lease = Lease::new(LENGTH, 3);
+        let terms = Terms { voters: [1, 2].map(NodeId).into_iter().collect(), ..terms(3) };
+        assert_eq!(lease.refresh(ms(10), &peers([Some((5, 1)), None]), &terms), Change::None);
+        let both = peers([Some((5, 1)), Some((6, 2))]);
+        assert_eq!(lease.refresh(ms(10), &both, &terms), Change::Gained);
     }
 
     #[test]
-    fn the_first_lease_takes_founders() {
-        let mut lease = Lease::new(LENGTH, 3, 2);
-        assert_eq!(lease.refresh(ms(10), &peers([Some((5, 11)), Some((5, 12))])), Change::None);
-        assert_eq!(lease.refresh(ms(10), &peers([Some((5, 11)), Some((5, 2))])), Change::Gained);
+    fn a_forgetful_peer_cannot_bring_a_lease_back() {
+        let mut lease = Lease::new(LENGTH, 3);
+        refresh(&mut lease, 10, [Some((5, 1)), None]);
+        refresh(&mut lease, 20, [Some((15, 14)), None]);
+        assert_eq!(refresh(&mut lease, 200, [Some((15, 14)), None]), Change::Lost);
+        assert_eq!(refresh(&mut lease, 210, [Some((205, 15)), None]), Change::None);
+        assert_eq!(refresh(&mut lease, 210, [None, Some((205, 16))]), Change::None);
+        assert_eq!(refresh(&mut lease, 220, [Some((215, 14)), None]), Change::Gained);
+    }
+
+    #[test]
+    fn a_first_lease_takes_members_of_long_standing() {
+        let mut lease = Lease::new(LENGTH, 3);
+        assert_eq!(refresh(&mut lease, 10, [Some((5, 11)), Some((5, 12))]), Change::None);
+        assert_eq!(refresh(&mut lease, 10, [Some((5, 11)), Some((5, 2))]), Change::Gained);
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_stays_out_under_other_voters() {
+        let mut lease = Lease::new(LENGTH, 3);
+        refresh(&mut lease, 10, [Some((5, 1)), None]);
+        let alone = Terms {
+            voters: [NodeId(0)].into_iter().collect(),
+            voters_since: Version(9),
+            ..terms(3)
+        };
+        assert_eq!(lease.refresh(ms(300), &peers([None, None]), &alone), Change::Lost);
+        assert_eq!(lease.refresh(ms(310), &peers([None, None]), &alone), Change::None);
+        let mut other = Lease::new(LENGTH, 3);
+        refresh(&mut other, 10, [Some((5, 1)), None]);
+        assert_eq!(other.refresh(ms(50), &peers([None, None]), &alone), Change::None);
+        assert!(other.is_held(), "it changed voters while it was in force");
+        assert_eq!(other.deadline(), ms(150));
     }
 
     #[test]
     fn a_node_alone_renews_by_itself() {
-        let mut lease = Lease::new(LENGTH, 1, 1);
-        assert_eq!(lease.refresh(ms(10), &[Peer::default()]), Change::Gained);
-        lease.refresh(ms(50), &[Peer::default()]);
+        let mut lease = Lease::new(LENGTH, 1);
+        assert_eq!(lease.refresh(ms(10), &[Peer::default()], &terms(1)), Change::Gained);
+        lease.refresh(ms(50), &[Peer::default()], &terms(1));
         assert_eq!(lease.deadline(), ms(150));
     }
 }

@@ -1,141 +1,78 @@
-//! Who is there, who may own, and who has to stop: heartbeats, lease, fencing, takeover.
+//! Who is there, who may own, and who has to stop: heartbeats, lease, fencing, takeover, titles.
 //!
 //! # What it guarantees
 //!
-//! At no moment do two nodes hold an unexpired lease and own the same bucket. No message, clock
-//! comparison between machines or consensus round is in the way of a takeover.
+//! At no moment do two nodes hold an unexpired lease and act as owner of the same bucket. No message,
+//! clock comparison between machines or round of agreement is in the way of a takeover.
 //!
 //! # How
 //!
-//! * **Place.** A node promises each peer's *place* to the first life (incarnation) of it that it
-//!   hears, and never to another. A life that may own gets [`Grant::Member`] for its heartbeats.
-//! * **Lease.** It reaches the configured `lease` beyond the sending of a heartbeat that a majority granted.
-//! * **Fence.** A peer not heard for `takeover` is suspected, which can be taken back. When so many
-//!   suspect it that the rest is no majority (a *veto*), each fences its place, which can't: from
-//!   then on the node grants it nothing more, in this life. When a veto of nodes has fenced it, all
-//!   in force at one moment, the place is *dead*: every majority contains one that has granted
-//!   nothing for `takeover`, which is longer than `lease` by more than clocks differ. So its lease
-//!   has run out, and can't come back.
-//! * **Takeover.** The owner of a bucket is the first of its ranked nodes that is not dead. A node
-//!   takes a bucket when it has itself counted a veto against all ranked before it, while it holds
-//!   a lease. A lease that it loses later does not matter: the dead stay dead.
-//! * **Epoch.** `era << 8 | rank of the owner in the bucket's list`. Within an era the owner's rank
-//!   only rises; a new era begins when the cluster is formed anew. So two owners of a bucket never
+//! * **Place.** The agreed [map](crate::map) gives each node's *place* to one life (incarnation) of
+//!   it. Voters grant that life's heartbeats, and no other's.
+//! * **Lease.** It reaches the configured `lease` beyond the sending of a heartbeat that a majority of
+//!   the voters granted.
+//! * **Fence.** A life not heard for `takeover` is suspected, which can be taken back. When a majority
+//!   of the voters suspects it, each fences it, which can't: from then on the voter grants it nothing
+//!   more. When a majority has fenced it, all in force at one moment, the life is *dead*: every
+//!   majority contains one that has granted nothing for `takeover`, which is longer than `lease` by
+//!   more than clocks differ. So its lease has run out, and can't come back.
+//! * **Takeover.** A node takes a bucket when it has itself counted a majority against all that are
+//!   listed before it, while it holds a lease. A lease that it loses later does not matter: the dead
+//!   stay dead.
+//! * **Planned move.** A new list does not take a bucket from its owner: the owner lets go when the
+//!   next one is ready, and says so (*settled*). Who is first in the new list takes the bucket when
+//!   everyone who might act on an older list has settled or is dead ([`title`]).
+//! * **Epoch.** `version of the list << 8 | rank of the owner in it`. Two owners of a bucket never
 //!   share an epoch, and everyone can tell an owner's epoch without being told.
+//!
+//! # Voters change
+//!
+//! One at a time, so a majority of the voters before and one of those after have a node in common.
+//! And only when every member that is not dead goes by the change before: so any two members that
+//! act go by the same voters or by neighbours in the sequence, and the argument above holds between
+//! them. A lease that ran out is not renewed under other voters than it ran out under.
 //!
 //! # Lost memory
 //!
-//! Nothing is written to disk, so a restarted node has forgotten its promises. Three rules make
+//! Nothing here is written to disk, so a restarted node has forgotten its promises. Three rules make
 //! that harmless. (1) *Quarantine*: a new life grants and fences nothing until every lease that its
 //! earlier life supported has run out, and every vote that it cast has gone stale: votes count only
 //! while an echo proves them recent. (2) *Trust*: a lease that has run out is renewed only by lives
 //! that supported it before. So at the moment of a death verdict the lease of the dead is over, no
-//! life that forgot its vote has supported it before, and none can bring it back. (3) *Founders*: a
-//! first lease needs support of lives that were there when the cluster was formed, or a new life of
-//! a dead node could find a majority of forgetful ones. A cluster is formed when a majority is past
-//! its quarantine and still joining: then no lease from before can be in force or come back, so
-//! there is nothing left to forget.
+//! life that forgot its vote has supported it before, and none can bring it back. (3) *Standing*: a
+//! first lease counts only support of lives that are members for at least as long, or a life that was
+//! fenced before its first lease could find a majority of forgetful ones.
 //!
-//! A node that finds nobody in charge although it hears a majority begins anew after a while, as if
-//! it had been restarted. That is always safe, and lets a cluster form again whatever happened.
+//! A member that hears a majority and gets no lease begins a new life after a while, as if it had been
+//! restarted, and has to be admitted again. That is always safe, and lets a cluster form again
+//! whatever happened.
 //!
 //! # Limits
 //!
-//! A node that had to stop is on standby until the cluster can move buckets on purpose. A cluster of
-//! two stops when one of them dies: a majority of two is both. Clocks may differ in rate by the
+//! Two voters stop when one of them dies: a majority of two is both. Clocks may differ in rate by the
 //! margin of [`crate::config::Timing::margin`], in nothing else.
 
 mod judgement;
 mod lease;
+mod output;
 mod peer;
+mod title;
 
-pub use peer::{PeerState, PeerStatus};
+pub use output::{Cause, Counters, Notice, Output};
+pub use peer::{PeerState, PeerStatus, Standing};
 
 use crate::config::Cluster;
-use crate::heartbeat::{Grant, Heartbeat, HeartbeatError, Incarnation, Role};
+use crate::heartbeat::{Heartbeat, HeartbeatError, Incarnation, Role};
+use crate::map::{Map, Version};
 use crate::node_set::NodeSet;
-use crate::ownership::{Ledger, Ownership};
+use crate::ownership::Ledger;
 use crate::time::{NEVER, after, since};
 use lease::Lease;
 use peer::{Latest, Peer, Place, Support, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use testudo_packet::bucket::{Nanos, NodeId};
-
-/// What the driver has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Let the kernel handle packets until then, by its monotonic clock; not at all if it is past.
-    SetLease(Nanos),
-    /// Hand this to the replica, in the order of the outputs.
-    Ownership(Ownership),
-    /// Send this to a peer. It may get lost, late or doubled.
-    Send {
-        /// The peer.
-        to: NodeId,
-        /// What to send.
-        datagram: Vec<u8>,
-    },
-    /// Tell the operator.
-    Notice(Notice),
-}
-
-/// What an operator wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// This node has another role.
-    Role(Role),
-    /// A majority supports this node.
-    LeaseGained,
-    /// No majority has supported this node for the length of a lease: it has stopped.
-    LeaseLost,
-    /// A peer has been silent for the takeover wait.
-    Suspected(NodeId),
-    /// A suspected peer was heard again before it was fenced.
-    HeardAgain(NodeId),
-    /// This node will not support the peer again.
-    Fenced(NodeId),
-    /// The peer can't own anything any more.
-    Dead(NodeId),
-    /// Two processes speak as this peer: the operator has started it twice.
-    Doubled(NodeId),
-    /// This node has begun a new life.
-    Restarted {
-        /// The new life.
-        incarnation: Incarnation,
-        /// Why.
-        cause: Cause,
-    },
-}
-
-/// Why a node began a new life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The others have fenced it; what it owned is theirs.
-    Fenced,
-    /// It hears a majority, but nobody is in charge.
-    NobodyInCharge,
-}
-
-/// How often things happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Heartbeats sent.
-    pub sent: u64,
-    /// Heartbeats heard, including those that came too late to count.
-    pub received: u64,
-    /// Datagrams that were no heartbeat for this node.
-    pub rejected: u64,
-    /// Heartbeats that were overtaken, doubled, or of another life than the one listened to.
-    pub late: u64,
-    /// Leases lost.
-    pub leases_lost: u64,
-    /// New lives begun.
-    pub restarts: u64,
-    /// Notices that nobody fetched in time.
-    pub notices_dropped: u64,
-}
+use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 /// How many notices wait for being fetched; more are counted and dropped.
 const MAX_NOTICES: usize = 256;
@@ -158,26 +95,31 @@ pub struct Membership {
     cluster: Arc<Cluster>,
     incarnation: Incarnation,
     now: Nanos,
-    role: Role,
-    founder: bool,
+    map: Arc<Map>,
     /// Whether the slots no longer name this node for what it owned in its earlier life.
     released: bool,
     born: Nanos,
-    role_since: Nanos,
+    /// Since when this life is a member, by this node's clock.
+    member_since: Option<Nanos>,
     in_touch_since: Option<Nanos>,
     idle_since: Option<Nanos>,
     lease: Lease,
     told_lease: Nanos,
+    fit: bool,
+    /// Whether the replica is complete, and by which version of the map it knows the owners.
+    synced: Option<Version>,
+    settled: Version,
     peers: Vec<Peer>,
-    formed_with: Vec<(NodeId, Incarnation)>,
     suspected: NodeSet,
     fenced: NodeSet,
+    /// Dead by votes counted under a lease: their buckets may be taken.
     dead: NodeSet,
-    told_dead: NodeSet,
-    era: u32,
-    era_heard: u32,
+    /// Dead by votes counted at any time: good for knowing who owns, not for taking.
+    presumed: NodeSet,
+    /// Buckets that their owners have handed over to this node, by whom and by which version.
+    handed: std::collections::BTreeMap<BucketId, (NodeId, Version)>,
     ledger: Ledger,
-    ledger_basis: Option<judgement::Basis>,
+    ledger_basis: Option<title::Basis>,
     next_heartbeat: Nanos,
     due: NodeSet,
     notices: VecDeque<Notice>,
@@ -191,27 +133,27 @@ impl Membership {
     pub fn new(cluster: Arc<Cluster>, incarnation: Incarnation, now: Nanos) -> Self {
         let nodes = cluster.members().len();
         Self {
-            lease: Lease::new(cluster.timing().lease, nodes, cluster.majority()),
+            lease: Lease::new(cluster.timing().lease, nodes),
             ledger: Ledger::new(cluster.node(), cluster.buckets()),
+            map: Arc::new(cluster.first_map()),
             cluster,
             incarnation,
             now,
-            role: Role::Joining,
-            founder: false,
             released: true,
             born: now,
-            role_since: now,
+            member_since: None,
             in_touch_since: None,
             idle_since: None,
             told_lease: Nanos(0),
+            fit: true,
+            synced: None,
+            settled: Version(0),
             peers: vec![Peer::default(); nodes],
-            formed_with: Vec::new(),
             suspected: NodeSet::default(),
             fenced: NodeSet::default(),
             dead: NodeSet::default(),
-            told_dead: NodeSet::default(),
-            era: 0,
-            era_heard: 0,
+            presumed: NodeSet::default(),
+            handed: std::collections::BTreeMap::new(),
             ledger_basis: None,
             next_heartbeat: now,
             due: NodeSet::default(),
@@ -245,7 +187,6 @@ impl Membership {
             return Err(error);
         }
         self.counters.received += 1;
-        self.era_heard = self.era_heard.max(said.era);
         let counted = said.echo == self.incarnation
             && said.echo_sent <= now
             && now <= after(said.echo_sent, freshness);
@@ -269,8 +210,92 @@ impl Membership {
         }
     }
 
-    /// Learns that the slots no longer name this node for what [`Ownership::Release`] gave up. Until
-    /// then it can't own anything again.
+    /// Goes by a map from now on; older ones than the present are of no effect.
+    pub fn handle_map(&mut self, now: Nanos, map: Arc<Map>) {
+        self.advance(now);
+        if map.version() <= self.map.version() {
+            return;
+        }
+        self.map = map;
+        for node in self.cluster.nodes() {
+            let Some(admission) = self.map.admission(node) else { continue };
+            let peer = &mut self.peers[usize::from(node.0)];
+            if peer.place.life() != Some(admission.life) {
+                peer.give(self.now, admission);
+                let sets =
+                    [&mut self.suspected, &mut self.fenced, &mut self.dead, &mut self.presumed];
+                for set in sets {
+                    set.remove(node);
+                }
+            }
+        }
+        if let Some(admission) = self.map.admission(self.cluster.node())
+            && admission.life != self.incarnation
+            && self.member_since.is_some()
+        {
+            self.restart(Cause::Superseded);
+        }
+        // What was handed over for a list that is no more says nothing about the next.
+        let map = &self.map;
+        self.handed.retain(|&bucket, (_, since)| {
+            map.list(bucket).is_some_and(|list| *since >= list.since)
+        });
+        self.judge();
+        self.hurry();
+    }
+
+    /// Learns whether this node is fit to own buckets.
+    pub fn handle_fitness(&mut self, now: Nanos, fit: bool) {
+        self.advance(now);
+        if std::mem::replace(&mut self.fit, fit) != fit {
+            self.hurry();
+        }
+        self.judge();
+    }
+
+    /// Learns from the replica that its table is complete, as far as it knows owners by that version
+    /// of the map, or that it is not.
+    pub fn handle_synced(&mut self, now: Nanos, synced: Option<Version>) {
+        self.advance(now);
+        self.synced = synced;
+        self.judge();
+    }
+
+    /// Learns from the replica that the owner of a bucket has handed it over to this node.
+    pub fn handle_handed_over(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        from: NodeId,
+        since: Version,
+    ) {
+        self.advance(now);
+        self.handed.insert(bucket, (from, since));
+        self.judge();
+    }
+
+    /// Learns that the next owner of a bucket knows all that this node knew of it, after
+    /// [`crate::ownership::Ownership::LetGo`].
+    pub fn handle_delivered(&mut self, now: Nanos, bucket: BucketId, since: Version) {
+        self.advance(now);
+        if self.ledger.delivered(bucket, since) {
+            self.ledger_basis = None;
+        }
+        self.judge();
+    }
+
+    /// Learns from the replica that the slot of a bucket names this node no more, after
+    /// [`crate::ownership::Ownership::Move`].
+    pub fn handle_given_up(&mut self, now: Nanos, bucket: BucketId, since: Version) {
+        self.advance(now);
+        if self.ledger.given_up(bucket, since) {
+            self.ledger_basis = None;
+        }
+        self.judge();
+    }
+
+    /// Learns that the slots no longer name this node for what
+    /// [`crate::ownership::Ownership::Release`] gave up. Until then it can't own anything again.
     pub fn handle_released(&mut self, now: Nanos, incarnation: Incarnation) {
         self.advance(now);
         if incarnation == self.incarnation {
@@ -281,7 +306,7 @@ impl Membership {
 
     /// What to do next, or `None` until the next input.
     pub fn poll_output(&mut self) -> Option<Output> {
-        let deadline = if self.role == Role::Member { self.lease.deadline() } else { Nanos(0) };
+        let deadline = if self.role() == Role::Member { self.lease.deadline() } else { Nanos(0) };
         if deadline != self.told_lease {
             self.told_lease = deadline;
             return Some(Output::SetLease(deadline));
@@ -311,7 +336,7 @@ impl Membership {
     /// What this node is to the cluster.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.role
+        if self.member_since.is_some() { Role::Member } else { Role::Joining }
     }
 
     /// This node's life.
@@ -320,11 +345,23 @@ impl Membership {
         self.incarnation
     }
 
+    /// The map that this node goes by.
+    #[must_use]
+    pub fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    /// Which version this node has settled: it will never act on an older list again.
+    #[must_use]
+    pub fn settled(&self) -> Version {
+        self.settled
+    }
+
     /// How long the lease lasts from `now` on; `None` if there is none.
     #[must_use]
     pub fn lease_remaining(&self, now: Nanos) -> Option<Duration> {
         let deadline = self.lease.deadline();
-        (self.role == Role::Member && now < deadline).then(|| since(deadline, now))
+        (self.role() == Role::Member && now < deadline).then(|| since(deadline, now))
     }
 
     /// How many buckets this node owns, if it has a lease.
@@ -341,11 +378,15 @@ impl Membership {
             let fresh = peer.fresh(now, self.cluster.timing().takeover);
             let state = match (fresh, peer.place) {
                 (Some(_), _) => PeerState::Alive,
-                (None, Place::Fenced) => PeerState::Fenced,
+                (None, Place::Fenced(_)) => PeerState::Fenced,
                 (None, _) => PeerState::Silent,
             };
             let heard = view.map(|view| since(now, view.at));
-            PeerStatus { node, state, role: view.map(|view| view.said.role), heard }
+            let role = view.map(|view| match view.said.standing {
+                Some(_) => Role::Member,
+                None => Role::Joining,
+            });
+            PeerStatus { node, state, role, heard }
         })
     }
 
@@ -370,28 +411,19 @@ impl Membership {
 
     /// Takes in what a peer said not long ago.
     fn listen(&mut self, said: &Heartbeat) {
-        let index = usize::from(said.from.0);
-        if said.grant == Grant::Member {
-            let Heartbeat { incarnation: by, founder, echo_sent: sent, .. } = *said;
-            let peer = &mut self.peers[index];
+        let now = self.now;
+        let peer = &mut self.peers[usize::from(said.from.0)];
+        if said.grant {
+            let Heartbeat { incarnation: by, standing, echo_sent: sent, .. } = *said;
             // An older heartbeat granted by a newer life says more than the other way round.
             let newer = peer.support.is_none_or(|old| old.by != by || old.sent < sent);
             if newer {
-                peer.support = Some(Support { sent, by, founder });
+                peer.support = Some(Support { sent, by, standing });
             }
         }
-        if self.role != Role::Joining {
-            self.bind(said);
-        }
-    }
-
-    /// Keeps the peer's place for the life that spoke, or gives the place away.
-    fn bind(&mut self, said: &Heartbeat) {
-        let peer = &mut self.peers[usize::from(said.from.0)];
-        let suspected = peer.suspected;
-        if peer.bind(self.now, said) {
-            self.fence(said.from);
-        } else if suspected && !self.peers[usize::from(said.from.0)].suspected {
+        peer.listen(now, said);
+        let alive = peer.place.life() == Some(said.incarnation);
+        if alive && std::mem::take(&mut peer.suspected) {
             self.suspected.remove(said.from);
             self.notice(Notice::HeardAgain(said.from));
             self.hurry();
@@ -399,38 +431,42 @@ impl Membership {
     }
 
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
+        let ready = self.is_ready() && self.is_voter();
+        let synced = self.is_synced();
+        let fenced = self.own_votes();
         let peer = &mut self.peers[usize::from(to.0)];
         peer.sequence += 1;
         let sequence = peer.sequence;
         let latest = peer.latest;
         let (echo, echo_sent) =
             latest.map_or_else(Default::default, |latest| (latest.incarnation, latest.sent));
-        let grant = match (latest, peer.place) {
-            (Some(Latest { counted: true, incarnation, .. }), place) => match (self.role, place) {
-                (Role::Joining, _) => Grant::None,
-                (_, Place::Bound(bound)) if bound == incarnation => Grant::Member,
-                _ => Grant::Standby,
-            },
-            _ => Grant::None,
+        let kept = match peer.place {
+            Place::Kept(admission, _) => Some(admission.life),
+            Place::Vacant | Place::Fenced(_) => None,
         };
+        let grant = ready
+            && latest.is_some_and(|latest| latest.counted && kept == Some(latest.incarnation));
+        let me = self.cluster.node();
+        let member = self.role() == Role::Member;
+        let standing = self.map.admission(me).filter(|_| member).map(|admission| admission.since);
         Heartbeat {
-            from: self.cluster.node(),
+            from: me,
             to,
             incarnation: self.incarnation,
             sequence,
             sent: self.now,
             echo,
             echo_sent,
-            era: self.era.max(self.era_heard),
-            role: self.role,
             grant,
-            ready: self.is_ready(),
-            lease: self.role == Role::Member && self.lease.is_held(),
-            founder: self.founder,
-            cofounder: self.founder && self.formed_with.contains(&(to, echo)),
+            ready,
+            lease: member && self.lease.is_held(),
+            fit: self.fit,
+            synced,
+            version: self.map.version(),
+            settled: self.settled,
+            standing,
             suspected: self.suspected,
-            fenced: self.fenced,
-            dead: if self.role == Role::Member { self.dead } else { NodeSet::default() },
+            fenced,
         }
     }
 

@@ -1,24 +1,34 @@
 //! What a node remembers of one peer.
 //!
 //! Two memories are kept apart. A [`View`] is what the peer last said, and fades. A [`Place`] is what
-//! this node has promised about the peer's place in the cluster, and only moves forward: open, bound
-//! to one life, fenced.
+//! this node has promised about the life that the peer's place was given to by agreement, and only
+//! moves forward until the place is given to another life.
 
 use crate::heartbeat::{Heartbeat, HeartbeatError, Incarnation, Role};
+use crate::map::{Admission, Version};
 use crate::time::after;
 use std::time::Duration;
 use testudo_packet::bucket::{Nanos, NodeId};
 
-/// What this node has promised about a peer's place.
+/// What this node has promised about the admitted life of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Place {
-    /// No life of the peer has been heard.
+    /// Nobody was ever admitted.
     #[default]
-    Open,
-    /// This life may own.
-    Bound(Incarnation),
-    /// No life will ever be supported again.
-    Fenced,
+    Vacant,
+    /// This life may own, since then by this node's clock.
+    Kept(Admission, Nanos),
+    /// This life will never be supported again.
+    Fenced(Admission),
+}
+
+impl Place {
+    pub(super) fn life(&self) -> Option<Incarnation> {
+        match self {
+            Self::Vacant => None,
+            Self::Kept(admission, _) | Self::Fenced(admission) => Some(admission.life),
+        }
+    }
 }
 
 /// What a peer said, proved to be sent not before `at`.
@@ -37,8 +47,8 @@ pub(super) struct Support {
     pub(super) sent: Nanos,
     /// The life of the peer that supports it.
     pub(super) by: Incarnation,
-    /// Whether that life has been there since the cluster was formed.
-    pub(super) founder: bool,
+    /// Since when that life has been a member by agreement.
+    pub(super) standing: Option<Version>,
 }
 
 /// The newest heartbeat of a peer, whether or not it counts.
@@ -51,16 +61,25 @@ pub(super) struct Latest {
     pub(super) counted: bool,
 }
 
+/// How far a life of a peer has come with the bucket map. It never goes back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub(super) life: Incarnation,
+    pub(super) version: Version,
+    pub(super) settled: Version,
+}
+
 /// One peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
     pub(super) latest: Option<Latest>,
     pub(super) view: Option<View>,
     pub(super) place: Place,
-    /// When the life that the place is bound to was last heard.
+    /// When the life that the place belongs to was last heard.
     pub(super) heard: Nanos,
     pub(super) suspected: bool,
     pub(super) support: Option<Support>,
+    pub(super) progress: Option<Progress>,
     /// How many heartbeats were sent to it.
     pub(super) sequence: u64,
     /// Since when another life speaks while the known one is still heard.
@@ -110,26 +129,34 @@ impl Peer {
         self.rival_since.is_some_and(|since| now > after(since, freshness * 2))
     }
 
-    /// Takes note of the place after the peer has been heard; says whether it was fenced by it.
-    pub(super) fn bind(&mut self, now: Nanos, said: &Heartbeat) -> bool {
-        match self.place {
-            Place::Open if said.role == Role::Standby => {
-                self.place = Place::Fenced;
-                return true;
-            }
-            Place::Open => self.place = Place::Bound(said.incarnation),
-            // The life itself says that it will never own.
-            Place::Bound(bound) if bound == said.incarnation && said.role == Role::Standby => {
-                self.place = Place::Fenced;
-                return true;
-            }
-            Place::Bound(bound) if bound == said.incarnation => {}
-            // The bound life may still be running on its lease: only silence ends it.
-            Place::Bound(_) | Place::Fenced => return false,
+    /// Takes note of what the peer says: how far it has come, and that its life is there.
+    pub(super) fn listen(&mut self, now: Nanos, said: &Heartbeat) {
+        let Heartbeat { incarnation: life, version, settled, .. } = *said;
+        let known = self.progress.filter(|known| known.life == life);
+        let (old, before) = known.map_or_else(Default::default, |p| (p.version, p.settled));
+        self.progress =
+            Some(Progress { life, version: version.max(old), settled: settled.max(before) });
+        if self.place.life() == Some(life) {
+            self.heard = now;
         }
-        self.heard = now;
+    }
+
+    /// How far the life that the place belongs to has come.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.progress.filter(|progress| self.place.life() == Some(progress.life))
+    }
+
+    /// The place belongs to this life from now on.
+    pub(super) fn give(&mut self, now: Nanos, admission: Admission) {
+        if self.place.life() == Some(admission.life) {
+            return;
+        }
+        self.place = Place::Kept(admission, now);
         self.suspected = false;
-        false
+        self.support = None;
+        // It may have been heard before it was admitted.
+        let speaks = self.view.is_some_and(|view| view.said.incarnation == admission.life);
+        self.heard = if speaks { self.view.map_or(Nanos(0), |view| view.at) } else { Nanos(0) };
     }
 }
 
@@ -167,4 +194,28 @@ impl PeerState {
             Self::Fenced => "fenced",
         }
     }
+}
+
+/// What the planner has to know of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The node.
+    pub node: NodeId,
+    /// The life that speaks now, if one does.
+    pub life: Option<Incarnation>,
+    /// Whether that life may grant and fence.
+    pub ready: bool,
+    /// Whether it holds a lease.
+    pub lease: bool,
+    /// Whether it is fit to own buckets.
+    pub fit: bool,
+    /// Whether its common table is complete.
+    pub synced: bool,
+    /// Whether the life that its place belongs to can't own anything any more, by the word of a
+    /// majority of the voters; also if it never had one.
+    pub gone: bool,
+    /// By which version of the map the life that its place belongs to goes.
+    pub version: Version,
+    /// Which version it has settled.
+    pub settled: Version,
 }

@@ -94,6 +94,8 @@ impl Replica {
         for connection in late.map(|(&connection, _)| connection).collect::<Vec<_>>() {
             self.close(connection, SyncError::HandshakeTimeout);
         }
+        self.tick_moves(now);
+        self.note_synced();
     }
 
     fn close(&mut self, connection: ConnectionId, error: SyncError) {
@@ -117,6 +119,7 @@ impl Replica {
             state.outgoing = outgoing;
         }
         self.effects.push_back(Effect::PeerConnected { peer, connection });
+        self.resume_moves(peer);
     }
 
     /// A snapshot of this bucket that is under way is not believed any more, unless it is the owner's.
@@ -148,7 +151,11 @@ impl Replica {
         if let Some(state) = peer.and_then(|(peer, _)| self.peers.get_mut(usize::from(peer.0)))
             && state.connection == Some(connection)
         {
-            state.outgoing.transmit(source(&self.cluster, &self.table, &self.slots), out, max);
+            state.outgoing.transmit(
+                source(&self.cluster, &self.table, &self.slots, &self.leaving),
+                out,
+                max,
+            );
         }
         out.len() - before
     }

@@ -23,9 +23,11 @@
 //!   all own buckets are compared, and what differs is sent whole.
 
 mod connections;
+mod effect;
+mod handover;
 mod receive;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
@@ -35,6 +37,7 @@ use testudo_packet::event::Event;
 use crate::common_table::{Authority, CommonTable};
 use crate::config::Cluster;
 use crate::heartbeat::Incarnation;
+use crate::map::Version;
 use crate::ownership::Ownership;
 use crate::sync::Session;
 use crate::sync::outgoing::{Outgoing, Source};
@@ -42,55 +45,8 @@ use crate::sync::outgoing::{Outgoing, Source};
 pub use crate::common_table::Refused;
 pub use crate::sync::{Side, SyncError};
 pub use connections::{ConnectionId, SyncStatus};
-
-/// What the driver has to do, in the order given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Write the slot of a bucket.
-    SetBucket {
-        /// The bucket.
-        bucket: BucketId,
-        /// Its slot.
-        slot: BucketSlot,
-    },
-    /// Take the entries of a bucket out of the node table.
-    Clear {
-        /// The bucket.
-        bucket: BucketId,
-    },
-    /// Put the entries that the common table has of a bucket into the node table, then call
-    /// [`Replica::handle_loaded`].
-    Install {
-        /// The bucket.
-        bucket: BucketId,
-        /// Since when this node owns it.
-        epoch: Epoch,
-    },
-    /// All buckets are given up; the membership wants to know.
-    Released {
-        /// The life that begins.
-        incarnation: Incarnation,
-    },
-    /// Close a connection. The replica has forgotten it.
-    Close {
-        /// Which.
-        connection: ConnectionId,
-        /// Why.
-        error: SyncError,
-    },
-    /// A peer has proved who it is; flows are exchanged from now on.
-    PeerConnected {
-        /// Which.
-        peer: NodeId,
-        /// By which connection.
-        connection: ConnectionId,
-    },
-    /// Flows are no longer exchanged with a peer.
-    PeerClosed {
-        /// Which.
-        peer: NodeId,
-    },
-}
+pub use effect::Effect;
+pub use handover::MoveCounters;
 
 /// What comparing the node table with the common table has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +94,13 @@ pub struct Replica {
     connections: u64,
     effects: VecDeque<Effect>,
     rejected: Rejected,
+    moves: handover::Moves,
+    /// Buckets that are let go, of which this node still has to tell.
+    leaving: BTreeSet<BucketId>,
+    /// By which version of the map the owners are known.
+    told: Option<Version>,
+    synced: Option<Version>,
+    letters_lost: u64,
 }
 
 impl Replica {
@@ -149,13 +112,18 @@ impl Replica {
         Self {
             table: CommonTable::new(key, buckets, cluster.max_flows()),
             slots: vec![BucketSlot::VACANT; buckets as usize],
-            doubtful: vec![false; buckets as usize],
+            doubtful: vec![true; buckets as usize],
             heard: vec![Epoch(0); buckets as usize],
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,
             effects: VecDeque::new(),
             rejected: Rejected::default(),
+            moves: handover::Moves::default(),
+            leaving: BTreeSet::new(),
+            told: None,
+            synced: None,
+            letters_lost: 0,
             cluster,
             incarnation,
         }
@@ -184,6 +152,42 @@ impl Replica {
         self.effects.pop_front()
     }
 
+    /// Says something to the coordinator of a peer. It may get lost: there is no stream, or too much
+    /// waits for it already.
+    pub fn send_letter(&mut self, to: NodeId, bytes: &[u8]) {
+        let peer = self.peers.get_mut(usize::from(to.0)).filter(|peer| peer.connection.is_some());
+        if !peer.is_some_and(|peer| peer.outgoing.letter(bytes)) {
+            self.letters_lost += 1;
+        }
+    }
+
+    /// How many letters found no way to their peer.
+    #[must_use]
+    pub fn letters_lost(&self) -> u64 {
+        self.letters_lost
+    }
+
+    /// By which version of the map the owners are known, if all of them have said that this node has
+    /// what they have.
+    #[must_use]
+    pub fn synced(&self) -> Option<Version> {
+        self.synced
+    }
+
+    /// Looks whether the table is complete.
+    fn note_synced(&mut self) {
+        let me = self.cluster.node();
+        let complete =
+            self.slots.iter().zip(&self.doubtful).all(|(slot, &doubtful)| {
+                slot.owner == NodeId::NONE || slot.owner == me || !doubtful
+            });
+        let synced = self.told.filter(|_| complete);
+        if synced != self.synced {
+            self.synced = synced;
+            self.effects.push_back(Effect::Synced { version: synced });
+        }
+    }
+
     /// Takes a change of ownership.
     pub fn handle_ownership(&mut self, change: Ownership) {
         match change {
@@ -196,7 +200,10 @@ impl Replica {
                     };
                     self.give_up(bucket, vacant);
                 }
+                self.abandon_moves();
                 self.incarnation = incarnation;
+                self.doubtful.fill(true);
+                self.note_synced();
                 self.effects.push_back(Effect::Released { incarnation });
             }
             Ownership::TakeOver { buckets } => {
@@ -204,6 +211,8 @@ impl Replica {
                     self.set_slot(bucket, slot);
                 }
                 for (bucket, slot) in buckets {
+                    self.arrived(bucket);
+                    self.doubtful[usize::from(bucket.0)] = false;
                     self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
                     self.forget_snapshots(bucket, self.cluster.node());
                     self.peers.iter_mut().for_each(|peer| peer.outgoing.check(bucket));
@@ -213,6 +222,20 @@ impl Replica {
                 for (bucket, slot) in buckets {
                     self.change_owner(bucket, slot);
                 }
+            }
+            Ownership::Move { buckets } => {
+                for (bucket, moving) in buckets {
+                    self.move_bucket(bucket, moving);
+                }
+            }
+            Ownership::LetGo { buckets } => {
+                for (bucket, since) in buckets {
+                    self.let_go(bucket, since);
+                }
+            }
+            Ownership::Told { version } => {
+                self.told = Some(version);
+                self.note_synced();
             }
         }
     }
@@ -230,7 +253,9 @@ impl Replica {
             }
             return;
         }
+        self.not_arriving(bucket, slot.owner);
         if before.owner == me {
+            self.moves.leaving.remove(&bucket);
             self.give_up(bucket, slot);
         } else {
             self.set_slot(bucket, slot);
@@ -350,6 +375,11 @@ fn own_buckets(slots: &[BucketSlot], me: NodeId) -> Vec<BucketId> {
 }
 
 /// What frames to peers are made of.
-fn source<'a>(cluster: &Cluster, table: &'a CommonTable, slots: &'a [BucketSlot]) -> Source<'a> {
-    Source { me: cluster.node(), table, slots }
+fn source<'a>(
+    cluster: &Cluster,
+    table: &'a CommonTable,
+    slots: &'a [BucketSlot],
+    leaving: &'a BTreeSet<BucketId>,
+) -> Source<'a> {
+    Source { me: cluster.node(), table, slots, leaving }
 }

@@ -3,9 +3,10 @@
 use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
-use super::{ConnectionId, Replica};
+use super::{ConnectionId, Effect, Replica};
 use crate::common_table::{Authority, Refused};
-use crate::sync::frame::Frame;
+use crate::sync::frame::{Frame, LETTER};
+use crate::sync::outgoing::MAX_LETTER_FRAMES;
 use crate::sync::{Incoming, SyncError};
 
 impl Replica {
@@ -80,6 +81,18 @@ impl Replica {
                     let expected = "an acknowledgement of frames that were sent";
                     return Err(SyncError::Order { seen: "acknowledgement", expected });
                 }
+                self.note_delivered(peer);
+            }
+            Frame::Prepare { bucket, since, epoch } => self.prepare(peer, bucket, since, epoch),
+            Frame::Holding { bucket, since } => self.held(peer, bucket, since),
+            Frame::Handled { bucket, count, packets } => {
+                self.note_handled(peer, bucket, packets.get(..usize::from(count)).unwrap_or(&[]));
+            }
+            Frame::Released { bucket, since } => self.released(peer, bucket, since),
+            Frame::Withdrawn { bucket, since } => self.withdrawn(peer, bucket, since),
+            Frame::Letter { length, last, bytes } => {
+                let part = bytes.get(..usize::from(length)).unwrap_or(&[]);
+                return self.take_letter(connection, peer, part, last);
             }
         }
         Ok(())
@@ -110,7 +123,29 @@ impl Replica {
         let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
         if slot.owner == peer && self.heard.get(index).is_some_and(|&heard| heard <= slot.epoch) {
             self.doubtful[index] = false;
+            self.now_complete(bucket);
         }
+    }
+
+    /// Takes a part of a letter, and hands the letter over when it is whole.
+    fn take_letter(
+        &mut self,
+        connection: ConnectionId,
+        from: NodeId,
+        part: &[u8],
+        last: bool,
+    ) -> Result<(), SyncError> {
+        let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
+        if session.letter.len() + part.len() > MAX_LETTER_FRAMES * LETTER {
+            let expected = "the end of a letter";
+            return Err(SyncError::Order { seen: "letter's part", expected });
+        }
+        session.letter.extend_from_slice(part);
+        if last {
+            let bytes = std::mem::take(&mut session.letter);
+            self.effects.push_back(Effect::Letter { from, bytes });
+        }
+        Ok(())
     }
 
     fn upsert(&mut self, peer: NodeId, record: FlowRecord) {

@@ -8,11 +8,15 @@
 //!             check, begin:  bucket, epoch, digest, count (0 where unused), zero …
 //!             want, end:     bucket, zero …
 //!             acknowledge:   how many frames have been handled, zero …
+//!             prepare, holding, released, withdrawn: bucket, version, epoch (prepare only), zero …
+//!             handled:       bucket, number of packets, up to five packet hashes, zero …
+//!             letter:        length | last << 8, then the bytes, zero …
 //! ```
 //!
 //! Frames of one size need no length to be trusted, and a reader never holds more than one.
 
 use super::SyncError;
+use crate::map::Version;
 use crate::wire::Reader;
 use testudo_packet::bucket::{BucketId, Epoch};
 use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
@@ -62,7 +66,61 @@ pub enum Frame {
         /// How many.
         frames: u64,
     },
+    /// The sender is to hand this bucket over to the receiver: hold its packets from now on.
+    Prepare {
+        /// The bucket.
+        bucket: BucketId,
+        /// The version of the map that says so.
+        since: Version,
+        /// The epoch under which the receiver will own it.
+        epoch: Epoch,
+    },
+    /// The sender holds the packets of this bucket.
+    Holding {
+        /// The bucket.
+        bucket: BucketId,
+        /// The version of the map by which it is to get it.
+        since: Version,
+    },
+    /// The sender has handled these packets of a bucket while the receiver held them.
+    Handled {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many of the hashes there are.
+        count: u8,
+        /// Hashes of packets.
+        packets: [u64; HANDLED],
+    },
+    /// The sender does not handle this bucket any more, and has told all of it.
+    Released {
+        /// The bucket.
+        bucket: BucketId,
+        /// The version of the map by which the receiver gets it.
+        since: Version,
+    },
+    /// The bucket stays with the sender: let its packets go.
+    Withdrawn {
+        /// The bucket.
+        bucket: BucketId,
+        /// The version of the map by which the receiver was to get it.
+        since: Version,
+    },
+    /// A part of a letter of the coordinator.
+    Letter {
+        /// How many of the bytes there are.
+        length: u8,
+        /// Whether the letter ends here.
+        last: bool,
+        /// The part.
+        bytes: [u8; LETTER],
+    },
 }
+
+/// The most hashes in one frame.
+pub const HANDLED: usize = 5;
+
+/// The most bytes of a letter in one frame.
+pub const LETTER: usize = 48;
 
 impl Frame {
     fn words(&self) -> (u8, [u64; RECORD_WORDS]) {
@@ -81,6 +139,20 @@ impl Frame {
             Self::Snapshot(record) => (6, record.to_words()),
             Self::End { bucket } => (7, words(bucket, Epoch(0), 0, 0)),
             Self::Acknowledge { frames } => (8, [frames, 0, 0, 0, 0, 0, 0]),
+            Self::Prepare { bucket, since, epoch } => (9, move_words(bucket, since, epoch)),
+            Self::Holding { bucket, since } => (10, move_words(bucket, since, Epoch(0))),
+            Self::Handled { bucket, count, packets: [a, b, c, d, e] } => {
+                (11, [u64::from(bucket.0), u64::from(count), a, b, c, d, e])
+            }
+            Self::Released { bucket, since } => (12, move_words(bucket, since, Epoch(0))),
+            Self::Withdrawn { bucket, since } => (13, move_words(bucket, since, Epoch(0))),
+            Self::Letter { length, last, bytes } => {
+                let mut words = [u64::from(length) | u64::from(last) << 8, 0, 0, 0, 0, 0, 0];
+                for (word, bytes) in words[1..].iter_mut().zip(bytes.chunks_exact(8)) {
+                    *word = u64::from_le_bytes(*bytes.first_chunk().expect("eight of them"));
+                }
+                (14, words)
+            }
         }
     }
 
@@ -118,12 +190,49 @@ impl Frame {
             6 => record().map(Self::Snapshot),
             7 => Some(Self::End { bucket }),
             8 => Some(Self::Acknowledge { frames: rest[0] }),
-            _ => None,
+            _ => decode_move(first, rest),
         };
         // Bits that the frame has no meaning for must be zero, so that they can get one later.
         let exact = frame.filter(|frame| frame.words() == (kind, rest) && reader.remaining() == 0);
         exact.ok_or(wrong)
     }
+}
+
+fn move_words(bucket: BucketId, since: Version, epoch: Epoch) -> [u64; RECORD_WORDS] {
+    [u64::from(bucket.0), since.0, u64::from(epoch.0), 0, 0, 0, 0]
+}
+
+/// The frames of moves and letters.
+fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
+    let (bucket, since) = (BucketId(rest[0] as u16), Version(rest[1]));
+    Some(match kind {
+        9 => Frame::Prepare { bucket, since, epoch: Epoch(rest[2] as u32) },
+        10 => Frame::Holding { bucket, since },
+        11 => {
+            let count = u8::try_from(rest[1]).ok()?;
+            let packets = *rest[2..].first_chunk()?;
+            let unused = packets.get(usize::from(count)..)?;
+            if unused.iter().any(|&hash| hash != 0) {
+                return None;
+            }
+            Frame::Handled { bucket, count, packets }
+        }
+        12 => Frame::Released { bucket, since },
+        13 => Frame::Withdrawn { bucket, since },
+        14 => {
+            let mut bytes = [0; LETTER];
+            for (to, word) in bytes.chunks_exact_mut(8).zip(&rest[1..]) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            let length = rest[0] as u8;
+            let unused = bytes.get(usize::from(length)..)?;
+            if unused.iter().any(|&byte| byte != 0) {
+                return None;
+            }
+            Frame::Letter { length, last: rest[0] >> 8 & 1 != 0, bytes }
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -152,6 +261,12 @@ mod tests {
             Frame::Snapshot(record),
             Frame::End { bucket },
             Frame::Acknowledge { frames: u64::MAX },
+            Frame::Prepare { bucket, since: Version(4), epoch },
+            Frame::Holding { bucket, since: Version(4) },
+            Frame::Handled { bucket, count: 2, packets: [1, u64::MAX, 0, 0, 0] },
+            Frame::Released { bucket, since: Version(4) },
+            Frame::Withdrawn { bucket, since: Version(4) },
+            Frame::Letter { length: LETTER as u8, last: true, bytes: [3; LETTER] },
         ] {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);
@@ -166,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..10, rest in prop::array::uniform32(0u8..)) {
+        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..16, rest in prop::array::uniform32(0u8..)) {
             let mut bytes = vec![0; FRAME_BYTES];
             bytes[0] = kind;
             bytes[FRAME_BYTES - 32..].copy_from_slice(&rest);

@@ -151,6 +151,8 @@ pub(crate) struct Session {
     acknowledged_to_peer: u64,
     /// The bucket that the peer is sending a snapshot of, and whether it is believed.
     pub(crate) snapshot: Option<(BucketId, bool)>,
+    /// A letter of which not all parts are there.
+    pub(crate) letter: Vec<u8>,
 }
 
 impl Session {
@@ -171,6 +173,7 @@ impl Session {
             received: 0,
             acknowledged_to_peer: 0,
             snapshot: None,
+            letter: Vec::new(),
         }
     }
 

@@ -8,13 +8,17 @@
 //! A peer is made complete by bucket: the owner sends count and digest, and only if the peer's
 //! differ, all records. So a takeover costs no traffic for what the peers already agree on.
 //!
-//! Bounds: changed flows, one entry a slot of the table; gone flows, the table's capacity. If more
+//! A bucket that is handed over is released behind all changes that were noted before: the next owner
+//! then has all of it.
+//!
+//! Bounds: letters, [`MAX_LETTER_FRAMES`]; changed flows, one entry a slot of the table; gone flows, the table's capacity. If more
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 
-use super::frame::{FRAME_BYTES, Frame};
+use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
 use crate::common_table::{CommonTable, SlotId};
-use std::collections::VecDeque;
+use crate::map::Version;
+use std::collections::{BTreeSet, VecDeque};
 use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
 use testudo_packet::entry::FlowRecord;
 
@@ -23,6 +27,9 @@ use testudo_packet::entry::FlowRecord;
 struct UniqueQueue {
     queue: VecDeque<u32>,
     member: Vec<u64>,
+    /// How many were ever put in, and taken out.
+    pushed: u64,
+    popped: u64,
 }
 
 impl UniqueQueue {
@@ -34,11 +41,13 @@ impl UniqueQueue {
         if self.member[word] & bit == 0 {
             self.member[word] |= bit;
             self.queue.push_back(number);
+            self.pushed += 1;
         }
     }
 
     fn pop(&mut self) -> Option<u32> {
         let number = self.queue.pop_front()?;
+        self.popped += 1;
         self.member[number as usize / 64] &= !(1 << (number % 64));
         Some(number)
     }
@@ -53,6 +62,7 @@ impl UniqueQueue {
 
     fn clear(&mut self) {
         self.queue.clear();
+        self.popped = self.pushed;
         self.member.fill(0);
     }
 }
@@ -64,9 +74,27 @@ struct Snapshot {
     rest: Vec<SlotId>,
 }
 
+/// The frames that let a bucket go, behind the changes that were noted before it.
+#[derive(Debug)]
+struct Mark {
+    after: u64,
+    bucket: BucketId,
+    since: Version,
+    frames: VecDeque<Frame>,
+}
+
+/// The most frames of letters that wait for a peer: a whole map of the largest cluster, and some.
+pub(crate) const MAX_LETTER_FRAMES: usize = 1 << 15;
+
 /// What one peer still has to be told.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
+    letters: VecDeque<Frame>,
+    /// Short messages about moves, sent before all else.
+    urgent: VecDeque<Frame>,
+    marks: VecDeque<Mark>,
+    /// Buckets whose last frame is on its way, with the number of that frame.
+    on_the_way: VecDeque<(BucketId, Version, u64)>,
     gone: VecDeque<FlowRecord>,
     changed: UniqueQueue,
     checks: UniqueQueue,
@@ -85,11 +113,14 @@ pub(crate) struct Source<'a> {
     pub(crate) me: NodeId,
     pub(crate) table: &'a CommonTable,
     pub(crate) slots: &'a [BucketSlot],
+    /// Buckets that are let go, of which this node still has to tell.
+    pub(crate) leaving: &'a BTreeSet<BucketId>,
 }
 
 impl Source<'_> {
     fn owned(&self, bucket: BucketId) -> Option<&BucketSlot> {
-        self.slots.get(usize::from(bucket.0)).filter(|slot| slot.owner == self.me)
+        let slot = self.slots.get(usize::from(bucket.0))?;
+        (slot.owner == self.me || self.leaving.contains(&bucket)).then_some(slot)
     }
 }
 
@@ -131,6 +162,52 @@ impl Outgoing {
         self.wanted.push(u32::from(bucket.0));
     }
 
+    /// Tells the peer something about a move.
+    pub(crate) fn tell(&mut self, frame: Frame) {
+        self.urgent.push_back(frame);
+    }
+
+    /// Lets a bucket go, behind all that was noted before: these packets of it were handled.
+    pub(crate) fn release(&mut self, bucket: BucketId, since: Version, packets: &[u64]) {
+        let mut frames: VecDeque<_> = packets
+            .chunks(HANDLED)
+            .map(|chunk| {
+                let mut packets = [0; HANDLED];
+                packets[..chunk.len()].copy_from_slice(chunk);
+                Frame::Handled { bucket, count: chunk.len() as u8, packets }
+            })
+            .collect();
+        frames.push_back(Frame::Released { bucket, since });
+        self.marks.push_back(Mark { after: self.changed.pushed, bucket, since, frames });
+    }
+
+    /// Puts a letter in line; `false` if there is no room for it, and it is lost.
+    #[must_use]
+    pub(crate) fn letter(&mut self, bytes: &[u8]) -> bool {
+        let count = bytes.len().div_ceil(LETTER).max(1);
+        if self.letters.len() + count > MAX_LETTER_FRAMES {
+            return false;
+        }
+        for index in 0..count {
+            let part = &bytes[index * LETTER..bytes.len().min((index + 1) * LETTER)];
+            let mut bytes = [0; LETTER];
+            bytes[..part.len()].copy_from_slice(part);
+            let (length, last) = (part.len() as u8, index + 1 == count);
+            self.letters.push_back(Frame::Letter { length, last, bytes });
+        }
+        true
+    }
+
+    /// The next bucket whose release the peer is known to have handled.
+    pub(crate) fn poll_delivered(&mut self) -> Option<(BucketId, Version)> {
+        let &(bucket, since, frame) = self.on_the_way.front()?;
+        if frame > self.acknowledged {
+            return None;
+        }
+        self.on_the_way.pop_front();
+        Some((bucket, since))
+    }
+
     /// The peer has handled so many frames; `false` if that is more than were sent.
     #[must_use]
     pub(crate) fn acknowledge(&mut self, frames: u64) -> bool {
@@ -158,7 +235,8 @@ impl Outgoing {
         let queues = [&self.changed, &self.checks, &self.wants, &self.wanted];
         let queued: usize = queues.iter().map(|queue| queue.len()).sum();
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rest.len() + 1);
-        (self.gone.len() + queued + snapshot) as u64 + self.sent - self.acknowledged
+        let moves = self.urgent.len() + self.marks.len();
+        (self.gone.len() + queued + snapshot + moves) as u64 + self.sent - self.acknowledged
     }
 
     /// Appends frames until there are none or `out` would be longer than `max`.
@@ -171,6 +249,9 @@ impl Outgoing {
     }
 
     fn next(&mut self, source: Source<'_>) -> Option<Frame> {
+        if let Some(frame) = self.urgent.pop_front().or_else(|| self.letters.pop_front()) {
+            return Some(frame);
+        }
         self.turn = (self.turn + 1) % SNAPSHOT_SHARE;
         if let Some(bucket) = self.wants.pop_bucket() {
             return Some(Frame::Want { bucket });
@@ -183,11 +264,17 @@ impl Outgoing {
         if let Some(record) = self.gone.pop_front() {
             return Some(Frame::Remove(record));
         }
+        if let Some(frame) = self.next_of_mark() {
+            return Some(frame);
+        }
         while let Some(slot) = self.changed.pop() {
             // What is gone meanwhile, or not this node's to tell of any more, is skipped.
             let record = source.table.at(SlotId(slot));
             if let Some(record) = record.filter(|record| source.owned(record.bucket).is_some()) {
                 return Some(Frame::Upsert(record));
+            }
+            if let Some(frame) = self.next_of_mark() {
+                return Some(frame);
             }
         }
         if let Some(frame) = self.next_of_snapshot(source) {
@@ -201,6 +288,17 @@ impl Outgoing {
             }
         }
         None
+    }
+
+    /// A frame of a bucket that is let go, once all changes before it have been sent.
+    fn next_of_mark(&mut self) -> Option<Frame> {
+        let mark = self.marks.front_mut().filter(|mark| mark.after <= self.changed.popped)?;
+        let frame = mark.frames.pop_front()?;
+        if mark.frames.is_empty() {
+            self.on_the_way.push_back((mark.bucket, mark.since, self.sent + 1));
+            self.marks.pop_front();
+        }
+        Some(frame)
     }
 
     fn next_of_snapshot(&mut self, source: Source<'_>) -> Option<Frame> {

@@ -1,0 +1,181 @@
+//! Which buckets this node may act on, and whom it takes for the owner of the others.
+//!
+//! A bucket has a present list and, while nodes have not settled it, older ones. Going through them
+//! from the oldest on, the *acting* owner is the first living node of the first list that this node
+//! has not yet settled: whoever settles a list never acts on an older one again.
+//!
+//! A node *acquires* a bucket only by the present list, and only if both hold, while it has a lease:
+//!
+//! 1. All nodes before it in the list are dead, by votes that it has counted itself under a lease.
+//! 2. Of each older list, all nodes before it (all, if it is not in the list) are dead in the same way,
+//!    have settled a newer list, or have handed the bucket over to it. Nodes after it act on an older
+//!    list only when this node's life is dead, and a life that has a lease is not.
+//!
+//! Invariant: a node that owns a bucket and is not to own it by the present list goes on owning it
+//! until its replica says that it has let go ([`super::Membership::handle_given_up`]). What it has
+//! settled does not pass such a list before.
+
+use super::Membership;
+use crate::heartbeat::Role;
+use crate::map::{List, Map, Version};
+use crate::node_set::NodeSet;
+use crate::ownership::{Ledger, Title};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
+
+/// How a version and a rank make an epoch.
+const RANK_BITS: u32 = 8;
+
+/// The epoch of the owner of this rank in a list.
+fn epoch(list: &List, rank: usize) -> Epoch {
+    Epoch((list.since.0 as u32) << RANK_BITS | rank as u32)
+}
+
+/// All that the owners of the buckets follow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Basis {
+    version: Version,
+    /// Whether this node may acquire buckets now.
+    acquiring: bool,
+    dead: NodeSet,
+    presumed: NodeSet,
+    /// What each node has settled, while that matters.
+    settled: Vec<Version>,
+    handed: usize,
+}
+
+/// What a node knows when it looks at one bucket.
+struct Scene<'a> {
+    me: NodeId,
+    map: &'a Map,
+    basis: &'a Basis,
+}
+
+impl Membership {
+    /// Compares what is told with what follows now.
+    pub(super) fn settle_ownership(&mut self) {
+        let basis = self.basis();
+        if self.ledger_basis.as_ref() == Some(&basis) {
+            return;
+        }
+        let scene = Scene { me: self.cluster.node(), map: &self.map, basis: &basis };
+        let handed = &self.handed;
+        self.ledger.update(basis.version, |bucket, told| {
+            let handed = handed.get(&bucket).copied();
+            scene.title(bucket, told, handed)
+        });
+        self.ledger_basis = Some(basis);
+        let settled = settled(&self.ledger, self.map.version());
+        if std::mem::replace(&mut self.settled, settled) != settled {
+            self.hurry();
+        }
+    }
+
+    fn basis(&self) -> Basis {
+        let moving = self.map.is_moving();
+        let settled = self.cluster.nodes().filter(|_| moving).map(|node| {
+            let progress = self.peers[usize::from(node.0)].progress();
+            progress.map_or(Version(0), |progress| progress.settled)
+        });
+        let behind = self.views().any(|said| said.version > self.map.version());
+        let leased = self.role() == Role::Member && self.lease.is_held();
+        Basis {
+            version: self.map.version(),
+            acquiring: leased && !behind,
+            dead: self.dead,
+            presumed: self.presumed,
+            settled: settled.collect(),
+            handed: self.handed.len(),
+        }
+    }
+}
+
+/// The latest version by which a node lets nobody wait for a bucket.
+fn settled(ledger: &Ledger, version: Version) -> Version {
+    let earliest = ledger.moves().map(|(_, since)| Version(since.0 - 1)).min();
+    earliest.unwrap_or(version).min(version)
+}
+
+impl Scene<'_> {
+    /// What this node is to a bucket of which it was told `told`.
+    fn title(
+        &self,
+        bucket: BucketId,
+        told: BucketSlot,
+        handed: Option<(NodeId, Version)>,
+    ) -> Title {
+        let Some(list) = self.map.list(bucket) else { return Title::of(told) };
+        let owning = told.owner == self.me;
+        let first = self.first(list, self.basis.presumed);
+        let next = first.map(|rank| (list.ranks[rank], epoch(list, rank)));
+        match next {
+            Some((node, epoch)) if node == self.me => {
+                let dead = self.first(list, self.basis.dead) == first;
+                if self.basis.acquiring && dead && self.is_free(bucket, handed) {
+                    return Title::of(slot(self.me, told, epoch, BucketState::Loading));
+                }
+                if owning { Title::of(told) } else { self.acting(bucket, told) }
+            }
+            // It is this node's until it has let go.
+            Some((node, epoch)) if owning => Title {
+                slot: told,
+                moving: Some(crate::ownership::Move { to: node, since: list.since, epoch }),
+            },
+            _ if owning => Title::of(told),
+            _ => self.acting(bucket, told),
+        }
+    }
+
+    /// Whom this node takes for the owner of a bucket that it does not own.
+    fn acting(&self, bucket: BucketId, told: BucketSlot) -> Title {
+        let older = self.map.older(bucket);
+        for (list, next) in older {
+            let Some(rank) = self.first(list, self.basis.presumed) else { continue };
+            let node = list.ranks[rank];
+            if node != self.me && self.settled(node) < next {
+                return Title::of(slot(node, told, epoch(list, rank), BucketState::Active));
+            }
+        }
+        let list = self.map.list(bucket);
+        let first = list.and_then(|list| Some((list, self.first(list, self.basis.presumed)?)));
+        match first {
+            Some((list, rank)) if list.ranks[rank] != self.me => {
+                Title::of(slot(list.ranks[rank], told, epoch(list, rank), BucketState::Active))
+            }
+            // It will be this node's when nobody else can act on it, or is nobody's.
+            _ => Title::of(told),
+        }
+    }
+
+    /// The first node of a list that is not dead.
+    fn first(&self, list: &List, dead: NodeSet) -> Option<usize> {
+        list.ranks.iter().position(|&node| !self.is_dead(node, list.since, dead))
+    }
+
+    /// Whether the life that a list speaks of is dead.
+    fn is_dead(&self, node: NodeId, since: Version, dead: NodeSet) -> bool {
+        !self.map.stands_in(node, since) || dead.contains(node)
+    }
+
+    fn settled(&self, node: NodeId) -> Version {
+        self.basis.settled.get(usize::from(node.0)).copied().unwrap_or(Version(0))
+    }
+
+    /// Whether nobody can act on an older list of a bucket while this node lives.
+    fn is_free(&self, bucket: BucketId, handed: Option<(NodeId, Version)>) -> bool {
+        self.map.older(bucket).all(|(list, next)| {
+            let own = list.rank(self.me).filter(|_| self.map.stands_in(self.me, list.since));
+            let before = &list.ranks[..own.unwrap_or(list.ranks.len())];
+            before.iter().filter(|&&node| node != self.me).all(|&node| {
+                self.is_dead(node, list.since, self.basis.dead)
+                    || self.settled(node) >= next
+                    || handed.is_some_and(|(from, since)| from == node && since >= next)
+            })
+        })
+    }
+}
+
+/// The slot of a bucket that has an owner, after what was told of it before.
+fn slot(owner: NodeId, told: BucketSlot, epoch: Epoch, state: BucketState) -> BucketSlot {
+    let previous = if told.owner == owner { told.previous } else { told.owner };
+    BucketSlot { owner, previous, state, epoch }
+}

@@ -1,0 +1,73 @@
+//! Moves that an operator asks for.
+
+use testudo_packet::bucket::{BucketId, NodeId};
+
+use super::{RANKS, candidates};
+use crate::config::Cluster;
+use crate::map::{Command, Map, Reason};
+use crate::membership::Standing;
+
+/// Why a bucket can't be moved as asked. Nothing was moved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ByHandError {
+    /// No such bucket.
+    #[error("bucket {bucket}; expected one below {buckets}")]
+    NoSuchBucket {
+        /// The bucket.
+        bucket: BucketId,
+        /// How many there are.
+        buckets: usize,
+    },
+    /// The node can't own buckets now.
+    #[error(
+        "{node} can't own buckets now; expected a member that is alive, in sync, fit and not drained"
+    )]
+    CannotOwn {
+        /// The node's name.
+        node: String,
+    },
+    /// It owns the bucket already.
+    #[error("{node} is the owner of bucket {bucket} already")]
+    OwnsAlready {
+        /// The node's name.
+        node: String,
+        /// The bucket.
+        bucket: BucketId,
+    },
+}
+
+/// The command that makes a node the owner of a bucket.
+///
+/// # Errors
+///
+/// [`ByHandError`].
+pub fn move_bucket(
+    cluster: &Cluster,
+    map: &Map,
+    standings: &[Standing],
+    bucket: BucketId,
+    node: NodeId,
+) -> Result<Command, ByHandError> {
+    let buckets = map.buckets().len();
+    let name = || cluster.member(node).to_owned();
+    let list = map.list(bucket).ok_or(ByHandError::NoSuchBucket { bucket, buckets })?;
+    let candidates = candidates(cluster, map, standings);
+    if !candidates.iter().any(|candidate| candidate.node == node && candidate.may_own) {
+        return Err(ByHandError::CannotOwn { node: name() });
+    }
+    if list.ranks.first() == Some(&node) {
+        return Err(ByHandError::OwnsAlready { node: name(), bucket });
+    }
+    let stays = |&other: &NodeId| {
+        other != node && candidates.iter().any(|c| c.node == other && c.may_succeed)
+    };
+    let others = list.ranks.iter().copied().filter(stays);
+    let ranks: Vec<_> = [node].into_iter().chain(others).take(RANKS).collect();
+    let living = standings.iter().filter(|standing| !standing.gone);
+    Ok(Command::Assign {
+        basis: map.version(),
+        settled: living.map(|standing| standing.settled).min().unwrap_or_default(),
+        lists: vec![(bucket, ranks)],
+        reason: Reason::Operator(node),
+    })
+}

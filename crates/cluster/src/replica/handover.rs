@@ -1,0 +1,398 @@
+//! Planned moves: how a bucket leaves this node for another, and how one arrives.
+//!
+//! ```text
+//!   owner                                         next owner
+//!   yields: tells of each packet  ── Prepare ──►
+//!                                                 (waits until its table is complete)
+//!                                 ◄── Holding ──  holds the packets of the bucket
+//!   names the next owner in its slot
+//!   lets go                       ── changes ──►
+//!                                 ── Handled ──►
+//!                                 ── Released ─►  owns it; handles what it held and the owner had not
+//! ```
+//!
+//! Invariant: the owner sends *Released* only after the membership has agreed that it does not own the
+//! bucket any more, and only behind all changes of its flows. So the next owner never acts too early,
+//! and never on less than all.
+//!
+//! Deadlines: an owner whose next owner does not answer for the configured time lets go without
+//! it, if there is a stream to tell the flows by; packets in between are lost. A next owner that
+//! waits for three times as long lets the packets go that it held. Without a stream the owner keeps
+//! the bucket: its flows are worth more than the plan.
+
+use std::collections::BTreeMap;
+
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+
+use super::{Effect, Replica};
+use crate::map::Version;
+use crate::ownership::Move;
+use crate::sync::frame::Frame;
+use crate::time::after;
+
+/// How many packets of a bucket the owner before may say it has handled: more than are ever held.
+const MAX_HANDLED: usize = 1 << 16;
+
+/// How long the next owner waits, in waits of the owner.
+const PATIENCE: u32 = 3;
+
+/// How far a bucket has come on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The next owner has been asked to hold packets.
+    Asked,
+    /// The slot names the next owner; what was under way is waited for.
+    Yielded,
+    /// All is known; the membership has been asked.
+    GivenUp(Vec<u64>),
+    /// The next owner is told the rest.
+    LetGo(Vec<u64>),
+}
+
+#[derive(Debug)]
+pub(super) struct Leaving {
+    moving: Move,
+    phase: Phase,
+    /// Since when, from the first tick on.
+    begun: Option<Nanos>,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    from: NodeId,
+    since: Version,
+    epoch: Epoch,
+    holding: bool,
+    released: bool,
+    handled: Vec<u64>,
+    begun: Option<Nanos>,
+}
+
+/// How often moves ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MoveCounters {
+    /// Buckets that were handed over as planned.
+    pub handed_over: u64,
+    /// Buckets that were let go before the next owner held their packets.
+    pub forced: u64,
+    /// Moves that were taken back.
+    pub withdrawn: u64,
+    /// Buckets that arrived as planned.
+    pub arrived: u64,
+    /// Buckets whose packets were held in vain.
+    pub held_in_vain: u64,
+}
+
+/// All buckets on their way.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    pub(super) leaving: BTreeMap<BucketId, Leaving>,
+    arriving: BTreeMap<BucketId, Arriving>,
+    counters: MoveCounters,
+}
+
+impl Replica {
+    /// How often moves ended in which way.
+    #[must_use]
+    pub fn move_counters(&self) -> MoveCounters {
+        self.moves.counters
+    }
+
+    /// How many buckets are on their way out and in.
+    #[must_use]
+    pub fn moving(&self) -> (usize, usize) {
+        (self.moves.leaving.len(), self.moves.arriving.len())
+    }
+
+    // The owner's side.
+
+    pub(super) fn move_bucket(&mut self, bucket: BucketId, moving: Option<Move>) {
+        let before = self.moves.leaving.get(&bucket).map(|leaving| leaving.moving);
+        if let Some(before) = before {
+            if moving == Some(before) {
+                return;
+            }
+            self.take_back(bucket, before);
+        }
+        let slot = self.slot(bucket);
+        let (Some(moving), true) = (moving, slot.owner == self.cluster.node()) else { return };
+        self.moves.leaving.insert(bucket, Leaving { moving, phase: Phase::Asked, begun: None });
+        self.ask(bucket);
+    }
+
+    /// The bucket stays, or goes elsewhere.
+    fn take_back(&mut self, bucket: BucketId, before: Move) {
+        let Some(leaving) = self.moves.leaving.get(&bucket) else { return };
+        if matches!(leaving.phase, Phase::LetGo(_)) {
+            return;
+        }
+        self.moves.leaving.remove(&bucket);
+        self.moves.counters.withdrawn += 1;
+        let slot = self.slot(bucket);
+        self.effects.push_back(Effect::SetBucket { bucket, slot });
+        if let Some(peer) = self.peers.get_mut(usize::from(before.to.0)) {
+            peer.outgoing.tell(Frame::Withdrawn { bucket, since: before.since });
+        }
+    }
+
+    fn ask(&mut self, bucket: BucketId) {
+        let Some(Leaving { moving, .. }) = self.moves.leaving.get(&bucket) else { return };
+        let Move { to, since, epoch } = *moving;
+        let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
+        if peer.connection.is_none() {
+            return;
+        }
+        peer.outgoing.check(bucket);
+        peer.outgoing.tell(Frame::Prepare { bucket, since, epoch });
+        let slot = self.slot(bucket);
+        if slot.state == BucketState::Active {
+            let slot = BucketSlot { state: BucketState::Yielding, ..slot };
+            self.effects.push_back(Effect::SetBucket { bucket, slot });
+        }
+    }
+
+    /// The next owner holds the packets of a bucket.
+    pub(super) fn held(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
+        let Some(leaving) = self.moves.leaving.get(&bucket) else { return };
+        let fits = leaving.moving.to == peer && leaving.moving.since == since;
+        // While its own entries are on their way, the node table does not have all of the bucket.
+        if fits && leaving.phase == Phase::Asked && self.slot(bucket).state == BucketState::Active {
+            self.moves.counters.handed_over += 1;
+            self.yield_bucket(bucket);
+        }
+    }
+
+    fn yield_bucket(&mut self, bucket: BucketId) {
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        leaving.phase = Phase::Yielded;
+        let Move { to, epoch, .. } = leaving.moving;
+        let previous = self.cluster.node();
+        let slot = BucketSlot { owner: to, previous, state: BucketState::Active, epoch };
+        self.effects.push_back(Effect::Yield { bucket, slot });
+    }
+
+    /// No packet of a bucket is handled here any more, and all that was done is known. These packets
+    /// were handled since the bucket began to yield.
+    pub fn handle_yielded(&mut self, bucket: BucketId, mut packets: Vec<u64>) {
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        if leaving.phase != Phase::Yielded {
+            return;
+        }
+        packets.truncate(MAX_HANDLED);
+        leaving.phase = Phase::GivenUp(packets);
+        let since = leaving.moving.since;
+        self.effects.push_back(Effect::GivenUp { bucket, since });
+    }
+
+    /// The membership has agreed: the bucket is not this node's any more.
+    pub(super) fn let_go(&mut self, bucket: BucketId, since: Version) {
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        if leaving.moving.since != since {
+            return;
+        }
+        if let Phase::GivenUp(packets) = &mut leaving.phase {
+            leaving.phase = Phase::LetGo(std::mem::take(packets));
+            let Move { to, epoch, .. } = leaving.moving;
+            let previous = self.cluster.node();
+            let slot = BucketSlot { owner: to, previous, state: BucketState::Active, epoch };
+            self.leaving.insert(bucket);
+            self.slots[usize::from(bucket.0)] = slot;
+            self.release(bucket);
+        }
+    }
+
+    fn release(&mut self, bucket: BucketId) {
+        let Some(Leaving { moving, phase: Phase::LetGo(packets), .. }) =
+            self.moves.leaving.get(&bucket)
+        else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(usize::from(moving.to.0))
+            && peer.connection.is_some()
+        {
+            peer.outgoing.release(bucket, moving.since, packets);
+        }
+    }
+
+    /// The peer has acknowledged more.
+    pub(super) fn note_delivered(&mut self, peer: NodeId) {
+        while let Some((bucket, since)) = self.peers[usize::from(peer.0)].outgoing.poll_delivered()
+        {
+            let fits = |leaving: &Leaving| {
+                leaving.moving.to == peer
+                    && leaving.moving.since == since
+                    && matches!(leaving.phase, Phase::LetGo(_))
+            };
+            if self.moves.leaving.get(&bucket).is_some_and(fits) {
+                self.moves.leaving.remove(&bucket);
+                self.finish_leaving(bucket, since);
+            }
+        }
+    }
+
+    fn finish_leaving(&mut self, bucket: BucketId, since: Version) {
+        self.leaving.remove(&bucket);
+        let slot = self.slot(bucket);
+        if slot.owner != self.cluster.node() {
+            self.set_slot(bucket, slot);
+            self.effects.push_back(Effect::Clear { bucket });
+        }
+        self.effects.push_back(Effect::Delivered { bucket, since });
+    }
+
+    /// A peer is there again: what was under way to it begins anew.
+    pub(super) fn resume_moves(&mut self, peer: NodeId) {
+        let to_peer = self.moves.leaving.iter().filter(|(_, leaving)| leaving.moving.to == peer);
+        let to_peer: Vec<_> =
+            to_peer.map(|(&bucket, leaving)| (bucket, leaving.phase.clone())).collect();
+        for (bucket, phase) in to_peer {
+            match phase {
+                Phase::Asked => self.ask(bucket),
+                Phase::Yielded | Phase::GivenUp(_) => {}
+                Phase::LetGo(_) => {
+                    self.peers[usize::from(peer.0)].outgoing.check(bucket);
+                    self.release(bucket);
+                }
+            }
+        }
+    }
+
+    /// Looks at the deadlines of moves.
+    pub(super) fn tick_moves(&mut self, now: Nanos) {
+        let wait = self.cluster.timing().handover;
+        let mut late = Vec::new();
+        for (&bucket, leaving) in &mut self.moves.leaving {
+            let begun = *leaving.begun.get_or_insert(now);
+            let peer = self.peers.get(usize::from(leaving.moving.to.0));
+            let connected = peer.is_some_and(|peer| peer.connection.is_some());
+            if leaving.phase == Phase::Asked && connected && now >= after(begun, wait) {
+                late.push(bucket);
+            }
+        }
+        for bucket in late {
+            self.moves.counters.forced += 1;
+            self.yield_bucket(bucket);
+        }
+        let mut vain = Vec::new();
+        for (&bucket, arriving) in &mut self.moves.arriving {
+            if now >= after(*arriving.begun.get_or_insert(now), wait * PATIENCE) {
+                vain.push(bucket);
+            }
+        }
+        vain.into_iter().for_each(|bucket| self.hold_no_more(bucket));
+    }
+
+    /// This node begins a new life, and has no part in any move.
+    pub(super) fn abandon_moves(&mut self) {
+        self.moves.leaving.clear();
+        self.leaving.clear();
+        let arriving: Vec<_> = self.moves.arriving.keys().copied().collect();
+        arriving.into_iter().for_each(|bucket| self.hold_no_more(bucket));
+    }
+
+    // The next owner's side.
+
+    pub(super) fn prepare(&mut self, peer: NodeId, bucket: BucketId, since: Version, epoch: Epoch) {
+        let index = usize::from(bucket.0);
+        if index >= self.slots.len() || self.slot(bucket).owner == self.cluster.node() {
+            return;
+        }
+        let begun = None;
+        let (holding, released, handled) = (false, false, Vec::new());
+        let known = self.moves.arriving.get(&bucket);
+        let known = known.is_some_and(|known| (known.from, known.since) == (peer, since));
+        if !known {
+            let arriving = Arriving { from: peer, since, epoch, holding, released, handled, begun };
+            self.moves.arriving.insert(bucket, arriving);
+        }
+        if self.doubtful[index] {
+            self.peers[usize::from(peer.0)].outgoing.want(bucket);
+        } else {
+            self.hold(bucket);
+        }
+    }
+
+    fn hold(&mut self, bucket: BucketId) {
+        let me = self.cluster.node();
+        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
+        let Arriving { from, since, epoch, .. } = *arriving;
+        if !std::mem::replace(&mut arriving.holding, true) {
+            let state = BucketState::Holding;
+            let slot = BucketSlot { owner: me, previous: from, state, epoch };
+            self.effects.push_back(Effect::SetBucket { bucket, slot });
+        }
+        self.peers[usize::from(from.0)].outgoing.tell(Frame::Holding { bucket, since });
+    }
+
+    /// This node's copy of a bucket is complete.
+    pub(super) fn now_complete(&mut self, bucket: BucketId) {
+        match self.moves.arriving.get(&bucket) {
+            Some(arriving) if arriving.released => self.tell_handed_over(bucket),
+            Some(arriving) if !arriving.holding => self.hold(bucket),
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_handled(&mut self, peer: NodeId, bucket: BucketId, packets: &[u64]) {
+        if let Some(arriving) = self.moves.arriving.get_mut(&bucket)
+            && arriving.from == peer
+            && !arriving.released
+            && arriving.handled.len() + packets.len() <= MAX_HANDLED
+        {
+            arriving.handled.extend_from_slice(packets);
+        }
+    }
+
+    pub(super) fn released(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
+        let index = usize::from(bucket.0);
+        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
+        if (arriving.from, arriving.since) != (peer, since) {
+            return;
+        }
+        arriving.released = true;
+        if self.doubtful[index] {
+            self.peers[usize::from(peer.0)].outgoing.want(bucket);
+        } else {
+            self.tell_handed_over(bucket);
+        }
+    }
+
+    fn tell_handed_over(&mut self, bucket: BucketId) {
+        if let Some(&Arriving { from, since, .. }) = self.moves.arriving.get(&bucket) {
+            self.effects.push_back(Effect::HandedOver { bucket, from, since });
+        }
+    }
+
+    pub(super) fn withdrawn(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
+        let arriving = self.moves.arriving.get(&bucket);
+        if arriving.is_some_and(|arriving| (arriving.from, arriving.since) == (peer, since)) {
+            self.hold_no_more(bucket);
+        }
+    }
+
+    /// This node owns a bucket from now on: its slot says so already.
+    pub(super) fn arrived(&mut self, bucket: BucketId) {
+        let Some(arriving) = self.moves.arriving.remove(&bucket) else { return };
+        if arriving.holding {
+            self.moves.counters.arrived += 1;
+            self.effects.push_back(Effect::ReleaseHeld { bucket, handled: arriving.handled });
+        }
+    }
+
+    /// A bucket is another's than the one it was to come from.
+    pub(super) fn not_arriving(&mut self, bucket: BucketId, owner: NodeId) {
+        if self.moves.arriving.get(&bucket).is_some_and(|arriving| arriving.from != owner) {
+            self.hold_no_more(bucket);
+        }
+    }
+
+    fn hold_no_more(&mut self, bucket: BucketId) {
+        let Some(arriving) = self.moves.arriving.remove(&bucket) else { return };
+        if arriving.holding {
+            self.moves.counters.held_in_vain += 1;
+            let slot = self.slot(bucket);
+            self.effects.push_back(Effect::SetBucket { bucket, slot });
+            self.effects.push_back(Effect::DiscardHeld { bucket });
+        }
+    }
+}
