@@ -1,7 +1,7 @@
 //! Which package may know which.
 //!
-//! `packet` and `cluster` decide and do no I/O; a dependency on a sibling that does would let it in
-//! through the back door. And nothing depends on the program, which stands at the top. Tests may use
+//! `packet`, `cluster` and `coordinator` decide and do no I/O; a dependency on a sibling that does would
+//! let it in through the back door. And nothing depends on the program, which stands at the top. Tests may use
 //! what they like, so development dependencies are free, except on the program.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,11 @@ use super::Finding;
 use super::tree::{File, Tree};
 
 /// For each package that is restricted: the siblings that it may know.
-const ALLOWED: [(&str, &[&str]); 2] =
-    [("testudo-packet", &[]), ("testudo-cluster", &["testudo-packet"])];
+const ALLOWED: [(&str, &[&str]); 3] = [
+    ("testudo-packet", &[]),
+    ("testudo-cluster", &["testudo-packet"]),
+    ("testudo-coordinator", &["testudo-packet"]),
+];
 /// The package on which none depends.
 const PROGRAM: &str = "testudo";
 /// The tables whose dependencies are part of what a package is.
@@ -122,6 +125,14 @@ mod tests {
         assert!(lines("testudo-cluster", text).is_empty());
         let text = format!("{text}testudo-datapath.workspace = true");
         assert_eq!(lines("testudo-cluster", &text), [6]);
+    }
+
+    #[test]
+    fn coordinator_knows_packet_alone() {
+        let text = "[dependencies]\ntestudo-packet.workspace = true\nraft = \"0.7\"\n";
+        assert!(lines("testudo-coordinator", text).is_empty());
+        let text = format!("{text}testudo-datapath.workspace = true");
+        assert_eq!(lines("testudo-coordinator", &text), [6]);
     }
 
     #[test]

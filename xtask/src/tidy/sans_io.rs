@@ -1,9 +1,9 @@
-//! Nothing in `packet` and `cluster` reads a clock, opens a socket or a file, starts a thread, draws
-//! randomness by itself, or is async.
+//! Nothing in `packet`, `cluster` and `coordinator` reads a clock, opens a socket or a file, starts a
+//! thread, draws randomness by itself, or is async.
 //!
 //! That is what lets one driver run the code on a network and another one on virtual time. The rule
 //! reads names: it resolves `use std::time as t` and looks into macros, but a function of another
-//! crate that reads a clock for its caller it can't see. The dependencies of both crates are few.
+//! crate that reads a clock for its caller it can't see. The dependencies of these crates are few.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ use super::test_code::{self, TestFiles, is_test_only};
 use super::tree::Tree;
 
 /// The sources that the rule is about.
-const SOURCES: [&str; 2] = ["crates/packet/src/", "crates/cluster/src/"];
+const SOURCES: [&str; 3] = ["crates/packet/src/", "crates/cluster/src/", "crates/coordinator/src/"];
 
 /// Paths that reach outside, and everything below them; with what they reach.
 const FORBIDDEN: [(&str, &str); 23] = [
