@@ -42,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 mod consensus;
+mod bucket_map;
 mod convert;
 mod guard;
 mod log;
