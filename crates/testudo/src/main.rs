@@ -9,6 +9,7 @@ mod control;
 mod inspect;
 mod lab;
 mod node;
+mod operate;
 mod protocol_names;
 mod replay;
 
@@ -22,11 +23,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node of a cluster.
+    /// Run a node of a cluster, or have a running one do something.
     Node(node::Args),
     /// Show how a node is: lease, buckets, tables, peers, counters.
     Status(inspect::StatusArgs),
-    /// Show whose the buckets are.
+    /// Show what a node lives by: links, probes, load, peers, coordinator.
+    Health(inspect::HealthArgs),
+    /// Show what the cluster has agreed on.
+    Map(inspect::MapArgs),
+    /// Show whose the buckets are, and move them.
     Bucket(inspect::BucketArgs),
     /// Show which flows there are.
     Flow(inspect::FlowArgs),
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Node(args) => node::run(&args),
         Command::Status(args) => inspect::status(&args),
+        Command::Health(args) => inspect::health(&args),
+        Command::Map(args) => inspect::map(&args),
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
         Command::Lab(args) => lab::run(args),

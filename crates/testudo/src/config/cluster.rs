@@ -1,7 +1,6 @@
 //! `[cluster]`: what all nodes agree on.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use testudo_packet::bucket::MAX_BUCKETS;
@@ -22,7 +21,16 @@ pub(super) const KEYS: &[&str] = &[
     "takeover_ms",
     "heartbeat_ms",
     "formation_ms",
+    "coordinator",
+    "min_voters",
+    "removal_ms",
+    "handover_ms",
+    "balance_percent",
+    "balance_moves_per_minute",
 ];
+
+/// The section within this one.
+const ETCD: &str = "etcd";
 
 /// What all nodes of a cluster agree on. A node with another secret is refused by its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +46,8 @@ pub struct Cluster {
     /// How packets reach the cluster. By default `shared`.
     pub mode: Mode,
     /// The MAC address that all nodes answer with for the cluster's addresses: unicast, and best
-    /// locally administered (`02:…`). Required.
+    /// locally administered (`02:…`). Required in `shared` mode, possible in `steered` mode, refused
+    /// in `tap` mode. Zero, to which nobody sends, if there is none.
     pub mac: Mac,
     /// The cluster's clockwork.
     pub timing: Timing,
@@ -92,6 +101,12 @@ pub enum Mode {
     /// Every node sees every packet and handles those of its buckets.
     #[default]
     Shared,
+    /// A router or switch picks a node by a hash of its own; a packet of another node's bucket is
+    /// passed to that node once.
+    Steered,
+    /// Not inline: every node sees a copy of every packet and hands those of its buckets to an
+    /// analyser behind [`tap`](super::node::Node::tap).
+    Tap,
 }
 
 impl Mode {
@@ -99,6 +114,8 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Shared => "shared",
+            Self::Steered => "steered",
+            Self::Tap => "tap",
         }
     }
 }
@@ -122,12 +139,12 @@ impl fmt::Debug for Secret {
 
 /// Reads and checks the section.
 pub(super) fn read(section: &Section<'_>) -> Result<Cluster, Fault> {
-    section.only(KEYS)?;
+    section.only(&[KEYS, &[ETCD]].concat())?;
     let name = names::read(&section.required("name", names::EXPECTED)?)?;
     let secret = secret(&section.required("secret", SECRET)?)?;
     let buckets = section.value("buckets").map_or(Ok(256), |value| buckets(&value))?;
     let mode = section.value("mode").map_or(Ok(Mode::default()), |value| mode(&value))?;
-    let mac = mac(&section.required("mac", MAC)?)?;
+    let mac = shared_mac(section, mode)?;
     Ok(Cluster { name, secret, buckets, mode, mac, timing: timing(section)? })
 }
 
@@ -157,14 +174,27 @@ fn buckets(value: &Value<'_>) -> Result<u32, Fault> {
 }
 
 fn mode(value: &Value<'_>) -> Result<Mode, Fault> {
-    let expected = r#""shared""#;
+    let expected = r#""shared", "steered" or "tap""#;
     match value.text(expected)? {
         "shared" => Ok(Mode::Shared),
+        "steered" => Ok(Mode::Steered),
+        "tap" => Ok(Mode::Tap),
         _ => Err(value.refuse(expected)),
     }
 }
 
 const MAC: &str = r#"a unicast MAC address such as "02:74:65:73:00:01""#;
+
+fn shared_mac(section: &Section<'_>, mode: Mode) -> Result<Mac, Fault> {
+    match (mode, section.value("mac")) {
+        (Mode::Shared, _) => mac(&section.required("mac", MAC)?),
+        (Mode::Tap, Some(value)) => {
+            Err(value.refuse_because("but in tap mode nobody answers", "no mac"))
+        }
+        (_, Some(value)) => mac(&value),
+        (_, None) => Ok(Mac::default()),
+    }
+}
 
 fn mac(value: &Value<'_>) -> Result<Mac, Fault> {
     let mac = mac::parse(value.text(MAC)?).ok_or_else(|| value.refuse(MAC))?;
@@ -176,16 +206,11 @@ fn mac(value: &Value<'_>) -> Result<Mac, Fault> {
 
 fn timing(section: &Section<'_>) -> Result<Timing, Fault> {
     let default = Timing::default();
-    let read = |key, range: RangeInclusive<u32>, default: Duration| {
-        let Some(value) = section.value(key) else { return Ok(default) };
-        let expected = format!("milliseconds from {} to {}", range.start(), range.end());
-        value.integer(range, &expected).map(|ms| Duration::from_millis(ms.into()))
-    };
     let timing = Timing {
-        heartbeat: read("heartbeat_ms", 1..=10_000, default.heartbeat)?,
-        lease: read("lease_ms", 10..=60_000, default.lease)?,
-        takeover: read("takeover_ms", 10..=120_000, default.takeover)?,
-        formation: read("formation_ms", 10..=3_600_000, default.formation)?,
+        heartbeat: section.milliseconds("heartbeat_ms", 1..=10_000, default.heartbeat)?,
+        lease: section.milliseconds("lease_ms", 10..=60_000, default.lease)?,
+        takeover: section.milliseconds("takeover_ms", 10..=120_000, default.takeover)?,
+        formation: section.milliseconds("formation_ms", 10..=3_600_000, default.formation)?,
     };
     let Timing { heartbeat, lease, takeover, formation } = timing;
     let longest = lease / 3;
@@ -200,10 +225,10 @@ fn timing(section: &Section<'_>) -> Result<Timing, Fault> {
 }
 
 /// A key and what it is set to.
-type Setting = (&'static str, Duration);
+pub(super) type Setting = (&'static str, Duration);
 
 /// Refuses a time that is not longer than another by a margin.
-fn at_least(
+pub(super) fn at_least(
     section: &Section<'_>,
     time: Setting,
     other: Setting,

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -110,6 +112,30 @@ impl<'d> Section<'d> {
         self.value(key).ok_or_else(|| self.refuse(format!("without {key}"), expected))
     }
 
+    /// The time under a key, in milliseconds within a range, or its default.
+    pub fn milliseconds(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+        default: Duration,
+    ) -> Result<Duration, Fault> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let expected = format!("milliseconds from {} to {}", range.start(), range.end());
+        value.integer(range, &expected).map(|ms| Duration::from_millis(ms.into()))
+    }
+
+    /// The number under a key, within a range, or its default.
+    pub fn number(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+        default: u32,
+    ) -> Result<u32, Fault> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        value.integer(range, &expected)
+    }
+
     /// Refuses the section as a whole: the refusal stands at its header.
     pub fn refuse(&self, seen: impl AsRef<str>, expected: impl Into<String>) -> Fault {
         let header = self.source[self.span.clone()].find('\n');
@@ -170,6 +196,22 @@ impl<'d> Value<'d> {
         };
         let number = u32::from_str_radix(digits.as_str(), digits.radix()).ok();
         number.filter(|n| range.contains(n)).ok_or_else(|| self.refuse(expected))
+    }
+
+    /// The value as a truth.
+    pub fn truth(&self) -> Result<bool, Fault> {
+        match self.value.get_ref() {
+            DeValue::Boolean(truth) => Ok(*truth),
+            _ => Err(self.refuse("true or false")),
+        }
+    }
+
+    /// The value as the path of something that may not exist yet.
+    pub fn absolute_path(&self) -> Result<PathBuf, Fault> {
+        let expected = "an absolute path of at most 1024 bytes";
+        let path = self.text(expected)?;
+        let fits = path.starts_with('/') && path.len() <= 1024 && !path.contains('\0');
+        if fits { Ok(path.into()) } else { Err(self.refuse(expected)) }
     }
 
     /// Whether the value is an integer, whatever its size.

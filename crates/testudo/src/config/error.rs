@@ -118,10 +118,11 @@ impl Fault {
     }
 }
 
-/// Whether a line mentions the secret or has a word that looks like one, under a misspelt key.
+/// Whether a line mentions the secret or has a word that looks like one, under a misspelt key, or has
+/// a URL with a password.
 fn may_hold_secret(line: &str) -> bool {
     let mut words = line.split(|c: char| !c.is_ascii_hexdigit());
-    line.contains("secret") || words.any(|word| word.len() >= 16)
+    line.contains("secret") || line.contains("@") || words.any(|word| word.len() >= 16)
 }
 
 /// The last character boundary of `source` at or before `index`.

@@ -26,8 +26,28 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Whether there is something to do for an interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use {
+    /// Whether this node is a witness, which handles no packets.
+    pub witness: bool,
+    /// Whether the cluster has a MAC address to answer with for its addresses.
+    pub answers: bool,
+}
+
 /// Reads and checks all sections.
-pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<Interface>, Fault> {
+pub(super) fn read(
+    file: &Section<'_>,
+    sections: &[Section<'_>],
+    purpose: Use,
+) -> Result<Vec<Interface>, Fault> {
+    if purpose.witness {
+        return match sections.first() {
+            None => Ok(Vec::new()),
+            Some(section) => Err(section
+                .refuse("in the file of a witness, which handles no packets", "no [[interface]]")),
+        };
+    }
     let expected = format!("1 to {MAX_INTERFACES} sections [[interface]]");
     if sections.is_empty() {
         return Err(file.refuse("has no [[interface]]", expected));
@@ -38,9 +58,20 @@ pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<I
             return Err(section.refuse(format!("number {}", MAX_INTERFACES + 1), expected));
         }
         section.only(KEYS)?;
-        let name = name(&section.required("name", NAME)?, &interfaces)?;
+        let value = section.required("name", NAME)?;
+        let name = device(&value)?;
+        if interfaces.iter().any(|interface| interface.name == name) {
+            return Err(value.refuse_because("listed twice", "each interface once"));
+        }
         let addresses = match section.value("addresses") {
-            Some(list) => addresses(&list, &name, &interfaces)?,
+            Some(list) => {
+                let addresses = addresses(&list, &name, &interfaces)?;
+                if !purpose.answers && !addresses.is_empty() {
+                    let why = "but the cluster has no mac to answer with for them";
+                    return Err(list.refuse_because(why, "no addresses"));
+                }
+                addresses
+            }
             None => Vec::new(),
         };
         interfaces.push(Interface { name, addresses });
@@ -50,16 +81,14 @@ pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<I
 
 const NAME: &str = "an interface name of 1 to 15 bytes";
 
-fn name(value: &Value<'_>, before: &[Interface]) -> Result<String, Fault> {
+/// The name of an interface.
+pub(super) fn device(value: &Value<'_>) -> Result<String, Fault> {
     let name = value.text(NAME)?;
     // As the kernel's dev_valid_name().
     let reserved = matches!(name, "" | "." | "..");
     let spoilt = name.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
     if reserved || spoilt || name.len() > 15 {
         return Err(value.refuse(NAME));
-    }
-    if before.iter().any(|interface| interface.name == name) {
-        return Err(value.refuse_because("listed twice", "each interface once"));
     }
     Ok(name.to_owned())
 }

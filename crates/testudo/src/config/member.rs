@@ -9,7 +9,7 @@ use super::error::Fault;
 use super::{names, prefix};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "sync"];
+pub(super) const KEYS: &[&str] = &["name", "sync", "weight", "witness"];
 
 /// The most nodes of a cluster: [`NodeId::NONE`] is no node, and neither is the number before it,
 /// so that a count of members fits a byte with room to spare.
@@ -23,7 +23,16 @@ pub struct Member {
     /// Where it hears its peers: TCP for entries, UDP for heartbeats. Required; an address of the
     /// node's own, not one of the cluster's; no two members share one.
     pub sync: SocketAddr,
+    /// Its share of the buckets, in proportion to the weights of the others: from 1 to 1,000, by
+    /// default 100. Recommended: in proportion to what the machines can carry.
+    pub weight: u16,
+    /// Whether it votes and owns nothing; by default not. Not every member may be one. Recommended
+    /// for a third machine beside a cluster of two, which then survives the death of either.
+    pub witness: bool,
 }
+
+/// The weight of a member whose section does not say one.
+pub const DEFAULT_WEIGHT: u16 = 100;
 
 /// Reads and checks all sections.
 pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<Member>, Fault> {
@@ -40,8 +49,16 @@ pub(super) fn read(file: &Section<'_>, sections: &[Section<'_>]) -> Result<Vec<M
         let member = Member {
             name: name(&section.required("name", names::EXPECTED)?, &members)?,
             sync: sync(&section.required("sync", SYNC)?, &members)?,
+            weight: section.number("weight", 1..=1000, DEFAULT_WEIGHT.into())? as u16,
+            witness: section.value("witness").map_or(Ok(false), |value| value.truth())?,
         };
         members.push(member);
+    }
+    if members.iter().all(|member| member.witness)
+        && let Some(witness) = sections.last().and_then(|section| section.value("witness"))
+    {
+        let why = "as that of all others, and nobody handles packets";
+        return Err(witness.refuse_because(why, "a member that is no witness"));
     }
     Ok(members)
 }

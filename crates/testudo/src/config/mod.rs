@@ -8,15 +8,19 @@
 //! section by section (the module of each section), and what sections have to do with each other
 //! (here). Reading knows no machine: whether an interface exists is found out when it is used.
 
+pub mod agreement;
 pub mod cluster;
 mod document;
 pub mod error;
+pub mod etcd;
+pub mod health;
 pub mod interface;
 mod mac;
 pub mod member;
 mod names;
 pub mod node;
 pub mod prefix;
+pub mod probe;
 pub mod rule;
 #[cfg(test)]
 mod tests;
@@ -24,17 +28,21 @@ mod timeouts;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use testudo_packet::bucket::NodeId;
+use testudo_packet::env::Mac;
 use testudo_packet::tracking::Timeouts;
 
-use cluster::Cluster;
+use agreement::Agreement;
+use cluster::{Cluster, Mode};
 use document::Section;
 use error::{ConfigError, Fault};
+use health::Health;
 use interface::Interface;
 use member::Member;
 use node::Node;
+use probe::Probe;
 use rule::Rule;
 
 /// The exit code of a command whose configuration is refused.
@@ -45,6 +53,8 @@ pub const EXIT_REFUSED: u8 = 2;
 pub struct Config {
     /// What all nodes agree on.
     pub cluster: Cluster,
+    /// How the nodes come to an agreement on whose the buckets are.
+    pub agreement: Agreement,
     /// What is this node's own.
     pub node: Node,
     /// All nodes; the place in the list is the [`NodeId`].
@@ -53,6 +63,10 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// Which flows may begin; the first match decides, none is a drop.
     pub rules: Vec<Rule>,
+    /// Whom to reach is to be in good health.
+    pub probes: Vec<Probe>,
+    /// What is good health.
+    pub health: Health,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
     own: NodeId,
@@ -67,6 +81,15 @@ impl Config {
     /// This node among the members.
     pub fn own_member(&self) -> &Member {
         &self.members[usize::from(self.own.0)]
+    }
+
+    /// Where the packet handling of this node stays while its daemon is restarted: a directory of its
+    /// own, whose name has no dots, which a bpffs can't hold, and no two nodes share.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the node pins nothing yet"))]
+    pub fn pins(&self) -> PathBuf {
+        // No name has a '+' in it.
+        let name = |name: &str| name.replace('.', "+");
+        self.node.pin.join(name(&self.cluster.name)).join(name(&self.node.name))
     }
 }
 
@@ -103,24 +126,69 @@ pub fn parse(file: &Path, source: &str) -> Result<Config, ConfigError> {
     read(source).map_err(|fault| fault.locate(file, source))
 }
 
-const SECTIONS: &[&str] = &["cluster", "node", "member", "interface", "rule", "timeouts"];
+const SECTIONS: &[&str] =
+    &["cluster", "node", "member", "interface", "rule", "probe", "health", "timeouts"];
 
 fn read(source: &str) -> Result<Config, Fault> {
     let document = document::parse(source)?;
     let file = Section::root(source, document.get_ref());
     file.only(SECTIONS)?;
-    let cluster = cluster::read(&required(&file, "cluster", "[cluster]")?)?;
-    let own = required(&file, "node", "[node]")?;
-    let node = node::read(&own)?;
+    let common = required(&file, "cluster", "[cluster]")?;
+    let cluster = cluster::read(&common)?;
+    let own_section = required(&file, "node", "[node]")?;
+    let node = node::read(&own_section, &cluster)?;
     let members = member::read(&file, &file.sections("member", "[[member]]")?)?;
-    let own = own_id(&own, &node, &members)?;
-    let interfaces = interface::read(&file, &file.sections("interface", "[[interface]]")?)?;
-    let rules = rule::read(&file.sections("rule", "[[rule]]")?, &interfaces)?;
+    let own = own_id(&own_section, &node, &members)?;
+    let agreement = agreement::read(&common, &cluster, &members)?;
+    let witness = members[usize::from(own.0)].witness;
+    let purpose = interface::Use { witness, answers: cluster.mac != Mac::default() };
+    let sections = file.sections("interface", "[[interface]]")?;
+    let interfaces = interface::read(&file, &sections, purpose)?;
+    check_tap(&own_section, (&cluster, &node), witness, &interfaces)?;
+    let sections = file.sections("rule", "[[rule]]")?;
+    if let Some(section) = sections.first().filter(|_| witness) {
+        let seen = "in the file of a witness, which handles no packets";
+        return Err(section.refuse(seen, "no [[rule]]"));
+    }
+    let rules = rule::read(&sections, &interfaces)?;
+    let probes = probe::read(&file.sections("probe", "[[probe]]")?)?;
+    let health = health::read(file.section("health", "[health]")?.as_ref(), &cluster.timing)?;
     let timeouts = match file.section("timeouts", "[timeouts]")? {
         Some(section) => timeouts::read(&section)?,
         None => Timeouts::default(),
     };
-    Ok(Config { cluster, node, members, interfaces, rules, timeouts, own })
+    Ok(Config {
+        cluster,
+        agreement,
+        node,
+        members,
+        interfaces,
+        rules,
+        probes,
+        health,
+        timeouts,
+        own,
+    })
+}
+
+/// In tap mode packets go out by an interface that none come in by.
+fn check_tap(
+    section: &Section<'_>,
+    (cluster, node): (&Cluster, &Node),
+    witness: bool,
+    interfaces: &[Interface],
+) -> Result<(), Fault> {
+    let expected = "the analyser's interface, which is no [[interface]]";
+    match &node.tap {
+        None if cluster.mode == Mode::Tap && !witness => {
+            Err(section.refuse("without tap, in tap mode", expected))
+        }
+        Some(tap) if interfaces.iter().any(|interface| interface.name == *tap) => {
+            let value = section.required("tap", expected)?;
+            Err(value.refuse_because("where packets come in", expected))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn required<'d>(file: &Section<'d>, key: &str, title: &'static str) -> Result<Section<'d>, Fault> {

@@ -2,15 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use super::cluster::{Cluster, Mode};
 use super::document::{Section, Value};
 use super::error::Fault;
-use super::names;
+use super::{interface, names};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "control", "table_entries"];
+pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap", "pin"];
 
 /// The directory that control sockets are in unless a file says otherwise.
 pub const CONTROL_DIRECTORY: &str = "/run/testudo";
+
+/// The directory that nodes keep their logs below unless a file says otherwise.
+pub const STATE_DIRECTORY: &str = "/var/lib/testudo";
+
+/// The directory that nodes pin their packet handling below unless a file says otherwise.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/testudo";
 
 /// What is this node's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +31,22 @@ pub struct Node {
     /// 262,144. It is locked in kernel memory. Recommended: four times the flows that the whole
     /// cluster has at its busiest, divided by its nodes less one.
     pub table_entries: u32,
+    /// The directory of the coordinator's log: an absolute path; by default
+    /// `/var/lib/testudo/CLUSTER/NAME`. With the embedded coordinator it has to last as long as the
+    /// node is a member: a voter that forgets may vote twice.
+    pub state: PathBuf,
+    /// The interface that the packets of owned buckets go out by, to an analyser. Required in `tap`
+    /// mode, unless this node is a witness, and refused in others; none of the [`Interface`]s.
+    ///
+    /// [`Interface`]: super::interface::Interface
+    pub tap: Option<String>,
+    /// A directory on a bpffs, below which the packet handling stays while the daemon is restarted:
+    /// an absolute path; by default `/sys/fs/bpf/testudo`. Names there hold no dots.
+    pub pin: PathBuf,
 }
 
 /// Reads and checks the section.
-pub(super) fn read(section: &Section<'_>) -> Result<Node, Fault> {
+pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fault> {
     section.only(KEYS)?;
     let name = names::read(&section.required("name", names::EXPECTED)?)?;
     let control = match section.value("control") {
@@ -35,7 +54,34 @@ pub(super) fn read(section: &Section<'_>) -> Result<Node, Fault> {
         None => Path::new(CONTROL_DIRECTORY).join(format!("{name}.sock")),
     };
     let table_entries = section.value("table_entries").map_or(Ok(1 << 18), |v| entries(&v))?;
-    Ok(Node { name, control, table_entries })
+    let state = match section.value("state") {
+        Some(value) => value.absolute_path()?,
+        None => Path::new(STATE_DIRECTORY).join(&cluster.name).join(&name),
+    };
+    let pin = match section.value("pin") {
+        Some(value) => pin(&value)?,
+        None => PIN_DIRECTORY.into(),
+    };
+    Ok(Node { name, control, table_entries, state, tap: tap(section, cluster.mode)?, pin })
+}
+
+/// Whether it is missing is not known here: a witness needs none.
+fn tap(section: &Section<'_>, mode: Mode) -> Result<Option<String>, Fault> {
+    let Some(value) = section.value("tap") else { return Ok(None) };
+    if mode != Mode::Tap {
+        let why = format!("which mode {} has no use for", mode.name());
+        return Err(value.refuse_because(&why, "no tap, or mode = \"tap\""));
+    }
+    interface::device(&value).map(Some)
+}
+
+/// The kernel refuses names with dots on a bpffs.
+fn pin(value: &Value<'_>) -> Result<PathBuf, Fault> {
+    let path = value.absolute_path()?;
+    if value.text("")?.contains('.') {
+        return Err(value.refuse_because("which a bpffs can't hold", "a path without dots"));
+    }
+    Ok(path)
 }
 
 fn control(value: &Value<'_>) -> Result<PathBuf, Fault> {

@@ -11,7 +11,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::connect::connect;
-use super::protocol::{Buckets, Flows, MAX_REPLY, Refusal, Request, Status, Table};
+use super::protocol::{
+    Buckets, Flows, Health, History, MAX_REPLY, Map, Plan, Refusal, Request, Restarting, Status,
+    Table,
+};
 
 /// How long a step takes at most, unless the caller knows better.
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -119,6 +122,31 @@ impl Client {
         limit: u32,
     ) -> Result<Flows, ClientError> {
         self.ask(&Request::Flows { table, bucket, limit })
+    }
+
+    /// Takes all buckets away from a node, or lets it have some again, or moves one to it.
+    pub fn plan(&mut self, order: &Request) -> Result<Plan, ClientError> {
+        self.ask(order)
+    }
+
+    /// What is agreed.
+    pub fn map(&mut self) -> Result<Map, ClientError> {
+        self.ask(&Request::Map {})
+    }
+
+    /// How that came to be: the latest changes, up to a limit.
+    pub fn history(&mut self, limit: u32) -> Result<History, ClientError> {
+        self.ask(&Request::History { limit })
+    }
+
+    /// What the node lives by.
+    pub fn health(&mut self) -> Result<Health, ClientError> {
+        self.ask(&Request::Health {})
+    }
+
+    /// Hands the node over to a new process.
+    pub fn restart(&mut self) -> Result<Restarting, ClientError> {
+        self.ask(&Request::Restart {})
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {

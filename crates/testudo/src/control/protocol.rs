@@ -8,10 +8,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+mod operating;
+
 use serde::{Deserialize, Serialize};
 use testudo_packet::entry::FlowRecord;
 
 use crate::protocol_names;
+
+pub use operating::{
+    Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan, Restarting, Share,
+};
 
 /// The longest request, in bytes, its newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -24,6 +30,12 @@ pub const MAX_FLOWS: u32 = 100_000;
 
 /// How many flows a reply holds unless the request says otherwise.
 pub const DEFAULT_FLOWS: u32 = 1000;
+
+/// The most changes of the map that a reply holds.
+pub const MAX_CHANGES: u32 = 10_000;
+
+/// How many changes a reply holds unless the request says otherwise.
+pub const DEFAULT_CHANGES: u32 = 100;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +61,49 @@ pub enum Request {
         #[serde(default = "default_flows")]
         limit: u32,
     },
+    /// Take all buckets away from a node, until it is undrained. Answered by [`Plan`].
+    Drain {
+        /// Its name.
+        node: String,
+        /// Only say what would move.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Let a node have buckets again. Answered by [`Plan`].
+    Undrain {
+        /// Its name.
+        node: String,
+        /// Only say what would move.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Move a bucket to a node. Answered by [`Plan`].
+    Move {
+        /// Its number.
+        bucket: u16,
+        /// The node's name.
+        node: String,
+        /// Only say what would move.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// What is agreed. Answered by [`Map`].
+    Map {},
+    /// How that came to be. Answered by [`History`].
+    History {
+        /// How many changes at most; more than [`MAX_CHANGES`] is taken for [`MAX_CHANGES`].
+        #[serde(default = "default_changes")]
+        limit: u32,
+    },
+    /// What the node lives by. Answered by [`Health`].
+    Health {},
+    /// Hand the node over to a new process of the program as it is installed now. Answered by
+    /// [`Restarting`].
+    Restart {},
+}
+
+fn default_changes() -> u32 {
+    DEFAULT_CHANGES
 }
 
 fn default_flows() -> u32 {
@@ -76,6 +131,16 @@ pub enum Reply {
     Buckets(Buckets),
     /// To [`Request::Flows`].
     Flows(Flows),
+    /// To [`Request::Drain`], [`Request::Undrain`] and [`Request::Move`].
+    Plan(Plan),
+    /// To [`Request::Map`].
+    Map(Map),
+    /// To [`Request::History`].
+    History(History),
+    /// To [`Request::Health`].
+    Health(Health),
+    /// To [`Request::Restart`].
+    Restarting(Restarting),
     /// To a question that has no answer.
     Error(Refusal),
 }

@@ -81,7 +81,38 @@ fn answer(request: Request) -> Reply {
             flows: vec![Flow::new(&record(), None); limit as usize],
             truncated: true,
         }),
+        Request::Drain { node, dry_run } => {
+            Reply::Plan(Plan { dry_run, ..plan(&format!("{node} is drained")) })
+        }
+        Request::Health {} => Reply::Health(health()),
+        other => Reply::error(format!("{other:?} is not known")),
     }
+}
+
+fn plan(reason: &str) -> Plan {
+    Plan {
+        dry_run: false,
+        moves: vec![Move { bucket: 7, from: Some("n2".into()), to: "n1".into() }],
+        shares: vec![Share {
+            node: "n1".into(),
+            buckets_before: 85,
+            buckets_after: 86,
+            percent_before: 20.5,
+            percent_after: 21.0,
+        }],
+        can_carry: true,
+        reason: reason.into(),
+    }
+}
+
+fn health() -> Health {
+    let item = HealthItem {
+        name: "link in0".into(),
+        state: HealthState::Bad,
+        reason: "it is set down".into(),
+        for_ms: 40,
+    };
+    Health { node: "n1".into(), fit: false, items: vec![item] }
 }
 
 /// What one request line is answered with.
@@ -143,6 +174,84 @@ fn replies_are_the_objects_that_scripts_read() {
     });
     assert_eq!(serde_json::to_value(Flow::new(&record(), None)).unwrap(), flow);
     assert_eq!(serde_json::to_value(Reply::error("no")).unwrap(), json!({"error": "no"}));
+}
+
+#[test]
+fn orders_are_the_lines_that_scripts_write() {
+    let read = |line| serde_json::from_str::<Request>(line).unwrap();
+    let node = || "n2".to_owned();
+    let drain = Request::Drain { node: node(), dry_run: false };
+    assert_eq!(read(r#"{"cmd":"drain","node":"n2"}"#), drain);
+    let undrain = Request::Undrain { node: node(), dry_run: true };
+    assert_eq!(read(r#"{"cmd":"undrain","node":"n2","dry_run":true}"#), undrain);
+    let moving = Request::Move { bucket: 7, node: node(), dry_run: false };
+    assert_eq!(read(r#"{"cmd":"move","bucket":7,"node":"n2"}"#), moving);
+    assert_eq!(read(r#"{"cmd":"history"}"#), Request::History { limit: DEFAULT_CHANGES });
+    for order in [
+        drain,
+        undrain,
+        moving,
+        Request::Map {},
+        Request::History { limit: 3 },
+        Request::Health {},
+        Request::Restart {},
+    ] {
+        let line = serde_json::to_string(&order).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), order, "{line}");
+    }
+    // Half an order is none: a misspelt dry_run must not become a drain.
+    for wrong in [
+        r#"{"cmd":"drain","node":"n2","dryrun":true}"#,
+        r#"{"cmd":"drain"}"#,
+        r#"{"cmd":"move","bucket":7}"#,
+        r#"{"cmd":"restart","now":true}"#,
+    ] {
+        assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_operators_are_told_are_the_objects_that_scripts_read() {
+    assert_eq!(
+        serde_json::to_value(Reply::Plan(plan("as it is"))).unwrap(),
+        json!({"dry_run": false, "moves": [{"bucket": 7, "from": "n2", "to": "n1"}],
+               "shares": [{"node": "n1", "buckets_before": 85, "buckets_after": 86,
+                           "percent_before": 20.5, "percent_after": 21.0}],
+               "can_carry": true, "reason": "as it is"})
+    );
+    assert_eq!(
+        serde_json::to_value(Reply::Health(health())).unwrap(),
+        json!({"node": "n1", "fit": false, "items": [
+            {"name": "link in0", "state": "bad", "reason": "it is set down", "for_ms": 40}]})
+    );
+    let map = json!({
+        "version": 3, "coordinator": "embedded", "leader": null,
+        "nodes": [{"node": "n1", "weight": 100, "witness": false, "voter": true, "admitted": null,
+                   "drained": false, "buckets": 2}],
+        "ranks": [["n1", "n2"], []],
+    });
+    let read: Map = serde_json::from_value(map.clone()).unwrap();
+    assert_eq!(serde_json::to_value(Reply::Map(read)).unwrap(), map);
+    let history = json!({"truncated": false,
+                         "changes": [{"version": 3, "change": "c", "reason": "r"}]});
+    let read: History = serde_json::from_value(history.clone()).unwrap();
+    assert_eq!(serde_json::to_value(Reply::History(read)).unwrap(), history);
+    let restarting = Restarting { node: "n1".into(), process: 12 };
+    let written = serde_json::to_value(Reply::Restarting(restarting)).unwrap();
+    assert_eq!(written, json!({"node": "n1", "process": 12}));
+}
+
+#[test]
+fn orders_go_over_the_socket_and_back() {
+    let directory = Directory::new("orders");
+    let server = Server::start(&directory.socket(), answer).unwrap();
+    let mut client = Client::connect(server.path(), LIMIT).unwrap();
+    let order = Request::Drain { node: "n2".into(), dry_run: true };
+    let told = client.plan(&order).unwrap();
+    assert_eq!(told, Plan { dry_run: true, ..plan("n2 is drained") });
+    assert_eq!(client.health().unwrap(), health());
+    let refused = client.restart().unwrap_err().to_string();
+    assert!(refused.ends_with("refused: Restart is not known"), "{refused}");
 }
 
 #[test]

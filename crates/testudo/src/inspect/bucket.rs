@@ -1,12 +1,13 @@
-//! `testudo bucket show`: whose the buckets are.
+//! `testudo bucket show`: whose the buckets are. (`testudo bucket move` is in [`operate`].)
 
 use clap::Subcommand;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
 use crate::control::protocol::{Bucket, BucketState, Buckets};
+use crate::operate;
 
-/// Show whose the buckets are
+/// Show whose the buckets are, and move them
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -22,12 +23,20 @@ enum Command {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Move a bucket to another node
+    Move(operate::MoveArgs),
 }
 
 pub(super) fn run(args: &Args) -> Result<(), InspectError> {
-    let Command::Show { bucket, connection } = &args.command;
-    let buckets = connection.open()?.buckets(*bucket)?;
-    if let Some(bucket) = *bucket
+    match &args.command {
+        Command::Show { bucket, connection } => show(*bucket, connection),
+        Command::Move(args) => operate::move_bucket(args),
+    }
+}
+
+fn show(bucket: Option<u16>, connection: &Connection) -> Result<(), InspectError> {
+    let buckets = connection.open()?.buckets(bucket)?;
+    if let Some(bucket) = bucket
         && buckets.buckets.is_empty()
     {
         return Err(InspectError::NoBucket { bucket });

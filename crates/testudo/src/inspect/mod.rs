@@ -1,11 +1,13 @@
-//! `testudo status`, `bucket show` and `flow show`: what a running node says of itself.
+//! `testudo status`, `health`, `map`, `bucket show` and `flow show`: what a running node says of itself.
 //!
 //! They ask over the control socket and print, for people in aligned columns, for scripts as the
-//! node's JSON. Invariant: they change nothing. Exit codes: 0 fine, 1 no answer, 2 asked wrongly.
+//! node's JSON. Invariant: they change nothing; what does is in [`operate`](crate::operate). Exit codes: 0 fine, 1 no answer, 2 asked wrongly.
 
 mod bucket;
 pub mod columns;
 mod flow;
+mod health;
+mod map;
 mod place;
 mod status;
 
@@ -15,15 +17,20 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::config::EXIT_REFUSED;
+use crate::config::error::ConfigError;
 use crate::control::client::{Client, ClientError, TIME_LIMIT};
+use crate::node::health::WatchError;
 
 pub use bucket::Args as BucketArgs;
 pub use flow::Args as FlowArgs;
+pub use health::Args as HealthArgs;
+pub use map::Args as MapArgs;
 pub use status::Args as StatusArgs;
 
 /// How to reach a node and how to print what it says.
 #[derive(Debug, clap::Args)]
-struct Connection {
+pub struct Connection {
     /// The node's control socket [default: $TESTUDO_SOCKET, else the only one in /run/testudo]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -33,13 +40,14 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(&self) -> Result<Client, InspectError> {
+    /// Begins a conversation with the node.
+    pub fn open(&self) -> Result<Client, InspectError> {
         let path = place::find(self.socket.as_deref())?;
         Ok(Client::connect(&path, TIME_LIMIT)?)
     }
 
     /// Prints a reply: as JSON on one line, or as `people` like it.
-    fn print<R: Serialize>(
+    pub fn print<R: Serialize>(
         &self,
         reply: &R,
         people: impl FnOnce(&R) -> String,
@@ -59,7 +67,7 @@ impl Connection {
 
 /// Why nothing was printed.
 #[derive(Debug, thiserror::Error)]
-enum InspectError {
+pub enum InspectError {
     #[error(transparent)]
     Place(#[from] place::PlaceError),
     #[error(transparent)]
@@ -68,6 +76,10 @@ enum InspectError {
         "the cluster has no bucket {bucket}; expected one below its count, see `testudo status`"
     )]
     NoBucket { bucket: u16 },
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     #[error("can't print: {0}")]
     Output(#[from] io::Error),
 }
@@ -77,12 +89,14 @@ impl InspectError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Place(place::PlaceError::Several { .. }) | Self::NoBucket { .. } => 2,
-            Self::Place(_) | Self::Client(_) | Self::Output(_) => 1,
+            Self::Config(_) => EXIT_REFUSED,
+            Self::Place(_) | Self::Client(_) | Self::Watch(_) | Self::Output(_) => 1,
         }
     }
 }
 
-fn finish(result: Result<(), InspectError>) -> ExitCode {
+/// Tells what went wrong, and makes it an exit code.
+pub fn finish(result: Result<(), InspectError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,4 +119,14 @@ pub fn bucket(args: &BucketArgs) -> ExitCode {
 /// `testudo flow …`
 pub fn flow(args: &FlowArgs) -> ExitCode {
     finish(flow::run(args))
+}
+
+/// `testudo health`
+pub fn health(args: &HealthArgs) -> ExitCode {
+    finish(health::run(args))
+}
+
+/// `testudo map …`
+pub fn map(args: &MapArgs) -> ExitCode {
+    finish(map::run(args))
 }

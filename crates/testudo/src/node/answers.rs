@@ -21,6 +21,7 @@ use super::question::{Question, Standing};
 use super::{clock, engine, heartbeat};
 use crate::config::cluster::Mode;
 use crate::control::protocol::{self, Activity, Flow, MAX_FLOWS, Reply, Request, Table};
+use crate::operate::{OperateError, Operator};
 
 /// How long a thread may take for its part of an answer. A client waits several times as long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,6 +35,9 @@ enum NoAnswer {
     /// A thread is busy, or hangs.
     #[error("the {0} thread did not answer within {PATIENCE:?}; ask again")]
     Late(&'static str),
+    /// An operator's command came to nothing.
+    #[error(transparent)]
+    Operate(#[from] OperateError),
     /// There is no such bucket.
     #[error("bucket {seen} does not exist; expected one below {buckets}")]
     NoBucket {
@@ -59,17 +63,35 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Answers a question, or says why not.
+    /// Answers a question, or says why not. This node has no coordinator.
     pub fn answer(&self, request: Request) -> Reply {
-        let reply = match request {
-            Request::Status {} => self.status().map(|status| Reply::Status(Box::new(status))),
-            Request::Buckets { bucket } => self.buckets(bucket).map(Reply::Buckets),
+        self.answer_with(&Operator::new(self.cluster.clone()), request)
+    }
+
+    /// Answers a question, or says why not. Who does what operators ask for is `operator`.
+    pub fn answer_with(&self, operator: &Operator, request: Request) -> Reply {
+        let reply = self.tell(operator, request);
+        reply.unwrap_or_else(|error| Reply::error(error.to_string()))
+    }
+
+    fn tell(&self, operator: &Operator, request: Request) -> Result<Reply, NoAnswer> {
+        Ok(match request {
+            Request::Status {} => Reply::Status(Box::new(self.status()?)),
+            Request::Buckets { bucket } => Reply::Buckets(self.buckets(bucket)?),
             Request::Flows { table, bucket, limit } => {
                 let limit = limit.min(MAX_FLOWS) as usize;
-                self.flows(table, bucket, limit).map(Reply::Flows)
+                Reply::Flows(self.flows(table, bucket, limit)?)
             }
-        };
-        reply.unwrap_or_else(|error| Reply::error(error.to_string()))
+            Request::Drain { node, dry_run } => Reply::Plan(operator.drain(&node, dry_run)?),
+            Request::Undrain { node, dry_run } => Reply::Plan(operator.undrain(&node, dry_run)?),
+            Request::Move { bucket, node, dry_run } => {
+                Reply::Plan(operator.move_bucket(bucket, &node, dry_run)?)
+            }
+            Request::Map {} => Reply::Map(operator.map()?),
+            Request::History { limit } => Reply::History(operator.history(limit)?),
+            Request::Health {} => Reply::Health(operator.health()?),
+            Request::Restart {} => Reply::Restarting(operator.restart()?),
+        })
     }
 
     fn status(&self) -> Result<protocol::Status, NoAnswer> {

@@ -13,11 +13,12 @@
 //! the configuration is refused.
 
 mod answers;
-mod clock;
+pub(crate) mod clock;
 mod engine;
+pub(crate) mod health;
 mod heartbeat;
 mod interfaces;
-mod mailbox;
+pub(crate) mod mailbox;
 mod question;
 mod requirements;
 mod startup;
@@ -26,7 +27,7 @@ mod throttle;
 mod watchdog;
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,33 +37,47 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::EXIT_REFUSED;
+use crate::operate;
 use startup::{Plan, StartError};
 
 /// Which messages are written: `error`, `warn`, `info`, `debug`, or more finely by module.
 const LOG_VARIABLE: &str = "TESTUDO_LOG";
 
-/// Run a node of a cluster.
+/// Run a node of a cluster, or have a running one do something.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     /// The node's configuration
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
+    // Optional only beside a subcommand.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// Check the configuration and do nothing else
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    command: Option<operate::NodeCommand>,
 }
 
 /// `testudo node`
 pub fn run(args: &Args) -> ExitCode {
-    let plan = match startup::plan(&args.config) {
+    match (&args.command, &args.config) {
+        (Some(command), _) => operate::node(command),
+        (None, Some(file)) => be(file, args.check),
+        (None, None) => unreachable!("clap requires --config without a subcommand"),
+    }
+}
+
+/// Be a node, or see whether one could be.
+fn be(file: &Path, check: bool) -> ExitCode {
+    let plan = match startup::plan(file) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    if args.check {
-        println!("{}: ok", args.config.display());
+    if check {
+        println!("{}: ok", file.display());
         return ExitCode::SUCCESS;
     }
     write_log();

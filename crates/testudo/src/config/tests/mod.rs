@@ -1,5 +1,7 @@
 //! Files that are read and files that are refused, with the exact words of every refusal.
 
+mod agreeing;
+mod fitness;
 mod rules;
 
 use std::net::IpAddr;
@@ -81,6 +83,8 @@ fn the_documented_example_is_read_whole() {
 fn every_key_is_documented() {
     let documentation = include_str!("../../../../../docs/configuration.md");
     let sections = [cluster::KEYS, node::KEYS, member::KEYS, interface::KEYS, rule::KEYS];
+    let sections = [sections.concat(), etcd::KEYS.to_vec(), probe::KEYS.to_vec()];
+    let sections = [sections.concat(), health::KEYS.to_vec()];
     for key in sections.concat().into_iter().chain(timeouts::keys()) {
         assert!(documentation.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
@@ -101,6 +105,16 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.interfaces[0].addresses, [] as [IpAddr; 0]);
     assert_eq!(config.rules, []);
     assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.agreement.coordinator, agreement::Coordinator::Embedded);
+    assert_eq!(config.agreement.min_voters, 2);
+    assert_eq!(config.agreement.removal, Duration::from_secs(3));
+    assert_eq!(config.agreement.handover, Duration::from_secs(1));
+    assert_eq!(config.agreement.balance, agreement::Balance::default());
+    assert_eq!(config.node.state, Path::new("/var/lib/testudo/lab/n1"));
+    assert_eq!(config.node.pin, Path::new("/sys/fs/bpf/testudo"));
+    assert_eq!((config.members[0].weight, config.members[0].witness), (100, false));
+    assert_eq!(config.probes, []);
+    assert_eq!(config.health.late, Duration::from_millis(50));
 }
 
 #[test]
@@ -191,12 +205,13 @@ fn sections_and_keys_are_known_and_complete() {
             "[timeouts]",
             "[timeout]",
             "f:27:2: the file has the key timeout; expected one of cluster, node, member, \
-             interface, rule, timeouts",
+             interface, rule, probe, health, timeouts",
         ),
         (
             "table_entries =",
             "table_size =",
-            "f:10:1: [node] has the key table_size; expected one of name, control, table_entries",
+            "f:10:1: [node] has the key table_size; expected one of name, control, \
+             table_entries, state, tap, pin",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
@@ -275,8 +290,8 @@ fn a_cluster_that_can_not_be_is_refused() {
         ),
         (
             "lease_ms",
-            "mode = \"steered\"\nlease_ms",
-            "f:6:8: mode is \"steered\"; expected \"shared\"",
+            "mode = \"routed\"\nlease_ms",
+            "f:6:8: mode is \"routed\"; expected \"shared\", \"steered\" or \"tap\"",
         ),
     ]);
 }

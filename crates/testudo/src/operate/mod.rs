@@ -1,0 +1,17 @@
+//! What an operator does to a cluster: `testudo node drain|undrain|restart` and `testudo bucket move`,
+//! and the daemon's end of them.
+//!
+//! The commands ask one node over its control socket; [`Operator`] there checks what can be checked
+//! without an agreement (is there such a node, such a bucket) and hands the rest to the thread that
+//! runs the coordinator, as an [`order::Request`] with a way back.
+//!
+//! Invariant: a command that is refused has changed nothing, and says so. One whose answer is late may
+//! still come to pass: agreement can't be called back. The message says where to look.
+
+mod commands;
+mod operator;
+#[cfg_attr(not(test), expect(dead_code, reason = "no thread runs a coordinator yet"))]
+pub mod order;
+
+pub use commands::{MoveArgs, NodeCommand, move_bucket, node};
+pub use operator::{OperateError, Operator};
