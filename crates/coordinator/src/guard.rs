@@ -6,7 +6,7 @@
 //! here, with the reason, before the library sees them.
 
 use raft::eraftpb::{Message, MessageType};
-use raft::{RaftLog, Storage};
+use raft::{Raft, RaftLog, StateRole, Storage};
 
 use crate::convert;
 use crate::log::Kind;
@@ -16,11 +16,7 @@ use crate::settings::Settings;
 const MAX_COUNT: u64 = 1 << 48;
 
 /// Why no correct peer can have sent this, if so.
-pub fn fault<S: Storage>(
-    message: &Message,
-    log: &RaftLog<S>,
-    settings: &Settings,
-) -> Option<String> {
+pub fn fault<S: Storage>(message: &Message, raft: &Raft<S>, settings: &Settings) -> Option<String> {
     let Message { term, index, log_term, commit, commit_term, .. } = *message;
     let largest = [term, index, log_term, commit, commit_term, message.reject_hint];
     if let Some(count) = largest.into_iter().find(|&count| count > MAX_COUNT) {
@@ -38,13 +34,23 @@ pub fn fault<S: Storage>(
     }
     match kind {
         MessageType::MsgPropose => propose_fault(message, settings),
-        MessageType::MsgAppend => append_fault(message, log),
-        MessageType::MsgSnapshot => snapshot_fault(message, settings),
-        MessageType::MsgAppendResponse if !message.reject && index > log.last_index() => {
-            Some(format!("it confirms entry {index}, the log ends at {}", log.last_index()))
+        MessageType::MsgAppend => {
+            // A leader of the past may not know what was agreed on since; the library ignores it.
+            let is_past = term < raft.term;
+            append_fault(message).or_else(|| contradiction(message, &raft.raft_log, is_past))
         }
+        MessageType::MsgSnapshot => snapshot_fault(message, settings),
+        MessageType::MsgAppendResponse => confirmation_fault(message, raft),
         _ => None,
     }
+}
+
+/// A follower can't have what its leader has not.
+fn confirmation_fault<S: Storage>(message: &Message, raft: &Raft<S>) -> Option<String> {
+    let (index, last) = (message.index, raft.raft_log.last_index());
+    let is_mine = raft.state == StateRole::Leader && message.term == raft.term;
+    (is_mine && !message.reject && index > last)
+        .then(|| format!("it confirms entry {index}, the log ends at {last}"))
 }
 
 fn names_nodes(entry: &raft::eraftpb::Entry, settings: &Settings) -> bool {
@@ -64,7 +70,7 @@ fn propose_fault(message: &Message, settings: &Settings) -> Option<String> {
         .then(|| format!("a command of {length} bytes, expected 1 to {max}"))
 }
 
-fn append_fault<S: Storage>(message: &Message, log: &RaftLog<S>) -> Option<String> {
+fn append_fault(message: &Message) -> Option<String> {
     let mut before = (message.index, message.log_term);
     if before.1 > message.term {
         return Some(format!("an entry of term {} in term {}", before.1, message.term));
@@ -78,6 +84,13 @@ fn append_fault<S: Storage>(message: &Message, log: &RaftLog<S>) -> Option<Strin
             ));
         }
         before = (entry.index, entry.term);
+    }
+    None
+}
+
+fn contradiction<S: Storage>(message: &Message, log: &RaftLog<S>, is_past: bool) -> Option<String> {
+    if is_past {
+        return None;
     }
     // Below the base the log no longer knows its terms, and the library does not ask for them.
     let known = (log.first_index().saturating_sub(1))..=log.committed;

@@ -185,8 +185,8 @@ impl Record {
         let place = Place { index: from.u64()?, term: from.u64()? };
         let kind = match (from.u8()?, from.u8()?) {
             (0, 0) => Kind::Command,
-            (1, node) => Kind::AddVoter(NodeId(node)),
-            (2, node) => Kind::RemoveVoter(NodeId(node)),
+            (1, node) if NodeId(node) != NodeId::NONE => Kind::AddVoter(NodeId(node)),
+            (2, node) if NodeId(node) != NodeId::NONE => Kind::RemoveVoter(NodeId(node)),
             (seen, _) => {
                 let expected = "0 without a node, or 1 or 2 with one";
                 return Err(DecodeError::Value { field: "kind", seen: seen.into(), expected });

@@ -1,8 +1,8 @@
 //! Which package may know which.
 //!
-//! `packet`, `cluster` and `coordinator` decide and do no I/O; a dependency on a sibling that does would
-//! let it in through the back door. And nothing depends on the program, which stands at the top. Tests may use
-//! what they like, so development dependencies are free, except on the program.
+//! `packet`, `cluster` and `coordinator` decide and do no I/O; a dependency on a sibling that does
+//! would let it in through the back door. And nothing depends on the program, which stands at the top.
+//! Tests may use what they like, so development dependencies are free, except on the program.
 
 use std::collections::BTreeSet;
 

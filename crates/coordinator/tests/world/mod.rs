@@ -18,9 +18,9 @@ pub use random::Random;
 use testudo_coordinator::{Batch, Coordinator, Output, Raft, Settings, Stored, Ticket};
 use testudo_packet::bucket::{Nanos, NodeId};
 
-const SNAPSHOT_AFTER: u64 = 16;
+const SNAPSHOT_AFTER: u64 = 5;
 /// Two rounds of entries behind a snapshot, and what a leader adds before the next one.
-const LOG_BOUND: usize = 2 * SNAPSHOT_AFTER as usize + 200;
+const LOG_BOUND: usize = 2 * SNAPSHOT_AFTER as usize + 100;
 
 /// How the network and the disks behave.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +87,9 @@ pub struct World {
     /// All that was sent and written, for comparing runs.
     pub trace: Vec<String>,
     pub keep_trace: bool,
+    /// All messages that were sent.
+    pub messages: Vec<Vec<u8>>,
+    pub keep_messages: bool,
 }
 
 impl World {
@@ -108,6 +111,8 @@ impl World {
             refusals: Vec::new(),
             trace: Vec::new(),
             keep_trace: false,
+            messages: Vec::new(),
+            keep_messages: false,
         };
         (0..nodes).for_each(|node| world.start(node));
         world
@@ -257,6 +262,9 @@ impl World {
 
     fn send(&mut self, from: u8, to: u8, bytes: Vec<u8>) {
         let Weather { loss_percent, double_percent, delay_ms, .. } = self.weather;
+        if self.keep_messages {
+            self.messages.push(bytes.clone());
+        }
         let copies = match self.random.below(100) {
             drawn if drawn < loss_percent => 0,
             drawn if drawn < loss_percent + double_percent => 2,
