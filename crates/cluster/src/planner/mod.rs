@@ -59,6 +59,7 @@ pub struct Planner {
     moved_at: Version,
     moved: Vec<Moved>,
     costs: Vec<f64>,
+    peak: Option<f64>,
     elephants: Vec<(BucketId, f64)>,
 }
 
@@ -86,6 +87,7 @@ impl Planner {
             moved_at: Version(0),
             moved: Vec::new(),
             costs: Vec::new(),
+            peak: None,
             elephants: Vec::new(),
         }
     }
@@ -93,6 +95,34 @@ impl Planner {
     /// What each bucket costs now, as [`plan::Rates`] have it.
     pub fn set_costs(&mut self, costs: Vec<f64>) {
         self.costs = costs;
+    }
+
+    /// What each bucket costs; empty while nothing was measured.
+    #[must_use]
+    pub fn costs(&self) -> &[f64] {
+        &self.costs
+    }
+
+    /// The most that a node has carried so far for each unit of its weight.
+    #[must_use]
+    pub fn peak(&self) -> Option<f64> {
+        self.peak
+    }
+
+    /// Takes note of what each node carries.
+    fn note_peak(&mut self, scene: &Scene<'_>) {
+        let mut carried = vec![0.0; scene.cluster.members().len()];
+        for (bucket, cost) in scene.map.buckets().zip(&self.costs) {
+            if let Some(owner) = scene.map.ranks(bucket).first() {
+                carried[usize::from(owner.0)] += cost;
+            }
+        }
+        for (node, carried) in scene.cluster.nodes().zip(carried) {
+            let level = carried / f64::from(scene.cluster.weight(node).max(1));
+            if level > self.peak.unwrap_or(0.0) {
+                self.peak = Some(level);
+            }
+        }
     }
 
     /// Buckets that are heavier than the fair share of a node: moving them would move the peak.
@@ -109,14 +139,15 @@ impl Planner {
         map: &Map,
         standings: &[Standing],
     ) -> Option<Command> {
+        let cluster = self.cluster.clone();
+        let scene = Scene { cluster: &cluster, now, map, standings };
+        self.note_peak(&scene);
         if !leads {
             self.leading_since = None;
             self.counted = None;
             self.gone_since.fill(None);
             return None;
         }
-        let cluster = self.cluster.clone();
-        let scene = Scene { cluster: &cluster, now, map, standings };
         self.leading_since.get_or_insert(now);
         self.note_gone(&scene);
         let (version, until) = self.waiting;

@@ -16,7 +16,10 @@
 //! slots in one turn. That is memory work, some milliseconds for a million slots; with tens of
 //! millions it delays other work for as long, and the watchdog allows for it.
 
+mod letters;
+mod load_report;
 mod loading;
+mod moves;
 mod takeover;
 mod tallies;
 
@@ -30,20 +33,26 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use testudo_cluster::config::Cluster;
+use testudo_cluster::map::Version;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{Effect, Replica};
-use testudo_datapath::kernel::KernelDatapath;
-use testudo_datapath::{BucketSet, Datapath, NodeTable};
-use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
+use testudo_datapath::{BucketSet, Datapath, NodeTable, SharedTable};
+use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
+use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
+use self::load_report::LoadReport;
 use self::loading::Loading;
+use self::moves::Yields;
 use self::takeover::Takeover;
 pub use self::tallies::Tallies;
 use super::clock;
+use super::coordination;
+use super::health::{Finding, Handle};
 use super::heartbeat;
 use super::mailbox::{Mailbox, Sender};
 use super::question::Question;
+use super::stations::StationBook;
 use super::streams::Streams;
 use super::throttle::Throttle;
 use super::watchdog::Turns;
@@ -60,6 +69,13 @@ pub enum Input {
     },
     /// Somebody wants to know.
     Ask(Question),
+    /// A peer is to be told this.
+    Letter {
+        /// Which peer.
+        to: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
 }
 
 /// How long the engine waits when there is nothing to do.
@@ -82,12 +98,15 @@ const EXPIRY_TICK: u64 = 1000;
 /// takes microseconds; an interrupt may hold it up.
 const GRACE: Duration = Duration::from_millis(1);
 
+/// A node's packet handling, in the kernel or not.
+pub type AnyDatapath = Box<dyn Datapath<Table = SharedTable>>;
+
 /// What the engine works with.
 pub struct Parts {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// The packet handling, attached.
-    pub datapath: KernelDatapath,
+    /// The packet handling, attached. A witness has one that meets no packets.
+    pub datapath: AnyDatapath,
     /// The common table and the sessions with the peers.
     pub replica: Replica,
     /// The sync streams.
@@ -98,6 +117,12 @@ pub struct Parts {
     pub mailbox: Mailbox<Input>,
     /// The heartbeat thread's.
     pub heartbeats: Sender<heartbeat::Input>,
+    /// The coordination thread's.
+    pub coordination: Sender<coordination::Input>,
+    /// Where this node's health is kept.
+    pub health: Handle,
+    /// The links that packets come and go by, and who is on them.
+    pub stations: StationBook,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
     /// What the engine shows its life by.
@@ -109,8 +134,12 @@ pub struct Engine {
     parts: Parts,
     loading: Loading,
     takeover: Option<Takeover>,
+    /// The latest takeover from another node, until its first packet has come.
+    first_packet: Option<Takeover>,
     tallies: Tallies,
     clearing: BucketSet,
+    yields: Yields,
+    load_report: LoadReport,
     replica_due: Nanos,
     expiry_due: Nanos,
     lost: Throttle,
@@ -125,9 +154,12 @@ impl Engine {
         parts.poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         Ok(Self {
             clearing: BucketSet::new(parts.cluster.buckets()),
+            yields: Yields::default(),
+            load_report: LoadReport::new(parts.cluster.buckets()),
             parts,
             loading: Loading::default(),
             takeover: None,
+            first_packet: None,
             tallies: Tallies::default(),
             replica_due: Nanos(0),
             expiry_due: Nanos(0),
@@ -171,6 +203,7 @@ impl Engine {
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.do_what_is_due(now);
         self.perform_effects();
+        more |= self.look_for_first_packet();
         more | self.load_some()
     }
 
@@ -180,6 +213,7 @@ impl Engine {
             match self.parts.mailbox.take() {
                 Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
                 Some(Input::Ask(question)) => self.answer(question),
+                Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 None => return false,
             }
         }
@@ -198,10 +232,22 @@ impl Engine {
                 tracing::debug!(buckets = buckets.len(), "buckets are others' now");
                 None
             }
+            Ownership::Move { buckets } => {
+                tracing::debug!(buckets = buckets.len(), "buckets are to be handed over");
+                None
+            }
+            Ownership::LetGo { .. } | Ownership::Told { .. } => None,
         };
+        let mut begun = begun;
+        if let Some(begun) = &mut begun {
+            begun.begin(self.parts.datapath.as_ref(), self.parts.cluster.buckets());
+        }
         self.parts.replica.handle_ownership(change);
         self.perform_effects();
         if let Some(mut begun) = begun {
+            if begun.nodes() > 0 {
+                self.first_packet = Some(begun.clone());
+            }
             begun.flipped(&self.parts.cluster, clock::now());
             self.tallies.note_takeover(&begun);
             self.takeover = Some(begun.after(self.takeover.take()));
@@ -209,16 +255,22 @@ impl Engine {
     }
 
     fn drain_events(&mut self, now: Nanos) {
-        let Self { parts, tallies, refused, .. } = self;
-        let drained = parts.datapath.drain_events(&mut |event| {
-            if let Err(error) = parts.replica.handle_event(event) {
-                tallies.refused_events += 1;
-                if let Some(held_back) = refused.admit(now) {
-                    tracing::debug!(%error, held_back, "an event was not taken over");
+        let Self { parts, tallies, refused, yields, load_report, .. } = self;
+        let Parts { datapath, replica, .. } = parts;
+        let drained = datapath.drain_events(&mut |occurrence| match occurrence {
+            Occurrence::Handled(handled) => yields.note(handled),
+            Occurrence::Flow(event) => {
+                load_report.note(&event);
+                if let Err(error) = replica.handle_event(event) {
+                    tallies.refused_events += 1;
+                    if let Some(held_back) = refused.admit(now) {
+                        tracing::debug!(%error, held_back, "an event was not taken over");
+                    }
                 }
             }
         });
         self.tallies.events += drained.events as u64;
+        self.tallies.lost_handled += drained.lost_handled;
         if drained.lost > 0 {
             self.rescan(now, drained.lost);
         }
@@ -227,6 +279,7 @@ impl Engine {
     /// Events were lost: only the table itself knows what has changed.
     fn rescan(&mut self, now: Nanos, lost: u64) {
         self.tallies.lost_events += lost;
+        self.parts.health.measure_losses(self.tallies.lost_events);
         let mut records = Vec::with_capacity(self.parts.datapath.table().len());
         self.parts.datapath.table().scan(&mut |view| records.push(view.record));
         let flows = records.len();
@@ -260,7 +313,10 @@ impl Engine {
             self.expiry_due = now.plus_millis(EXPIRY_TICK);
             self.expire(now);
             self.loading.retry();
+            let table = self.parts.datapath.table();
+            self.parts.health.measure_table(table.len() as u64, table.capacity() as u64);
         }
+        self.report_load(now);
     }
 
     fn expire(&mut self, now: Nanos) {
@@ -273,39 +329,79 @@ impl Engine {
         self.tallies.refused_events += refused;
     }
 
-    /// Does what the replica asks for, in its order. Clearing is gathered, because it goes over the
-    /// whole node table, but never past a point where it has to be done.
+    /// Does what the replica asks for, in its order. Clearing and yielding are gathered, because one
+    /// goes over the whole node table and the other waits, but never past a point where they have to
+    /// be done.
     fn perform_effects(&mut self) {
-        while let Some(effect) = self.parts.replica.poll_effect() {
-            match effect {
-                Effect::SetBucket { bucket, slot } => self.set_bucket(bucket, slot),
-                Effect::Clear { bucket } => self.clearing.insert(bucket),
-                Effect::Install { bucket, epoch } => self.loading.push(bucket, epoch),
-                Effect::Released { incarnation } => {
-                    self.clear();
-                    let sent = self.parts.heartbeats.send(heartbeat::Input::Released(incarnation));
-                    // Without it the node would never own anything again.
-                    sent.expect("the heartbeat thread reads its mail");
-                }
-                Effect::Close { connection, error } => {
-                    let now = clock::now();
-                    if let Some(held_back) = self.closed.admit(now) {
-                        tracing::warn!(%error, held_back, "a sync session was closed");
-                    }
-                    self.parts.streams.close(now, connection);
-                }
-                Effect::PeerConnected { peer, .. } => {
-                    let name = self.parts.cluster.member(peer);
-                    tracing::info!(peer = name, "entries are synced with the peer");
-                    self.parts.streams.handle_peer_connected(peer);
-                }
-                Effect::PeerClosed { peer, .. } => {
-                    let name = self.parts.cluster.member(peer);
-                    tracing::info!(peer = name, "entries are no longer synced with the peer");
-                }
+        loop {
+            while let Some(effect) = self.parts.replica.poll_effect() {
+                self.perform(effect);
+            }
+            self.clear();
+            if !self.finish_yields() {
+                return;
             }
         }
-        self.clear();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::SetBucket { bucket, slot } => self.set_bucket(bucket, slot),
+            Effect::Clear { bucket } => self.clearing.insert(bucket),
+            Effect::Install { bucket, epoch } => self.loading.push(bucket, epoch),
+            Effect::Released { incarnation } => {
+                self.clear();
+                self.tell_membership(heartbeat::Input::Released(incarnation));
+            }
+            Effect::Yield { bucket, slot } => self.yield_bucket(bucket, slot),
+            Effect::ReleaseHeld { bucket, handled } => self.release_held(bucket, handled),
+            Effect::DiscardHeld { bucket } => {
+                self.tallies.held_discarded += self.parts.datapath.discard_held(bucket) as u64;
+            }
+            Effect::GivenUp { bucket, since } => {
+                self.tell_membership(heartbeat::Input::GivenUp { bucket, since });
+            }
+            Effect::Delivered { bucket, since } => {
+                self.tell_membership(heartbeat::Input::Delivered { bucket, since });
+            }
+            Effect::HandedOver { bucket, from, since } => {
+                self.tell_membership(heartbeat::Input::HandedOver { bucket, from, since });
+            }
+            Effect::Synced { version } => self.note_synced(version),
+            Effect::Letter { from, bytes } => self.take_letter(from, &bytes),
+            Effect::Close { connection, error } => {
+                let now = clock::now();
+                if let Some(held_back) = self.closed.admit(now) {
+                    tracing::warn!(%error, held_back, "a sync session was closed");
+                }
+                self.parts.streams.close(now, connection);
+            }
+            Effect::PeerConnected { peer, .. } => {
+                let name = self.parts.cluster.member(peer);
+                tracing::info!(peer = name, "entries are synced with the peer");
+                self.parts.streams.handle_peer_connected(peer);
+                self.introduce(peer);
+            }
+            Effect::PeerClosed { peer, .. } => {
+                let name = self.parts.cluster.member(peer);
+                tracing::info!(peer = name, "entries are no longer synced with the peer");
+            }
+        }
+    }
+
+    /// Without it the membership would wait for ever for what has happened.
+    fn tell_membership(&self, input: heartbeat::Input) {
+        self.parts.heartbeats.send(input).expect("the heartbeat thread reads its mail");
+    }
+
+    fn note_synced(&mut self, version: Option<Version>) {
+        let finding = match version {
+            Some(version) => Finding::Well(format!("complete as of version {}", version.0)),
+            None => Finding::Well("entries of other nodes are still missing".to_owned()),
+        };
+        // The planner has its own word on that: a node is not unfit for being new.
+        let _ = self.parts.health.report_sync(finding);
+        self.tell_membership(heartbeat::Input::Synced(version));
     }
 
     fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot) {
@@ -341,7 +437,7 @@ impl Engine {
 
     fn answer(&mut self, question: Question) {
         let Parts { cluster, replica, datapath, .. } = &self.parts;
-        question.answer(cluster, replica, datapath, &self.tallies);
+        question.answer(cluster, replica, datapath.as_ref(), &self.tallies);
     }
 }
 

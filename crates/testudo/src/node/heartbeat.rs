@@ -24,13 +24,16 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::{HEARTBEAT_BYTES, HeartbeatError, Incarnation, Role};
+use testudo_cluster::map::{Map, Version};
 use testudo_cluster::membership::{Cause, Counters, Membership, Notice, Output, PeerStatus};
 use testudo_datapath::kernel::LeaseHandle;
 use testudo_datapath::realtime;
-use testudo_packet::bucket::{Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 use super::clock;
+use super::coordination;
 use super::engine;
+use super::health::Handle;
 use super::mailbox::{Mailbox, Sender};
 use super::throttle::Throttle;
 use super::watchdog::Watchdog;
@@ -40,6 +43,35 @@ use super::watchdog::Watchdog;
 pub enum Input {
     /// The slots no longer name this node for what it gave up before this life.
     Released(Incarnation),
+    /// This was agreed on.
+    Map(Arc<Map>),
+    /// Whether this node is fit to own buckets.
+    Fit(bool),
+    /// Whether the common table is complete, and by which version of the map.
+    Synced(Option<Version>),
+    /// A peer has handed a bucket over to this node.
+    HandedOver {
+        /// Which bucket.
+        bucket: BucketId,
+        /// Which peer.
+        from: NodeId,
+        /// By which version of the map.
+        since: Version,
+    },
+    /// A bucket that is to be another's is not handled here any more.
+    GivenUp {
+        /// Which bucket.
+        bucket: BucketId,
+        /// By which version of the map.
+        since: Version,
+    },
+    /// Its next owner knows all of it.
+    Delivered {
+        /// Which bucket.
+        bucket: BucketId,
+        /// By which version of the map.
+        since: Version,
+    },
     /// How is the node? The answer goes back this way.
     Ask(SyncSender<View>),
 }
@@ -61,6 +93,9 @@ pub struct View {
 /// that all that had come is handled before silence is judged, and a flood can't put that off.
 const MAX_DATAGRAMS: usize = 512;
 
+/// How often the planner is told how all nodes stand.
+const STANDINGS: Duration = Duration::from_millis(20);
+
 /// How long the thread rests when there were more.
 const REST: Duration = Duration::from_millis(1);
 
@@ -77,10 +112,13 @@ pub struct Heartbeats {
     membership: Membership,
     socket: UdpSocket,
     addresses: Vec<SocketAddr>,
-    lease: LeaseHandle,
+    lease: Option<LeaseHandle>,
     engine: Sender<engine::Input>,
+    coordination: Sender<coordination::Input>,
     mailbox: Mailbox<Input>,
     watchdog: Watchdog,
+    health: Handle,
+    standings_due: Nanos,
     rejected: Throttle,
     unsent: Throttle,
     late: Throttle,
@@ -96,10 +134,14 @@ pub struct Parts {
     pub socket: UdpSocket,
     /// Where the members hear heartbeats, in their order.
     pub addresses: Vec<SocketAddr>,
-    /// The kernel's lease.
-    pub lease: LeaseHandle,
+    /// The kernel's lease; a witness handles no packets.
+    pub lease: Option<LeaseHandle>,
     /// The engine's mailbox.
     pub engine: Sender<engine::Input>,
+    /// The coordination thread's.
+    pub coordination: Sender<coordination::Input>,
+    /// Where it is told how late this thread was.
+    pub health: Handle,
     /// This thread's own.
     pub mailbox: Mailbox<Input>,
     /// What the engine shows its life by.
@@ -109,18 +151,20 @@ pub struct Parts {
 impl Heartbeats {
     /// The heartbeats of a node that has just started.
     pub fn new(parts: Parts) -> Self {
-        let Parts { cluster, incarnation, socket, addresses, lease, engine, mailbox, watchdog } =
-            parts;
-        let membership = Membership::new(cluster.clone(), incarnation, clock::now());
+        let Parts { cluster, incarnation, .. } = &parts;
+        let membership = Membership::new(cluster.clone(), *incarnation, clock::now());
         Self {
-            cluster,
             membership,
-            socket,
-            addresses,
-            lease,
-            engine,
-            mailbox,
-            watchdog,
+            cluster: parts.cluster,
+            socket: parts.socket,
+            addresses: parts.addresses,
+            lease: parts.lease,
+            engine: parts.engine,
+            coordination: parts.coordination,
+            mailbox: parts.mailbox,
+            watchdog: parts.watchdog,
+            health: parts.health,
+            standings_due: Nanos(0),
             rejected: Throttle::default(),
             unsent: Throttle::default(),
             late: Throttle::default(),
@@ -143,6 +187,7 @@ impl Heartbeats {
             let now = clock::now();
             self.membership.handle_tick(now);
             self.carry_out();
+            self.tell_standings(now);
             self.watchdog.check(now);
         }
     }
@@ -174,6 +219,7 @@ impl Heartbeats {
     fn tell_lateness(&mut self, begun: Nanos, tolerated: Duration) {
         let now = clock::now();
         let waited = clock::between(begun, now);
+        self.health.measure_lateness(waited.saturating_sub(tolerated));
         if waited > tolerated
             && let Some(held_back) = self.late.admit(now)
         {
@@ -221,17 +267,39 @@ impl Heartbeats {
     fn read_mail(&mut self) {
         self.mailbox.acknowledge();
         while let Some(input) = self.mailbox.take() {
+            let (now, membership) = (clock::now(), &mut self.membership);
             match input {
-                Input::Released(incarnation) => {
-                    self.membership.handle_released(clock::now(), incarnation);
-                    self.carry_out();
+                Input::Released(incarnation) => membership.handle_released(now, incarnation),
+                Input::Map(map) => {
+                    membership.handle_map(now, map);
+                    self.standings_due = now;
+                }
+                Input::Fit(fit) => membership.handle_fitness(now, fit),
+                Input::Synced(version) => membership.handle_synced(now, version),
+                Input::HandedOver { bucket, from, since } => {
+                    membership.handle_handed_over(now, bucket, from, since);
+                }
+                Input::GivenUp { bucket, since } => membership.handle_given_up(now, bucket, since),
+                Input::Delivered { bucket, since } => {
+                    membership.handle_delivered(now, bucket, since);
                 }
                 Input::Ask(reply) => {
                     // Who asked may have given up meanwhile.
                     let _ = reply.try_send(self.view());
                 }
             }
+            self.carry_out();
         }
+    }
+
+    /// Tells the planner of all nodes. It may be behind with its mail; the next news say all.
+    fn tell_standings(&mut self, now: Nanos) {
+        if now < self.standings_due {
+            return;
+        }
+        self.standings_due = Nanos(now.0 + STANDINGS.as_nanos() as u64);
+        let standings = self.membership.standings();
+        let _ = self.coordination.send(coordination::Input::Standings(standings));
     }
 
     fn view(&self) -> View {
@@ -247,7 +315,11 @@ impl Heartbeats {
     fn carry_out(&mut self) {
         while let Some(output) = self.membership.poll_output() {
             match output {
-                Output::SetLease(deadline) => self.lease.set(deadline),
+                Output::SetLease(deadline) => {
+                    if let Some(lease) = &self.lease {
+                        lease.set(deadline);
+                    }
+                }
                 Output::Send { to, datagram } => self.send(to, &datagram),
                 Output::Ownership(change) => {
                     let decided = clock::now();
@@ -272,7 +344,7 @@ impl Heartbeats {
     fn tell(&self, notice: Notice) {
         let name = |node| self.cluster.member(node);
         match notice {
-            Notice::Role(role) => tracing::info!("this node is {} now", role_name(role)),
+            Notice::Admitted => tracing::info!("this node is a member now"),
             Notice::LeaseGained => tracing::info!("lease gained: a majority supports this node"),
             Notice::LeaseLost => {
                 tracing::warn!("lease lost: no majority heard; this node has stopped");
@@ -292,19 +364,11 @@ impl Heartbeats {
             Notice::Restarted { incarnation, cause } => {
                 let cause = match cause {
                     Cause::Fenced => "the others have fenced it",
-                    Cause::NobodyInCharge => "a majority is heard, but nobody is in charge",
+                    Cause::NoLease => "a majority is heard, but does not support it",
+                    Cause::Superseded => "another life has its place",
                 };
                 tracing::warn!(%incarnation, cause, "this node begins anew");
             }
         }
-    }
-}
-
-/// A role as operators read it.
-pub const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Joining => "joining",
-        Role::Member => "a member",
-        Role::Standby => "on standby",
     }
 }

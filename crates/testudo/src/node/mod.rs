@@ -14,6 +14,7 @@
 
 mod answers;
 pub(crate) mod clock;
+mod coordination;
 mod engine;
 pub(crate) mod health;
 mod heartbeat;

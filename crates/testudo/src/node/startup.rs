@@ -114,13 +114,18 @@ pub struct Started {
 pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     let config = config::load(file)?;
     let config::cluster::Timing { heartbeat, lease, takeover, formation } = config.cluster.timing;
+    let config::agreement::Agreement { removal, handover, min_voters, .. } = config.agreement;
+    let witnesses = (0..).map(NodeId).zip(&config.members).filter(|(_, member)| member.witness);
     let settings = Settings {
         name: config.cluster.name.clone(),
         secret: *config.cluster.secret.bytes(),
         members: config.members.iter().map(|member| member.name.clone()).collect(),
+        weights: config.members.iter().map(|member| member.weight.into()).collect(),
+        witnesses: witnesses.map(|(node, _)| node).collect(),
+        min_voters: min_voters.into(),
         node: config.own_id(),
         buckets: config.cluster.buckets,
-        timing: Timing { heartbeat, lease, takeover, formation },
+        timing: Timing { heartbeat, lease, takeover, formation, removal, handover },
         max_flows: max_flows(&config),
     };
     let refused = |source| PlanError::Cluster { file: file.to_owned(), source };

@@ -1,16 +1,17 @@
 //! What an operator is told of a takeover: whose buckets, how many, how fast.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use testudo_cluster::config::Cluster;
-use testudo_datapath::Installed;
+use testudo_datapath::{BucketLoad, Datapath, Installed, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 
-use super::loading;
+use super::{Engine, loading};
 use crate::node::clock;
 
 /// A takeover, from the decision to the last entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Takeover {
     decided: Nanos,
     buckets: usize,
@@ -18,7 +19,13 @@ pub struct Takeover {
     taken: usize,
     from: BTreeSet<NodeId>,
     installed: Installed,
+    /// How many packets of these buckets had come before.
+    packets: u64,
+    which: Vec<BucketId>,
 }
+
+/// How long a takeover waits for its first packet; a quiet bucket may have none for long.
+const QUIET: Duration = Duration::from_millis(500);
 
 impl Takeover {
     /// A takeover of these buckets, decided on just then.
@@ -31,6 +38,8 @@ impl Takeover {
             taken: before.clone().count(),
             from: before.collect(),
             installed: Installed::default(),
+            packets: 0,
+            which: buckets.iter().map(|&(bucket, _)| bucket).collect(),
         }
     }
 
@@ -80,6 +89,41 @@ impl Takeover {
             micros,
             "buckets loaded: all entries installed"
         );
+    }
+}
+
+impl Takeover {
+    fn count(&self, datapath: &dyn Datapath<Table = SharedTable>, loads: &mut [BucketLoad]) -> u64 {
+        datapath.loads(loads);
+        let packets = |bucket: &BucketId| loads.get(usize::from(bucket.0)).map_or(0, |l| l.packets);
+        self.which.iter().map(packets).sum()
+    }
+
+    /// Before the slots are flipped: what comes from now on is the takeover's.
+    pub fn begin(&mut self, datapath: &dyn Datapath<Table = SharedTable>, buckets: u32) {
+        let mut loads = vec![BucketLoad::default(); buckets as usize];
+        self.packets = self.count(datapath, &mut loads);
+    }
+}
+
+impl Engine {
+    /// Looks whether a takeover has had its first packet; says whether it is worth looking again at
+    /// once.
+    pub(super) fn look_for_first_packet(&mut self) -> bool {
+        let Some(waiting) = &mut self.first_packet else { return false };
+        let now = clock::now();
+        let waited = clock::between(waiting.decided, now);
+        let mut loads = vec![BucketLoad::default(); self.parts.cluster.buckets() as usize];
+        let came = waiting.count(self.parts.datapath.as_ref(), &mut loads) > waiting.packets;
+        if came {
+            let micros = waited.as_micros() as u64;
+            self.tallies.first_packet_micros = micros;
+            tracing::info!(micros, "the first packet of buckets that were taken has come");
+        }
+        if came || waited > QUIET {
+            self.first_packet = None;
+        }
+        self.first_packet.is_some()
     }
 }
 

@@ -25,6 +25,18 @@ pub struct Tallies {
     pub cleared: u64,
     /// Flows that were silent for too long.
     pub expired: u64,
+    /// Packets of buckets on their way here: handled when the bucket had come.
+    pub held_sent: u64,
+    /// Left out, because the owner before had handled them.
+    pub held_skipped: u64,
+    /// Dropped by the pipeline's decision, or because they could not be sent.
+    pub held_dropped: u64,
+    /// Dropped because the bucket stayed where it was.
+    pub held_discarded: u64,
+    /// Packets of yielding buckets whose handling could not be reported: they may be doubled.
+    pub lost_handled: u64,
+    /// From the last takeover's decision to its first packet, in microseconds; 0 if none has come.
+    pub first_packet_micros: u64,
 }
 
 impl Tallies {
@@ -35,7 +47,7 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 8] {
+    pub const fn named(&self) -> [(&'static str, u64); 13] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
@@ -45,6 +57,11 @@ impl Tallies {
             ("engine_installs_refused", self.refused_installs),
             ("engine_cleared", self.cleared),
             ("engine_expired", self.expired),
+            ("engine_held_sent", self.held_sent),
+            ("engine_held_skipped", self.held_skipped),
+            ("engine_held_dropped", self.held_dropped),
+            ("engine_held_discarded", self.held_discarded),
+            ("engine_handled_lost", self.lost_handled),
         ]
     }
 }

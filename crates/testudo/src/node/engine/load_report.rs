@@ -1,0 +1,111 @@
+//! What this node's buckets carry, reported to the planners of all nodes.
+//!
+//! Packets and bytes are counted by the datapath for each bucket, new flows by their events. Every node
+//! reports to every other, because any of them may lead, and a new leader should know at once.
+
+use testudo_cluster::plan::Load;
+use testudo_datapath::{BucketLoad, Datapath, NodeTable};
+use testudo_packet::bucket::{BucketId, Nanos};
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::event::{Event, EventKind};
+use testudo_packet::flow::Protocol;
+
+use super::Engine;
+use crate::node::clock;
+use crate::node::coordination::{self, LOAD_PERIOD, Letter};
+
+/// What was counted since the last report.
+#[derive(Debug)]
+pub struct LoadReport {
+    before: Vec<BucketLoad>,
+    now: Vec<BucketLoad>,
+    new_flows: Vec<u64>,
+    /// Tunnels that are there, as of the last count.
+    tunnels: Vec<u64>,
+    reported: Option<Nanos>,
+    reports: u64,
+}
+
+/// How many reports go by between two counts of the tunnels, which go over the whole node table.
+const TUNNEL_COUNT: u64 = 10;
+
+impl LoadReport {
+    /// Nothing was counted yet.
+    pub fn new(buckets: u32) -> Self {
+        let buckets = buckets as usize;
+        Self {
+            before: vec![BucketLoad::default(); buckets],
+            now: vec![BucketLoad::default(); buckets],
+            new_flows: vec![0; buckets],
+            tunnels: vec![0; buckets],
+            reported: None,
+            reports: 0,
+        }
+    }
+
+    /// Something has happened to a flow.
+    pub fn note(&mut self, event: &Event) {
+        let new = self.new_flows.get_mut(usize::from(event.record.bucket.0));
+        if let Some(new) = new.filter(|_| event.kind == EventKind::Created) {
+            *new += 1;
+        }
+    }
+
+    /// What there is to say of each bucket since the last time.
+    fn take(&mut self) -> Vec<(BucketId, Load)> {
+        let mut loads = Vec::new();
+        for (bucket, (now, before)) in self.now.iter().zip(&mut self.before).enumerate() {
+            let new_flows = std::mem::take(&mut self.new_flows[bucket]);
+            let load = Load {
+                packets: now.packets.saturating_sub(before.packets),
+                bytes: now.bytes.saturating_sub(before.bytes),
+                new_flows,
+                tunnels: self.tunnels[bucket],
+            };
+            *before = *now;
+            if load != Load::default() {
+                loads.push((BucketId(bucket as u16), load));
+            }
+        }
+        loads
+    }
+}
+
+impl Engine {
+    pub(super) fn report_load(&mut self, now: Nanos) {
+        let since = *self.load_report.reported.get_or_insert(now);
+        let time = clock::between(since, now);
+        if time < LOAD_PERIOD {
+            return;
+        }
+        self.load_report.reported = Some(now);
+        self.parts.datapath.loads(&mut self.load_report.now);
+        if self.load_report.reports.is_multiple_of(TUNNEL_COUNT) {
+            self.count_tunnels();
+        }
+        self.load_report.reports += 1;
+        let loads = self.load_report.take();
+        if loads.is_empty() {
+            return;
+        }
+        let bytes = Letter::Loads { time, loads: loads.clone() }.encode();
+        for peer in self.parts.cluster.peers() {
+            self.parts.replica.send_letter(peer, &bytes);
+        }
+        let from = self.parts.cluster.node();
+        // The next report says more of the same.
+        let _ = self.parts.coordination.send(coordination::Input::Loads { from, time, loads });
+    }
+
+    fn count_tunnels(&mut self) {
+        let tunnels = &mut self.load_report.tunnels;
+        tunnels.fill(0);
+        self.parts.datapath.table().scan(&mut |view| {
+            let FlowRecord { key, bucket, .. } = view.record;
+            let tunnel = matches!(key.protocol, Protocol::ESP | Protocol::AH);
+            if let Some(count) = tunnels.get_mut(usize::from(bucket.0)) {
+                *count += u64::from(tunnel);
+            }
+        });
+    }
+}
