@@ -60,13 +60,19 @@ impl Nanos {
     }
 }
 
-/// What the owner of a bucket can rely on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the owner of a bucket does with its packets. The slots of the other nodes say `Active`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BucketState {
     /// All entries are in the node table: a miss is a new flow.
     Active,
     /// Entries are still on their way from the common table: a miss goes up to user space.
     Loading,
+    /// A planned move is about to bring the bucket here and another node still handles it: every
+    /// packet goes up to user space, unseen by the node table, and waits there.
+    Holding,
+    /// A planned move is about to take the bucket away: as `Active`, and where the next owner sees
+    /// the same packets (all modes but `steered`) it is told the hash of each one that was handled.
+    Yielding,
 }
 
 /// A bucket's slot in the map that the kernel reads.
@@ -97,6 +103,8 @@ impl BucketSlot {
         let state = match self.state {
             BucketState::Active => 0,
             BucketState::Loading => 1,
+            BucketState::Holding => 2,
+            BucketState::Yielding => 3,
         };
         self.owner.0 as u64
             | (self.previous.0 as u64) << 8
@@ -110,7 +118,12 @@ impl BucketSlot {
         Self {
             owner: NodeId(word as u8),
             previous: NodeId((word >> 8) as u8),
-            state: if word >> 16 & 1 == 0 { BucketState::Active } else { BucketState::Loading },
+            state: match word >> 16 & 3 {
+                0 => BucketState::Active,
+                1 => BucketState::Loading,
+                2 => BucketState::Holding,
+                _ => BucketState::Yielding,
+            },
             epoch: Epoch((word >> 32) as u32),
         }
     }
@@ -122,7 +135,13 @@ mod tests {
 
     #[test]
     fn a_slot_survives_its_word() {
-        for state in [BucketState::Active, BucketState::Loading] {
+        let states = [
+            BucketState::Active,
+            BucketState::Loading,
+            BucketState::Holding,
+            BucketState::Yielding,
+        ];
+        for state in states {
             let slot =
                 BucketSlot { owner: NodeId(3), previous: NodeId(200), state, epoch: Epoch(77) };
             assert_eq!(BucketSlot::from_word(slot.to_word()), slot);

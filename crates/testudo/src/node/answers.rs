@@ -142,6 +142,8 @@ impl Answerer {
                 _ if slot.owner != self.cluster.node() => protocol::BucketState::Foreign,
                 BucketState::Active => protocol::BucketState::Active,
                 BucketState::Loading => protocol::BucketState::Loading,
+                BucketState::Holding => protocol::BucketState::Holding,
+                BucketState::Yielding => protocol::BucketState::Yielding,
             },
             entries: entries.into(),
         }

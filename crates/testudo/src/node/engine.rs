@@ -35,6 +35,7 @@ use testudo_cluster::replica::{Effect, Replica};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::{BucketSet, Datapath, NodeTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
+use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
 use self::loading::Loading;
@@ -210,7 +211,9 @@ impl Engine {
 
     fn drain_events(&mut self, now: Nanos) {
         let Self { parts, tallies, refused, .. } = self;
-        let drained = parts.datapath.drain_events(&mut |event| {
+        let drained = parts.datapath.drain_events(&mut |occurrence| {
+            // No bucket yields yet.
+            let Occurrence::Flow(event) = occurrence else { return };
             if let Err(error) = parts.replica.handle_event(event) {
                 tallies.refused_events += 1;
                 if let Some(held_back) = refused.admit(now) {

@@ -19,6 +19,7 @@ use testudo_cluster::replica::Replica;
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
 
 use super::answers::Answerer;
 use super::engine::{self, Engine};
@@ -232,6 +233,7 @@ fn load_datapath(config: &Config, links: &Links) -> Result<KernelDatapath, Start
         cluster_mac: config.cluster.mac,
         table_slots: config.node.table_entries,
         answers: links.answers(&config.interfaces)?,
+        mode: Mode::Shared,
     })?;
     let rules = config.rules.iter().map(|rule| rule.compile(|name| links.number(name)));
     datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
