@@ -18,6 +18,16 @@ pub enum Error {
         /// The largest that it may be.
         most: u32,
     },
+    /// More of something than a packet is compared with.
+    #[error("{seen} {what}; expected at most {most}; those in force stay")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        seen: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// More rules than a packet is compared with.
     #[error("{seen} rules; expected at most {MAX_RULES}; the rules in force stay")]
     TooManyRules {

@@ -1,6 +1,7 @@
 //! The bytes of a packet in ordinary memory.
 
 use testudo_packet::env::Frame;
+use testudo_packet::packet_hash::{HASHED_BYTES, HASHED_WORDS};
 
 /// A packet in a slice, from the Ethernet header on.
 #[derive(Debug)]
@@ -38,6 +39,20 @@ impl Frame for SliceFrame<'_> {
 
     fn u64(&self, offset: u32) -> Option<u64> {
         self.read(offset).map(u64::from_be_bytes)
+    }
+
+    fn copy(&self, offset: u32, bytes: u32, room: &mut [u64; HASHED_WORDS]) -> Option<()> {
+        if bytes == 0 || bytes > HASHED_BYTES {
+            return None;
+        }
+        let start = offset as usize;
+        let seen = self.0.get(start..start.checked_add(bytes as usize)?)?;
+        for (word, part) in room.iter_mut().zip(seen.chunks(8)) {
+            let mut whole = word.to_ne_bytes();
+            whole[..part.len()].copy_from_slice(part);
+            *word = u64::from_ne_bytes(whole);
+        }
+        Some(())
     }
 
     fn set_u8(&mut self, offset: u32, value: u8) -> Option<()> {

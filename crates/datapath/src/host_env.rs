@@ -4,16 +4,19 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
-use testudo_packet::env::{Env, Mac, RuleVisitor};
-use testudo_packet::event::Event;
+use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
+use testudo_packet::event::{Event, Handled, Occurrence};
 use testudo_packet::flow::Address;
+use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
+use testudo_packet::reception::Mode;
 use testudo_packet::rule::Rule;
 use testudo_packet::table::Slots;
 
 use crate::memory::Words;
 use crate::settings::Settings;
 use crate::shared_table::{HostSlot, SharedTable};
+use crate::stations::Stations;
 
 /// The node that a packet is handled on in user space.
 pub struct HostEnv<'a> {
@@ -22,11 +25,14 @@ pub struct HostEnv<'a> {
     pub table: &'a SharedTable,
     pub buckets: &'a Words,
     pub rules: &'a [Rule],
+    pub stations: &'a Stations,
+    /// Packets and bytes of each bucket; `None` for a packet that has been counted.
+    pub loads: Option<&'a Words>,
     pub lease: Nanos,
     pub now: Nanos,
     /// Whether a miss in a loading bucket is known to be a new flow.
     pub loaded: bool,
-    pub events: RefCell<Vec<Event>>,
+    pub occurrences: RefCell<Vec<Occurrence>>,
 }
 
 impl<'a> Slots for HostEnv<'a> {
@@ -65,6 +71,22 @@ impl Env for HostEnv<'_> {
         self.settings.cluster_mac
     }
 
+    fn mode(&self) -> Mode {
+        self.settings.mode
+    }
+
+    fn is_local(&self, address: Address) -> bool {
+        self.stations.is_local(address)
+    }
+
+    fn station(&self, interface: u32, mac: Mac) -> Option<NodeId> {
+        self.stations.node(interface, mac)
+    }
+
+    fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac> {
+        self.stations.mac(interface, node)
+    }
+
     fn now(&self) -> Nanos {
         self.now
     }
@@ -77,7 +99,7 @@ impl Env for HostEnv<'_> {
     fn bucket(&self, bucket: BucketId) -> Option<BucketSlot> {
         let word = self.buckets.as_slice().get(usize::from(bucket.0))?;
         let mut slot = BucketSlot::from_word(word.load(Ordering::Acquire));
-        if self.loaded {
+        if self.loaded && slot.state == BucketState::Loading {
             slot.state = BucketState::Active;
         }
         Some(slot)
@@ -98,6 +120,22 @@ impl Env for HostEnv<'_> {
     }
 
     fn emit(&self, event: &Event) {
-        self.events.borrow_mut().push(*event);
+        self.occurrences.borrow_mut().push(Occurrence::Flow(*event));
+    }
+
+    fn emit_handled<F: Frame>(&self, bucket: BucketId, frame: &F, extent: Extent) {
+        if let Some(head) = Head::read(frame, extent) {
+            let packet = head.hash(self.placer.key);
+            self.occurrences.borrow_mut().push(Occurrence::Handled(Handled { bucket, packet }));
+        }
+    }
+
+    fn count_load(&self, bucket: BucketId, bytes: u32) {
+        let Some(loads) = self.loads else { return };
+        let at = usize::from(bucket.0) * 2;
+        if let Some([packets, octets]) = loads.as_slice().get(at..at + 2) {
+            packets.fetch_add(1, Ordering::Relaxed);
+            octets.fetch_add(bytes.into(), Ordering::Relaxed);
+        }
     }
 }

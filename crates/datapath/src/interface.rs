@@ -1,14 +1,19 @@
 //! The two traits that the daemon drives a node's packet handling by.
 
+use std::net::IpAddr;
+
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::event::Event;
+use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
+use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::rule::Rule;
 use testudo_packet::tracking::Timeouts;
 
 use crate::Error;
 use crate::bucket_set::BucketSet;
+use crate::held::Released;
+use crate::stations::Station;
 
 /// A flow as it stands in a node table, with what is counted of it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +76,34 @@ pub trait NodeTable {
 /// What reading the events gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Events read now.
+    /// Changes of flows read now.
     pub events: usize,
+    /// Handled packets of yielding buckets read now.
+    pub handled: usize,
     /// Events that could not be written since the last call, because they were not read in time.
     /// More than 0: the table has to be scanned, for its changes are not known otherwise.
     pub lost: u64,
+    /// Handled packets of yielding buckets that could not be reported since the last call. More than
+    /// 0: the next owner may send so many packets a second time.
+    pub lost_handled: u64,
+}
+
+impl Drained {
+    pub(crate) fn count(&mut self, occurrence: &Occurrence) {
+        match occurrence {
+            Occurrence::Flow(_) => self.events += 1,
+            Occurrence::Handled(_) => self.handled += 1,
+        }
+    }
+}
+
+/// What a bucket has cost this node so far; both only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BucketLoad {
+    /// Packets that came in for it while this node owned it.
+    pub packets: u64,
+    /// Their bytes, link-layer headers included.
+    pub bytes: u64,
 }
 
 /// A node's packet handling.
@@ -87,22 +115,58 @@ pub trait Datapath {
     fn table(&self) -> &Self::Table;
     /// The slot of a bucket.
     fn bucket(&self, bucket: BucketId) -> BucketSlot;
-    /// Changes the slot of a bucket; the next packet meets the change.
+    /// Changes the slot of a bucket; the next packet meets the change. One that is in the pipeline on
+    /// another CPU at this moment is still handled by the slot as it was, within microseconds: whoever
+    /// gives a bucket away reads the events once more a millisecond later.
     fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot);
     /// Until when packets are handled, unless this is called again.
     fn set_lease(&mut self, deadline: Nanos);
     /// Replaces the rules. Flows that are established stay.
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error>;
-    /// Reads what has happened to flows since the last call.
-    fn drain_events(&mut self, event: &mut dyn FnMut(Event)) -> Drained;
+    /// Replaces the node's own addresses, beside the cluster's: in `steered` mode, packets to them are
+    /// for the node's own stack.
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error>;
+    /// Replaces the nodes' addresses on the links, this node's own among them; `steered` mode needs
+    /// them. What is addressed to another address than this node's is not taken, and nothing is passed
+    /// to a node without an address. Packets meet a mixture of old and new for a moment.
+    fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error>;
+    /// Reads what has happened since the last call.
+    fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained;
+    /// Writes the load of each bucket, the first one first, into `loads`; what is beyond the number of
+    /// buckets stays as it is. On a kernel backend a packet that is counted meanwhile may be missing
+    /// its bytes.
+    fn loads(&self, loads: &mut [BucketLoad]);
     /// Handles the packets that came up. `missing` is asked for a flow that a packet of a loading
-    /// bucket belongs to and that is not in the table yet; what it gives is installed first.
-    /// Returns how many packets were handled.
+    /// bucket belongs to and that is not in the table yet; what it gives is installed first. A packet of
+    /// a holding bucket is put to those that wait. Returns how many packets were taken.
     fn handle_upcalls(
         &mut self,
         now: Nanos,
         missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> usize;
+    /// How many packets wait for a bucket that is on its way here, of those that [`handle_upcalls`]
+    /// has taken.
+    ///
+    /// [`handle_upcalls`]: Datapath::handle_upcalls
+    fn held(&self, bucket: BucketId) -> usize;
+    /// Handles the packets that wait for a bucket, the first one first, but for those that the last
+    /// owner has handled: `handled` is asked once for each. The slot must say `Loading` or `Active`
+    /// before; if it still says `Holding`, or another owner, the packets are dropped and counted.
+    /// `resolve` is what `missing` is to [`Datapath::handle_upcalls`].
+    ///
+    /// Packets of one flow stay in order but for those that come in while this runs: these are handled
+    /// in the kernel at once if the flow is in the node table. So a flow is out of order for at most as
+    /// long as this call takes, from the change of the slot on.
+    fn release_held(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        handled: &mut dyn FnMut(PacketHash) -> bool,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released;
+    /// Drops the packets that wait for a bucket, because it stays where it is; counts them. Returns how
+    /// many they were.
+    fn discard_held(&mut self, bucket: BucketId) -> usize;
     /// Every counter of the datapath by name, drops by their reason; they only rise.
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }

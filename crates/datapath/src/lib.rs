@@ -11,6 +11,7 @@
 mod bucket_set;
 mod error;
 mod frame;
+mod held;
 mod host_env;
 mod interface;
 pub mod kernel;
@@ -18,11 +19,14 @@ mod memory;
 pub mod realtime;
 mod settings;
 mod shared_table;
+mod stations;
 pub mod user;
 
 pub use bucket_set::BucketSet;
 pub use error::Error;
-pub use interface::{Datapath, Drained, EntryView, Installed, NodeTable};
+pub use held::Released;
+pub use interface::{BucketLoad, Datapath, Drained, EntryView, Installed, NodeTable};
 pub use memory::Words;
 pub use settings::{Answer, MAX_TABLE_SLOTS, Settings};
 pub use shared_table::{HostSlot, SharedTable};
+pub use stations::{MAX_LOCAL_ADDRESSES, MAX_STATIONS, Station};

@@ -4,6 +4,7 @@ use testudo_packet::bucket::{MAX_BUCKETS, NodeId};
 use testudo_packet::env::Mac;
 use testudo_packet::flow::Address;
 use testudo_packet::placement::{Grounds, Placer};
+use testudo_packet::reception::Mode;
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::WINDOW;
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub table_slots: u32,
     /// The cluster's addresses.
     pub answers: Vec<Answer>,
+    /// How packets reach the cluster.
+    pub mode: Mode,
 }
 
 /// The most slots that a node table can have: 8 GiB of memory.

@@ -6,31 +6,43 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::event::Event;
+use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
+use testudo_packet::packet_hash::{PacketHash, packet_hash};
 use testudo_packet::pipeline;
 use testudo_packet::rule::{MAX_RULES, Rule};
-use testudo_packet::verdict::{COUNTERS, Counter, DropReason, Verdict, counter_name};
+use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
 use testudo_packet::wire;
 
 use crate::Error;
 use crate::frame::SliceFrame;
+use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
-use crate::interface::{Datapath, Drained};
+use crate::interface::{BucketLoad, Datapath, Drained, NodeTable};
 use crate::memory::Words;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
+use crate::stations::{Station, Stations};
 
 /// How many packets wait for user space's decision at most; more are dropped and counted.
 const MAX_UPCALLS: usize = 1024;
 
 /// How many events wait to be read at most; more are counted as lost.
 const MAX_EVENTS: usize = 1 << 17;
+
+/// A packet that went up.
+#[derive(Clone, Debug)]
+struct Waiting {
+    frame: Vec<u8>,
+    interface: u32,
+    reason: UpcallReason,
+}
 
 /// A node's packet handling in user space.
 #[derive(Debug)]
@@ -40,9 +52,13 @@ pub struct UserDatapath {
     buckets: Words,
     rules: Vec<Rule>,
     lease: Nanos,
-    events: Vec<Event>,
+    stations: Stations,
+    loads: Words,
+    occurrences: Vec<Occurrence>,
     lost: u64,
-    upcalls: VecDeque<(Vec<u8>, u32)>,
+    lost_handled: u64,
+    upcalls: VecDeque<Waiting>,
+    held: Held<Waiting>,
     released: Vec<(Vec<u8>, Verdict)>,
     counters: [u64; COUNTERS as usize],
 }
@@ -56,6 +72,7 @@ impl UserDatapath {
         let shared = Arc::new(Words::zeroed(1).map_err(Error::Memory)?);
         let table = SharedTable::new(slots, shared, 0, settings.placer());
         let buckets = Words::zeroed(settings.buckets as usize).map_err(Error::Memory)?;
+        let loads = Words::zeroed(settings.buckets as usize * 2).map_err(Error::Memory)?;
         for word in buckets.as_slice() {
             word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
         }
@@ -65,24 +82,28 @@ impl UserDatapath {
             buckets,
             rules: Vec::new(),
             lease: Nanos(0),
-            events: Vec::new(),
+            stations: Stations::default(),
+            loads,
+            occurrences: Vec::new(),
             lost: 0,
+            lost_handled: 0,
             upcalls: VecDeque::new(),
+            held: Held::default(),
             released: Vec::new(),
             counters: [0; COUNTERS as usize],
         })
     }
 
     /// Handles a frame that came in by this interface. A frame that is answered has become the
-    /// answer; one that is forwarded is unchanged, for there are no routes here. One that goes up is
-    /// kept for [`Datapath::handle_upcalls`].
+    /// answer, one that is passed carries the owner's address; one that is forwarded is unchanged, for
+    /// there are no routes here. One that goes up is kept for [`Datapath::handle_upcalls`].
     pub fn handle(&mut self, frame: &mut [u8], interface: u32, now: Nanos) -> Verdict {
         let verdict = self.run(frame, interface, now, false);
-        if let Verdict::Upcall(_) = verdict {
+        if let Verdict::Upcall(reason) = verdict {
             if self.upcalls.len() >= MAX_UPCALLS {
                 return self.count(Verdict::Drop(DropReason::UpcallFull));
             }
-            self.upcalls.push_back((frame.to_vec(), interface));
+            self.upcalls.push_back(Waiting { frame: frame.to_vec(), interface, reason });
         }
         self.count(verdict)
     }
@@ -99,25 +120,83 @@ impl UserDatapath {
             table: &self.table,
             buckets: &self.buckets,
             rules: &self.rules,
+            stations: &self.stations,
+            loads: (!loaded).then_some(&self.loads),
             lease: self.lease,
             now,
             loaded,
-            events: RefCell::new(Vec::new()),
+            occurrences: RefCell::new(Vec::new()),
         };
         let verdict = pipeline::handle(&env, &mut SliceFrame(frame), interface);
-        for event in env.events.into_inner() {
-            if self.events.len() < MAX_EVENTS {
-                self.events.push(event);
-            } else {
-                self.lost += 1;
+        for occurrence in env.occurrences.into_inner() {
+            if self.occurrences.len() < MAX_EVENTS {
+                self.occurrences.push(occurrence);
+                continue;
+            }
+            match occurrence {
+                Occurrence::Flow(_) => self.lost += 1,
+                Occurrence::Handled(_) => self.lost_handled += 1,
             }
         }
         verdict
     }
 
+    /// Decides a packet that went up, unless its bucket is still on its way: then it waits.
+    fn take(
+        &mut self,
+        mut waiting: Waiting,
+        now: Nanos,
+        missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) {
+        match place_of(&self.settings, &mut waiting.frame) {
+            Some(place) if self.is_holding(place.bucket) => self.hold(place, waiting),
+            _ => {
+                self.decide(waiting, now, missing);
+            }
+        }
+    }
+
+    fn is_holding(&self, bucket: BucketId) -> bool {
+        let slot = self.bucket(bucket);
+        slot.owner == self.settings.node && slot.state == BucketState::Holding
+    }
+
+    fn hold(&mut self, place: Place, waiting: Waiting) {
+        let bytes = waiting.frame.len();
+        if !self.held.push(place.bucket, place.hash, bytes, waiting) {
+            self.count(Verdict::Drop(DropReason::HoldFull));
+        }
+    }
+
+    /// Decides a packet; says whether it goes on.
+    fn decide(
+        &mut self,
+        waiting: Waiting,
+        now: Nanos,
+        missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> bool {
+        let Waiting { mut frame, interface, .. } = waiting;
+        // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
+        if let Some(place) = place_of(&self.settings, &mut frame)
+            && self.bucket(place.bucket).owner == self.settings.node
+            && !self.is_holding(place.bucket)
+            && let Some(record) = missing(place.bucket, &place.key)
+        {
+            self.table.install(&[record], now);
+        }
+        let verdict = match self.run(&mut frame, interface, now, true) {
+            Verdict::Upcall(UpcallReason::Held) => Verdict::Drop(DropReason::HoldDiscarded),
+            verdict => verdict,
+        };
+        self.count(verdict);
+        self.released.push((frame, verdict));
+        matches!(verdict, Verdict::Forward | Verdict::Pass(_))
+    }
+
     fn count(&mut self, verdict: Verdict) -> Verdict {
         let counter = match verdict {
             Verdict::Forward => Counter::Forwarded as u32,
+            Verdict::Pass(_) => Counter::Passed as u32,
             Verdict::Drop(reason) => reason.counter(),
             Verdict::Stack => Counter::Stack as u32,
             Verdict::Answer => Counter::Answered as u32,
@@ -128,13 +207,23 @@ impl UserDatapath {
     }
 }
 
-/// The bucket and flow of a frame, if it is a packet that has them.
-pub(crate) fn flow_of(settings: &Settings, frame: &mut [u8]) -> Option<(BucketId, FlowKey)> {
+/// Which packet it is, and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub bucket: BucketId,
+    pub key: FlowKey,
+    pub hash: PacketHash,
+}
+
+/// Which packet a frame is, if it is one that has a bucket.
+pub(crate) fn place_of(settings: &Settings, frame: &mut [u8]) -> Option<Place> {
+    let placer = settings.placer();
     let frame = SliceFrame(frame);
     let link = wire::parse_link(&frame).ok()?;
     let headers = wire::parse(&frame, &link).ok()?;
-    let place = settings.placer().place(&headers.key, headers.packet_type, headers.identifiers);
-    Some((place.bucket, headers.key))
+    let hash = packet_hash(&frame, &link, placer.key)?;
+    let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
+    Some(Place { bucket: place.bucket, key: headers.key, hash })
 }
 
 impl Datapath for UserDatapath {
@@ -167,10 +256,32 @@ impl Datapath for UserDatapath {
         Ok(())
     }
 
-    fn drain_events(&mut self, event: &mut dyn FnMut(Event)) -> Drained {
-        let drained = Drained { events: self.events.len(), lost: std::mem::take(&mut self.lost) };
-        self.events.drain(..).for_each(event);
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.stations.set_local(addresses)
+    }
+
+    fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error> {
+        self.stations.set_stations(stations)
+    }
+
+    fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained {
+        let mut drained = Drained {
+            lost: std::mem::take(&mut self.lost),
+            lost_handled: std::mem::take(&mut self.lost_handled),
+            ..Drained::default()
+        };
+        for seen in self.occurrences.drain(..) {
+            drained.count(&seen);
+            occurrence(seen);
+        }
         drained
+    }
+
+    fn loads(&self, loads: &mut [BucketLoad]) {
+        for (load, words) in loads.iter_mut().zip(self.loads.as_slice().chunks_exact(2)) {
+            let [packets, bytes] = [0, 1].map(|at: usize| words[at].load(Ordering::Relaxed));
+            *load = BucketLoad { packets, bytes };
+        }
     }
 
     fn handle_upcalls(
@@ -180,18 +291,48 @@ impl Datapath for UserDatapath {
     ) -> usize {
         let waiting = std::mem::take(&mut self.upcalls);
         let count = waiting.len();
-        for (mut frame, interface) in waiting {
-            if let Some((bucket, key)) = flow_of(&self.settings, &mut frame)
-                && self.bucket(bucket).owner == self.settings.node
-                && let Some(record) = missing(bucket, &key)
-            {
-                use crate::interface::NodeTable;
-                self.table.install(&[record], now);
-            }
-            let verdict = self.run(&mut frame, interface, now, true);
-            let verdict = self.count(verdict);
-            self.released.push((frame, verdict));
+        for packet in waiting {
+            self.take(packet, now, missing);
         }
+        count
+    }
+
+    fn held(&self, bucket: BucketId) -> usize {
+        self.held.count(bucket)
+    }
+
+    fn release_held(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        handled: &mut dyn FnMut(PacketHash) -> bool,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released {
+        for mut packet in std::mem::take(&mut self.upcalls) {
+            match place_of(&self.settings, &mut packet.frame) {
+                Some(place) if packet.reason == UpcallReason::Held && place.bucket == bucket => {
+                    self.hold(place, packet);
+                }
+                _ => self.take(packet, now, resolve),
+            }
+        }
+        let mut released = Released::default();
+        for (hash, packet) in self.held.take(bucket) {
+            if handled(hash) {
+                self.counters[Counter::Skipped as usize] += 1;
+                released.skipped += 1;
+            } else if self.decide(packet, now, resolve) {
+                released.sent += 1;
+            } else {
+                released.dropped += 1;
+            }
+        }
+        released
+    }
+
+    fn discard_held(&mut self, bucket: BucketId) -> usize {
+        let count = self.held.take(bucket).count();
+        self.counters[DropReason::HoldDiscarded.counter() as usize] += count as u64;
         count
     }
 

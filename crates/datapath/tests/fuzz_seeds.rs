@@ -1,7 +1,7 @@
 //! Where the seeds of the fuzzer come from: runs of valid packets, in the form that its target
 //! `pipeline` reads. They are committed, so that fuzzing begins beyond the checks of each header.
 
-#[allow(dead_code, reason = "the addresses are for other tests")]
+#[allow(dead_code, reason = "some of it is for other tests")]
 mod traffic;
 
 use std::fs;

@@ -18,6 +18,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, No
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
 use testudo_packet::placement::{Grounds, Identifiers, PacketType, Placer};
+use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
 use testudo_packet::tracking::{Phase, Timeouts};
 
@@ -33,6 +34,7 @@ fn settings() -> Settings {
         cluster_mac: Mac::from_bytes(traffic::CLUSTER_MAC),
         table_slots: 64,
         answers: Vec::new(),
+        mode: Mode::Shared,
     }
 }
 

@@ -6,7 +6,9 @@
 use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use crate::event::Event;
 use crate::flow::Address;
+use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
+use crate::reception::Mode;
 use crate::rule::RULE_WORDS;
 use crate::table::Slots;
 
@@ -51,6 +53,9 @@ pub trait Frame {
     fn u32(&self, offset: u32) -> Option<u32>;
     /// Reads eight bytes.
     fn u64(&self, offset: u32) -> Option<u64>;
+    /// Copies `bytes` bytes from `offset` on, as they are: 1 to [`crate::packet_hash::HASHED_BYTES`]
+    /// of them. What is behind them in `room` stays.
+    fn copy(&self, offset: u32, bytes: u32, room: &mut [u64; HASHED_WORDS]) -> Option<()>;
     /// Writes one byte.
     fn set_u8(&mut self, offset: u32, value: u8) -> Option<()>;
     /// Writes two bytes.
@@ -75,6 +80,14 @@ pub trait Env: Slots {
     fn placer(&self) -> Placer;
     /// The address that the cluster's packets are sent to on the link.
     fn cluster_mac(&self) -> Mac;
+    /// How packets reach the cluster.
+    fn mode(&self) -> Mode;
+    /// Whether the address is one of this node's own, beside the cluster's.
+    fn is_local(&self, address: Address) -> bool;
+    /// The node that has this address on the link of an interface; this node has one there too.
+    fn station(&self, interface: u32, mac: Mac) -> Option<NodeId>;
+    /// The address of a node on the link of an interface.
+    fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac>;
     /// Now. Its grain may be a few milliseconds; a lease is granted with that in mind.
     fn now(&self) -> Nanos;
     /// Until when packets may be handled.
@@ -93,4 +106,8 @@ pub trait Env: Slots {
     }
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
+    /// Tells user space that a packet of a yielding bucket has been handled here.
+    fn emit_handled<F: Frame>(&self, bucket: BucketId, frame: &F, extent: Extent);
+    /// Counts a packet that this node owns, as load of its bucket.
+    fn count_load(&self, bucket: BucketId, bytes: u32);
 }

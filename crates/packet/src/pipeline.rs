@@ -4,11 +4,13 @@
 //!
 //! ```text
 //! link ─► for us? ─► headers ─► bucket ─► ours, and under lease? ─► node table ─┬─ hit ──► step ─► forward
-//!   └─ ARP, ND ─► answer                                                        └─ miss ─► rules ─► create ─► forward
+//!   └─ ARP, ND ─► answer                    ├─ another's ─► drop, or pass       └─ miss ─► rules ─► create ─► forward
+//!                                           └─ held ─► user space
 //! ```
 //!
 //! Invariant: no entry is read or written, and nothing is forwarded or answered, for a bucket that
-//! this node does not own under an unexpired lease ([`admit`]).
+//! this node does not own under an unexpired lease ([`admit`]). Nor is anything passed to another
+//! node without a lease.
 
 use crate::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos};
 use crate::entry::{FlowRecord, FlowState};
@@ -16,7 +18,9 @@ use crate::env::{Env, Frame, Mac};
 use crate::event::{Event, EventKind};
 use crate::flow::Direction;
 use crate::neighbour;
+use crate::packet_hash::extent;
 use crate::placement::Placement;
+use crate::reception::{self, Mode};
 use crate::rule::{self, Action};
 use crate::table::{self, Control, Found, Inserted, Slot, word};
 use crate::tracking::{self, Phase, Step};
@@ -34,24 +38,14 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(link) => link,
         Err(reason) => return Verdict::Drop(reason),
     };
-    if link.destination != env.cluster_mac() {
-        return if link.destination.is_group() {
-            neighbour::handle(env, frame, &link, interface)
-        } else {
-            Verdict::Stack
-        };
-    }
-    match link.payload {
-        Payload::V4 | Payload::V6 => {}
-        // A neighbour that asks again asks the address that it knows.
-        Payload::Arp => return neighbour::handle(env, frame, &link, interface),
-        Payload::Other => return Verdict::Drop(DropReason::Unsupported),
+    if let Err(verdict) = reception::receive(env, frame, &link, interface) {
+        return verdict;
     }
     match wire::parse(frame, &link) {
-        Ok(headers) => handle_ip(env, &headers.opaque(env), frame.len(), interface),
+        Ok(headers) => handle_ip(env, frame, &link, &headers.opaque(env), interface),
         // Neighbour discovery runs between link-local and cluster addresses, which are not forwarded.
         Err(reason @ (DropReason::BadAddress | DropReason::Unsupported))
-            if link.payload == Payload::V6 =>
+            if link.payload == Payload::V6 && env.mode().is_inline() =>
         {
             match neighbour::handle(env, frame, &link, interface) {
                 Verdict::Stack => Verdict::Drop(reason),
@@ -66,7 +60,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 #[inline(always)]
 pub fn admit<E: Env>(env: &E, bucket: BucketId, now: Nanos) -> Result<BucketSlot, DropReason> {
     let slot = env.bucket(bucket).ok_or(DropReason::Internal)?;
-    if slot.owner != env.node() {
+    if slot.owner != env.node() || slot.state == BucketState::Holding {
         Err(DropReason::NotOwner)
     } else if now >= env.lease() {
         Err(DropReason::NoLease)
@@ -76,13 +70,45 @@ pub fn admit<E: Env>(env: &E, bucket: BucketId, now: Nanos) -> Result<BucketSlot
 }
 
 #[inline(always)]
-fn handle_ip<E: Env>(env: &E, headers: &Headers, bytes: u32, interface: u32) -> Verdict {
+fn handle_ip<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    headers: &Headers,
+    interface: u32,
+) -> Verdict {
     let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
     let now = env.now();
-    let slot = match admit(env, place.bucket, now) {
-        Ok(slot) => slot,
-        Err(reason) => return Verdict::Drop(reason),
-    };
+    let Some(slot) = env.bucket(place.bucket) else { return Verdict::Drop(DropReason::Internal) };
+    if slot.owner != env.node() {
+        return reception::not_ours(env, frame, link, interface, slot, now);
+    }
+    if now >= env.lease() {
+        return Verdict::Drop(DropReason::NoLease);
+    }
+    let bytes = frame.len();
+    env.count_load(place.bucket, bytes);
+    if slot.state == BucketState::Holding {
+        return Verdict::Upcall(UpcallReason::Held);
+    }
+    let verdict = handle_own(env, headers, place, slot, now, bytes, interface);
+    if slot.state == BucketState::Yielding && !matches!(env.mode(), Mode::Steered) {
+        report(env, frame, place.bucket, verdict);
+    }
+    verdict
+}
+
+/// A packet of a bucket that is this node's to handle.
+#[inline(always)]
+fn handle_own<E: Env>(
+    env: &E,
+    headers: &Headers,
+    place: Placement,
+    slot: BucketSlot,
+    now: Nanos,
+    bytes: u32,
+    interface: u32,
+) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
         return pass(env, headers, &found, place, slot.epoch, now, bytes);
     }
@@ -90,6 +116,21 @@ fn handle_ip<E: Env>(env: &E, headers: &Headers, bytes: u32, interface: u32) -> 
         return Verdict::Upcall(UpcallReason::Loading);
     }
     open(env, headers, place, slot.epoch, now, bytes, interface)
+}
+
+/// Tells user space which packet of a yielding bucket has been handled, be it forwarded or refused.
+/// One that goes up is not handled yet; user space reports it then. The link header is read once more:
+/// if the verifier had to remember what was found there, it would follow each path once for each kind.
+#[inline(always)]
+fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, verdict: Verdict) {
+    use DropReason::{NoLease, NotOwner};
+    if matches!(verdict, Verdict::Upcall(_) | Verdict::Drop(NoLease | NotOwner)) {
+        return;
+    }
+    let Ok(link) = wire::parse_link(frame) else { return };
+    if let Some(extent) = extent(frame, &link) {
+        env.emit_handled(bucket, frame, extent);
+    }
 }
 
 /// A packet of a flow that is known. The flow may be bound to another bucket than the packet's own
@@ -182,8 +223,11 @@ fn open<E: Env>(
     bytes: u32,
     interface: u32,
 ) -> Verdict {
+    // An analyser that is told nothing of connections older than itself would be blind for hours after
+    // each start. Nothing is let through by it: in this mode packets are shown, not forwarded.
     let phase = match tracking::first(headers.key.protocol, headers.flags) {
         Some(phase) if !headers.answer => phase,
+        _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
         _ => return Verdict::Drop(DropReason::NotFirst),
     };
     let rule = match decide(env, headers, interface) {

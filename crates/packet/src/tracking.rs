@@ -141,6 +141,20 @@ pub fn first(protocol: Protocol, flags: TcpFlags) -> Option<Phase> {
     if begins { Some(Phase::SynSent) } else { None }
 }
 
+/// The phase of a flow that is first met in its middle: what can be said of both ends by this packet.
+#[inline(always)]
+pub fn met(protocol: Protocol, flags: TcpFlags) -> Phase {
+    if let Some(phase) = first(protocol, flags) {
+        phase
+    } else if flags.has(TcpFlags::RST) {
+        Phase::Reset
+    } else if flags.has(TcpFlags::FIN) {
+        Phase::FinOriginal
+    } else {
+        Phase::Established
+    }
+}
+
 /// What a packet with these flags, travelling this way, does to a flow in this phase.
 #[inline(always)]
 pub fn step(phase: Phase, direction: Direction, flags: TcpFlags) -> Step {
@@ -297,6 +311,20 @@ mod tests {
             assert_eq!(first(Protocol::TCP, flags), None);
         }
         assert_eq!(first(Protocol::UDP, TcpFlags(0)), Some(Phase::Unreplied));
+    }
+
+    #[test]
+    fn a_flow_met_in_its_middle_is_where_its_packet_says() {
+        for (flags, phase) in [
+            (SYN, Phase::SynSent),
+            (SYN_ACK, Phase::Established),
+            (ACK, Phase::Established),
+            (FIN_ACK, Phase::FinOriginal),
+            (RST, Phase::Reset),
+        ] {
+            assert_eq!(met(Protocol::TCP, flags), phase, "{flags:?}");
+        }
+        assert_eq!(met(Protocol::UDP, TcpFlags(0)), Phase::Unreplied);
     }
 
     #[test]

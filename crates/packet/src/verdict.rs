@@ -1,10 +1,15 @@
 //! What becomes of a packet, and why.
 
+use crate::bucket::NodeId;
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// On to its next hop.
+    /// On to its next hop; in `tap` mode to the analyser, unchanged.
     Forward,
+    /// To the node that owns its bucket, out of the interface that it came in by; the frame carries
+    /// that node's address already and is otherwise what it was.
+    Pass(NodeId),
     /// Nowhere.
     Drop(DropReason),
     /// To the node's own network stack, untouched.
@@ -23,6 +28,8 @@ pub enum UpcallReason {
     Loading = 1,
     /// Another writer held the flow's place in the table for too long.
     Contended = 2,
+    /// Its bucket is on its way here and another node still handles it.
+    Held = 3,
 }
 
 impl UpcallReason {
@@ -31,6 +38,7 @@ impl UpcallReason {
         match bits {
             1 => Some(Self::Loading),
             2 => Some(Self::Contended),
+            3 => Some(Self::Held),
             _ => None,
         }
     }
@@ -71,6 +79,10 @@ reasons! {
     TableFull "drop.table-full" "No room for another flow near its place in the node table.",
     UpcallFull "drop.upcall-full" "User space does not take packets fast enough.",
     NoRoute "drop.no-route" "The node has no route to the destination.",
+    HoldFull "drop.hold-full" "Too many packets wait for a bucket that is on its way here.",
+    HoldDiscarded "drop.hold-discarded" "It waited for a bucket that did not come after all.",
+    PassedTwice "drop.passed-twice" "Another node passed it here, and the bucket is not here either.",
+    NoPeer "drop.no-peer" "Its owner has no known address on the interface that it came in by.",
     Internal "drop.internal" "A limit of this build that should not be reachable.",
 }
 
@@ -88,10 +100,14 @@ pub enum Counter {
     Answered = 3,
     /// Passed up to user space.
     Upcall = 4,
+    /// Passed to the node that owns its bucket.
+    Passed = 5,
+    /// Held, and left out when the bucket came: its last owner had handled it.
+    Skipped = 6,
 }
 
-const PLAIN_COUNTERS: [&str; 5] =
-    ["forwarded", "forwarded-by-stack", "stack", "answered", "upcall"];
+const PLAIN_COUNTERS: [&str; 7] =
+    ["forwarded", "forwarded-by-stack", "stack", "answered", "upcall", "passed", "skipped"];
 
 /// How many counters there are.
 pub const COUNTERS: u32 = (PLAIN_COUNTERS.len() + DROP_REASONS.len()) as u32;

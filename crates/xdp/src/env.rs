@@ -1,12 +1,16 @@
 //! The pipeline's surroundings in the kernel.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop,
+};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
-use testudo_packet::env::{Env, Mac, RuleVisitor};
-use testudo_packet::event::{EVENT_WORDS, Event};
+use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
+use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
 use testudo_packet::flow::Address;
+use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
+use testudo_packet::reception::Mode;
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::Slots;
 
@@ -33,6 +37,15 @@ unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::f
         _ => 1,
     }
 }
+
+/// A handled packet in the ring buffer.
+#[repr(C)]
+struct HandledItem {
+    first: u64,
+    words: [u64; HASHED_WORDS],
+}
+
+const _: () = assert!(size_of::<HandledItem>() == HANDLED_WORDS * 8);
 
 /// The node that the program runs on.
 pub struct Kernel;
@@ -98,6 +111,29 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn mode(&self) -> Mode {
+        Mode::from_word(setting::MODE())
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: Address) -> bool {
+        // SAFETY: only the presence of the value is looked at.
+        unsafe { maps::LOCAL.get(&[address.high, address.low]) }.is_some()
+    }
+
+    #[inline(always)]
+    fn station(&self, interface: u32, mac: Mac) -> Option<NodeId> {
+        // SAFETY: the daemon replaces a value as a whole word.
+        unsafe { maps::STATIONS.get(&[mac.0, interface as u64]) }.map(|node| NodeId(*node as u8))
+    }
+
+    #[inline(always)]
+    fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac> {
+        // SAFETY: as above.
+        unsafe { maps::STATION_MACS.get(&maps::station_key(interface, node.0)) }.map(|mac| Mac(*mac))
+    }
+
+    #[inline(always)]
     fn now(&self) -> Nanos {
         // SAFETY: a helper without arguments.
         Nanos(unsafe { bpf_ktime_get_coarse_ns() })
@@ -144,6 +180,41 @@ impl Env for Kernel {
                 room.submit(BPF_RB_NO_WAKEUP as u64);
             }
             None => add_shared(shared::LOST_EVENTS, 1),
+        }
+    }
+
+    #[inline(always)]
+    fn emit_handled<F: Frame>(&self, bucket: BucketId, frame: &F, extent: Extent) {
+        let Some(mut room) = maps::EVENTS.reserve::<HandledItem>(0) else {
+            return add_shared(shared::LOST_HANDLED, 1);
+        };
+        room.write(HandledItem {
+            first: handled_word(bucket, extent.length),
+            words: [0; HASHED_WORDS],
+        });
+        // SAFETY: just written.
+        let item = unsafe { &mut *room.as_mut_ptr() };
+        match frame.copy(extent.offset, extent.bytes, &mut item.words) {
+            Some(()) => room.submit(BPF_RB_NO_WAKEUP as u64),
+            None => {
+                room.discard(BPF_RB_NO_WAKEUP as u64);
+                add_shared(shared::LOST_HANDLED, 1);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_load(&self, bucket: BucketId, bytes: u32) {
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        let row = setting::BUCKET_MASK() as u32 + 1;
+        if let Some(load) = maps::LOADS.get_ptr_mut(cpu * row + bucket.0 as u32) {
+            // SAFETY: the map gave the pointer; this CPU alone writes its row, and the program is not
+            // interrupted by itself.
+            unsafe {
+                (*load)[0] += 1;
+                (*load)[1] += bytes as u64;
+            }
         }
     }
 }

@@ -43,6 +43,29 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub static UPCALLS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
+/// Packets and bytes of each bucket, a row of buckets for each CPU, so that a CPU adds to lines of
+/// its own. Not a per-CPU array: user space can't map those. The loader sets the size.
+#[map]
+pub static LOADS: Array<[u64; 2]> = Array::with_max_entries(1, MMAPABLE);
+
+/// The node's own addresses, halves of 64 bits.
+#[map]
+pub static LOCAL: HashMap<[u64; 2], u64> = HashMap::with_max_entries(2048, 0);
+
+/// Which node has an address on an interface's link: address and interface to node.
+#[map]
+pub static STATIONS: HashMap<[u64; 2], u64> = HashMap::with_max_entries(8192, 0);
+
+/// The address that a node has on an interface's link: [`station_key`] to address.
+#[map]
+pub static STATION_MACS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
+/// The key of [`STATION_MACS`].
+#[inline(always)]
+pub fn station_key(interface: u32, node: u8) -> u64 {
+    (interface as u64) << 8 | node as u64
+}
+
 /// The key of [`ANSWERS`].
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -62,8 +85,10 @@ pub mod shared {
     pub const FLOWS: u32 = 2;
     /// Events that found no room.
     pub const LOST_EVENTS: u32 = 3;
-    /// How many words there are.
-    pub const WORDS: u32 = 8;
+    /// Handled packets of yielding buckets that found no room.
+    pub const LOST_HANDLED: u32 = 4;
+    /// How many words there are; those that are not named here are the daemon's.
+    pub const WORDS: u32 = 128;
 }
 
 /// The word of [`SHARED`] of this number.
@@ -108,4 +133,4 @@ macro_rules! settings {
     };
 }
 
-settings! { NODE HASH_KEY_LOW HASH_KEY_HIGH BUCKET_MASK GROUNDS SLOT_MASK CLUSTER_MAC }
+settings! { NODE HASH_KEY_LOW HASH_KEY_HIGH BUCKET_MASK GROUNDS SLOT_MASK CLUSTER_MAC MODE }

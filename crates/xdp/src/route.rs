@@ -126,10 +126,11 @@ pub fn forward(ctx: &XdpContext, frame: &mut impl Frame, interface: u32) -> u32 
     unsafe { bpf_redirect(hop.interface, 0) as u32 }
 }
 
-/// Sends the frame out of the interface that it came in by. Not by `XDP_TX`: a veth keeps such a
-/// frame until something else wakes its peer, unless the peer runs an XDP program too.
+/// Sends the frame out of an interface as it is. Not by `XDP_TX` where it is the one that the frame
+/// came in by: a veth keeps such a frame until something else wakes its peer, unless the peer runs an
+/// XDP program too.
 #[inline(always)]
-pub fn send_back(interface: u32) -> u32 {
+pub fn send_out(interface: u32) -> u32 {
     // SAFETY: a helper that takes numbers.
     unsafe { bpf_redirect(interface, 0) as u32 }
 }

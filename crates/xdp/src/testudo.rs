@@ -19,7 +19,9 @@ mod upcall;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use testudo_packet::env::Env;
 use testudo_packet::pipeline;
+use testudo_packet::reception::Mode;
 use testudo_packet::verdict::{Counter, Verdict};
 
 use env::Kernel;
@@ -30,7 +32,17 @@ pub fn testudo(ctx: XdpContext) -> u32 {
     let mut frame = KernelFrame::new(&ctx);
     let interface = ctx.ingress_ifindex() as u32;
     match pipeline::handle(&Kernel, &mut frame, interface) {
-        Verdict::Forward => route::forward(&ctx, &mut frame, interface),
+        Verdict::Forward => match Kernel.mode() {
+            Mode::Tap { interface } => {
+                maps::count(Counter::Forwarded as u32);
+                route::send_out(interface)
+            }
+            _ => route::forward(&ctx, &mut frame, interface),
+        },
+        Verdict::Pass(_) => {
+            maps::count(Counter::Passed as u32);
+            route::send_out(interface)
+        }
         Verdict::Drop(reason) => {
             maps::count(reason.counter());
             xdp_action::XDP_DROP
@@ -41,7 +53,7 @@ pub fn testudo(ctx: XdpContext) -> u32 {
         }
         Verdict::Answer => {
             maps::count(Counter::Answered as u32);
-            route::send_back(interface)
+            route::send_out(interface)
         }
         Verdict::Upcall(reason) => upcall::send(&ctx, &frame, interface, reason),
     }

@@ -4,10 +4,11 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, xdp_action};
 use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
-use testudo_packet::env::Frame;
+use testudo_packet::env::{Env, Frame};
 use testudo_packet::verdict::{Counter, DropReason, UpcallReason};
 use testudo_packet::wire;
 
+use crate::env::Kernel;
 use crate::maps;
 use crate::route;
 
@@ -36,6 +37,8 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
         return xdp_action::XDP_DROP;
     }
     let hop = match wire::parse_link(frame) {
+        // An analyser is no hop.
+        Ok(_) if !Kernel.mode().is_inline() => None,
         Ok(link) => route::next_hop(ctx, frame, &link, interface).ok(),
         Err(_) => None,
     };

@@ -9,14 +9,16 @@ use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
 use testudo_packet::table::SLOT_WORDS;
-use testudo_packet::verdict::COUNTERS;
 
 use super::send::Sender;
+use super::stations::StationMaps;
 use super::{KernelDatapath, refusal, shared};
 use crate::Error;
+use crate::held::Held;
 use crate::memory::Words;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
+use crate::stations::Stations;
 
 /// The programs, as `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
@@ -33,6 +35,7 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
     for word in buckets.as_slice() {
         word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
     }
+    let loads = words(&mut programs, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
     write_answers(&mut programs, &settings)?;
     let flows = shared::FLOWS;
     let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placer());
@@ -45,9 +48,17 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
         counts: typed(&mut programs, "COUNTS", PerCpuArray::try_from)?,
         events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,
         upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,
-        own_events: Vec::new(),
-        own_counts: vec![0; COUNTERS as usize],
+        loads,
+        stations: Stations::default(),
+        station_maps: StationMaps {
+            local: typed(&mut programs, "LOCAL", HashMap::try_from)?,
+            stations: typed(&mut programs, "STATIONS", HashMap::try_from)?,
+            macs: typed(&mut programs, "STATION_MACS", HashMap::try_from)?,
+        },
+        held: Held::default(),
+        own_occurrences: Vec::new(),
         lost_seen: 0,
+        lost_handled_seen: 0,
         sender: Sender::new().map_err(Error::Socket)?,
         settings,
         programs,
@@ -56,7 +67,7 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
 
 fn load_object(settings: &Settings) -> Result<Ebpf, Error> {
     let placer = settings.placer();
-    let constants: [(&str, u64); 7] = [
+    let constants: [(&str, u64); 8] = [
         ("NODE", settings.node.0.into()),
         ("HASH_KEY_LOW", placer.key.k0),
         ("HASH_KEY_HIGH", placer.key.k1),
@@ -64,13 +75,21 @@ fn load_object(settings: &Settings) -> Result<Ebpf, Error> {
         ("GROUNDS", placer.grounds.0),
         ("SLOT_MASK", (settings.table_slots - 1).into()),
         ("CLUSTER_MAC", settings.cluster_mac.0),
+        ("MODE", settings.mode.to_word()),
     ];
     let mut loader = EbpfLoader::new();
     for (name, value) in &constants {
         loader.override_global(name, value, true);
     }
     loader.map_max_entries("NODE_TABLE", settings.table_slots);
+    loader.map_max_entries("LOADS", settings.buckets * cpus()?);
     loader.load(OBJECT).map_err(refusal::object)
+}
+
+/// How many CPUs the machine can ever have: each has a row of its own in the loads.
+fn cpus() -> Result<u32, Error> {
+    let failed = |(file, error)| Error::Map { map: "LOADS", said: format!("{file}: {error}") };
+    aya::util::nr_cpus().map(|cpus| cpus as u32).map_err(failed)
 }
 
 fn load_programs(programs: &mut Ebpf) -> Result<(), Error> {

@@ -8,11 +8,13 @@
 //! takes the programs off the interfaces and frees the maps.
 
 mod loader;
+mod packets;
 mod refusal;
 mod send;
+mod stations;
 mod upcall;
 
-use std::cell::RefCell;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,22 +22,23 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::event::{EVENT_WORDS, Event};
+use testudo_packet::event::{HANDLED_WORDS, Occurrence};
 use testudo_packet::flow::FlowKey;
-use testudo_packet::pipeline;
+use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
-use testudo_packet::verdict::{DropReason, Verdict, counter_name};
+use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
-use crate::frame::SliceFrame;
-use crate::host_env::HostEnv;
-use crate::interface::{Datapath, Drained, NodeTable};
+use crate::held::{Held, Released};
+use crate::interface::{BucketLoad, Datapath, Drained};
 use crate::memory::Words;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
-use crate::user::{check_rules, flow_of};
+use crate::stations::{Station, Stations};
+use crate::user::check_rules;
 
 use send::Sender;
+use stations::StationMaps;
 use upcall::Upcall;
 
 /// The words of the shared array; `crates/xdp/src/maps.rs` has the other half.
@@ -44,8 +47,13 @@ mod shared {
     pub const RULES: usize = 1;
     pub const FLOWS: usize = 2;
     pub const LOST_EVENTS: usize = 3;
-    pub const WORDS: usize = 8;
+    pub const LOST_HANDLED: usize = 4;
+    /// What the daemon itself counts of packets, by the number of the counter.
+    pub const OWN_COUNTS: usize = 32;
+    pub const WORDS: usize = 128;
 }
+
+const _: () = assert!(shared::OWN_COUNTS + COUNTERS as usize <= shared::WORDS);
 
 /// How many packets are taken from the kernel in one call at most, so that a flood of them can't
 /// keep the daemon from its other work.
@@ -62,10 +70,15 @@ pub struct KernelDatapath {
     counts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     upcalls: RingBuf<MapData>,
-    /// Events of packets that were handled here, until they are read with the kernel's.
-    own_events: Vec<Event>,
-    own_counts: Vec<u64>,
+    /// Packets and bytes of each bucket: a row of buckets for each CPU.
+    loads: Words,
+    stations: Stations,
+    station_maps: StationMaps,
+    held: Held<Upcall>,
+    /// What packets that were handled here have changed, until it is read with the kernel's.
+    own_occurrences: Vec<Occurrence>,
     lost_seen: u64,
+    lost_handled_seen: u64,
     sender: Sender,
     /// The programs; dropping them takes them off the interfaces.
     programs: Ebpf,
@@ -102,50 +115,6 @@ impl KernelDatapath {
     /// The XDP program, for running it on packets without an interface.
     pub fn program(&mut self) -> Result<&mut aya::programs::Xdp, Error> {
         loader::program(&mut self.programs)
-    }
-
-    /// Handles one packet that came up.
-    fn handle_upcall(
-        &mut self,
-        upcall: Upcall,
-        now: Nanos,
-        missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
-    ) {
-        let mut frame = upcall.packet;
-        // A bucket that has moved on since gets no entry any more.
-        if let Some((bucket, key)) = flow_of(&self.settings, &mut frame)
-            && self.bucket(bucket).owner == self.settings.node
-            && let Some(record) = missing(bucket, &key)
-        {
-            self.table.install(&[record], now);
-        }
-        let env = HostEnv {
-            placer: self.settings.placer(),
-            settings: &self.settings,
-            table: &self.table,
-            buckets: &self.buckets,
-            rules: &self.rules,
-            lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
-            now,
-            loaded: true,
-            events: RefCell::new(Vec::new()),
-        };
-        let verdict = pipeline::handle(&env, &mut SliceFrame(&mut frame), upcall.interface);
-        self.own_events.extend(env.events.into_inner());
-        let counter = match verdict {
-            Verdict::Forward => match self.sender.send(&mut frame, upcall.next_hop) {
-                Ok(counter) => counter as u32,
-                Err(error) => {
-                    tracing::debug!(%error, "a packet that came up could not be sent on");
-                    DropReason::NoRoute.counter()
-                }
-            },
-            Verdict::Drop(reason) => reason.counter(),
-            // What comes up is a packet of an owned bucket; a lock that is held again is given up on.
-            Verdict::Upcall(_) => DropReason::UpcallFull.counter(),
-            Verdict::Stack | Verdict::Answer => DropReason::Internal.counter(),
-        };
-        self.own_counts[counter as usize] += 1;
     }
 }
 
@@ -190,23 +159,59 @@ impl Datapath for KernelDatapath {
         Ok(())
     }
 
-    fn drain_events(&mut self, event: &mut dyn FnMut(Event)) -> Drained {
-        let mut events = self.own_events.len();
-        self.own_events.drain(..).for_each(&mut *event);
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut next = self.stations.clone();
+        next.set_local(addresses)?;
+        self.station_maps.write_local(&next.local)?;
+        self.stations = next;
+        Ok(())
+    }
+
+    fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error> {
+        let mut next = self.stations.clone();
+        next.set_stations(stations)?;
+        self.station_maps.write_stations(&next.stations)?;
+        self.stations = next;
+        Ok(())
+    }
+
+    fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained {
+        let key = self.settings.placer().key;
+        let mut drained = Drained::default();
+        for seen in self.own_occurrences.drain(..) {
+            drained.count(&seen);
+            occurrence(seen);
+        }
         while let Some(item) = self.events.next() {
-            let mut words = [0; EVENT_WORDS];
+            let mut words = [0; HANDLED_WORDS];
+            let mut length = 0;
             for (word, bytes) in words.iter_mut().zip(item.chunks_exact(8)) {
                 *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+                length += 1;
             }
-            if let Some(read) = Event::from_words(words) {
-                event(read);
-                events += 1;
+            if let Some(seen) = Occurrence::from_words(&words[..length], key) {
+                drained.count(&seen);
+                occurrence(seen);
             }
         }
-        let lost = self.shared.as_slice()[shared::LOST_EVENTS].load(Ordering::Relaxed);
-        let drained = Drained { events, lost: lost.wrapping_sub(self.lost_seen) };
-        self.lost_seen = lost;
+        let shared = self.shared.as_slice();
+        let lost = shared[shared::LOST_EVENTS].load(Ordering::Relaxed);
+        let lost_handled = shared[shared::LOST_HANDLED].load(Ordering::Relaxed);
+        drained.lost = lost.wrapping_sub(self.lost_seen);
+        drained.lost_handled = lost_handled.wrapping_sub(self.lost_handled_seen);
+        (self.lost_seen, self.lost_handled_seen) = (lost, lost_handled);
         drained
+    }
+
+    fn loads(&self, loads: &mut [BucketLoad]) {
+        let row = self.settings.buckets as usize * 2;
+        for (bucket, load) in loads.iter_mut().take(self.settings.buckets as usize).enumerate() {
+            *load = BucketLoad::default();
+            for cpu in self.loads.as_slice().chunks_exact(row) {
+                load.packets += cpu[bucket * 2].load(Ordering::Relaxed);
+                load.bytes += cpu[bucket * 2 + 1].load(Ordering::Relaxed);
+            }
+        }
     }
 
     fn handle_upcalls(
@@ -218,9 +223,27 @@ impl Datapath for KernelDatapath {
             let Some(upcall) = self.upcalls.next().and_then(|item| upcall::read(&item)) else {
                 return handled;
             };
-            self.handle_upcall(upcall, now, missing);
+            self.take(upcall, now, missing);
         }
         MAX_UPCALLS
+    }
+
+    fn held(&self, bucket: BucketId) -> usize {
+        self.held.count(bucket)
+    }
+
+    fn release_held(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        handled: &mut dyn FnMut(PacketHash) -> bool,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released {
+        self.release(now, bucket, handled, resolve)
+    }
+
+    fn discard_held(&mut self, bucket: BucketId) -> usize {
+        self.discard(bucket)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -228,7 +251,8 @@ impl Datapath for KernelDatapath {
             Ok(values) => values.iter().sum(),
             Err(_) => 0u64,
         };
-        let own = (0..).zip(&self.own_counts);
-        own.filter_map(|(index, own)| Some((counter_name(index)?, own + kernel(index)))).collect()
+        let own = (0..).zip(&self.shared.as_slice()[shared::OWN_COUNTS..]);
+        let own = own.map(|(index, own)| (index, own.load(Ordering::Relaxed)));
+        own.map_while(|(index, own)| Some((counter_name(index)?, own + kernel(index)))).collect()
     }
 }

@@ -14,6 +14,7 @@ const QUOTED: usize = 400;
 
 /// What a verifier's log says when a feature is missing, the feature, and the first kernel with it.
 const FEATURES: &[(&str, &str, &str)] = &[
+    ("BPF program is too large", "a verifier that follows a million instructions", "5.2"),
     ("bpf_xdp_load_bytes", "the helper bpf_xdp_load_bytes", "5.18"),
     ("bpf_loop", "the helper bpf_loop", "5.17"),
     ("bpf_ktime_get_coarse_ns", "the helper bpf_ktime_get_coarse_ns", "5.11"),
@@ -23,7 +24,6 @@ const FEATURES: &[(&str, &str, &str)] = &[
     ("invalid func", "a BPF helper", "5.18"),
     ("BPF_STX uses reserved fields", "atomic compare-and-swap in BPF", "5.12"),
     ("invalid atomic operand", "atomic compare-and-swap in BPF", "5.12"),
-    ("BPF program is too large", "a verifier that follows a million instructions", "5.2"),
     ("unknown opcode", "BPF instruction set v3", "5.1"),
 ];
 

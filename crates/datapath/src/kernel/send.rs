@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use testudo_packet::env::Frame;
+use testudo_packet::env::{Frame, Mac};
 use testudo_packet::pipeline;
 use testudo_packet::verdict::Counter;
 use testudo_packet::wire::{self, Payload};
@@ -72,6 +72,14 @@ impl Sender {
         }
         self.send_ip(frame, link.offset as usize, link.payload)?;
         Ok(Counter::ForwardedByStack)
+    }
+
+    /// Sends a frame out of an interface as it is.
+    pub fn send_as_is(&self, frame: &[u8], interface: u32) -> io::Result<()> {
+        let short = || io::Error::new(io::ErrorKind::InvalidData, "shorter than its link header");
+        let destination = *frame.first_chunk().ok_or_else(short)?;
+        let destination = Mac::from_bytes(destination);
+        self.send_link(frame, NextHop { interface, source: destination, destination })
     }
 
     fn send_link(&self, frame: &[u8], hop: NextHop) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! A packet that came up; `crates/xdp/src/upcall.rs` writes it.
 
 use testudo_packet::env::Mac;
+use testudo_packet::verdict::UpcallReason;
 
 /// Where a packet goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct NextHop {
 pub struct Upcall {
     /// The number of the interface that it came in by.
     pub interface: u32,
+    /// Why it came up; `None`: for a reason that only another build of the program knows.
+    pub reason: Option<UpcallReason>,
     /// Where it goes next; `None`: the node's stack has to find out.
     pub next_hop: Option<NextHop>,
     pub packet: Vec<u8>,
@@ -34,10 +37,11 @@ pub fn read(item: &[u8]) -> Option<Upcall> {
         let bytes = head.get(at..at + 8)?;
         Some(Mac(u64::from_ne_bytes(bytes.try_into().ok()?)))
     };
-    let (interface, bytes, out) = (number(0)?, number(4)?, number(12)?);
+    let (interface, bytes, reason, out) = (number(0)?, number(4)?, number(8)?, number(12)?);
     let next_hop = NextHop { interface: out, source: mac(16)?, destination: mac(24)? };
     Some(Upcall {
         interface,
+        reason: u8::try_from(reason).ok().and_then(UpcallReason::from_bits),
         next_hop: (out != 0).then_some(next_hop),
         packet: data.get(..bytes as usize)?.to_vec(),
     })
@@ -57,7 +61,9 @@ mod tests {
         item.extend(0x0c0d_u64.to_ne_bytes());
         item.extend([1, 2, 3, 0, 0]);
         let hop = NextHop { interface: 9, source: Mac(0x0a0b), destination: Mac(0x0c0d) };
-        let expected = Upcall { interface: 7, next_hop: Some(hop), packet: vec![1, 2, 3] };
+        let reason = Some(UpcallReason::Loading);
+        let packet = vec![1, 2, 3];
+        let expected = Upcall { interface: 7, reason, next_hop: Some(hop), packet };
         assert_eq!(read(&item), Some(expected));
         assert_eq!(read(&item[..34]), None);
         assert_eq!(read(&item[..20]), None);

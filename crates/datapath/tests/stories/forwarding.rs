@@ -1,6 +1,7 @@
 //! From a packet that may pass to the frame that goes out.
 
 use testudo_packet::env::{Frame, Mac};
+use testudo_packet::packet_hash::HASHED_WORDS;
 use testudo_packet::pipeline::{NotDirect, check_direct, forward};
 use testudo_packet::wire::{Link, parse_link};
 
@@ -38,6 +39,9 @@ impl Frame for Bytes {
     }
     fn u64(&self, offset: u32) -> Option<u64> {
         self.read(offset).map(u64::from_be_bytes)
+    }
+    fn copy(&self, _: u32, _: u32, _: &mut [u64; HASHED_WORDS]) -> Option<()> {
+        None
     }
     fn set_u8(&mut self, offset: u32, value: u8) -> Option<()> {
         self.write(offset, value.to_be_bytes())

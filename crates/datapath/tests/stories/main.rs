@@ -10,12 +10,15 @@
 mod datagrams;
 mod forwarding;
 mod headers;
+mod moves;
 mod neighbours;
 mod node;
 mod ownership;
 mod packets;
+mod steered;
+mod tap;
 mod tcp;
 #[path = "../traffic/mod.rs"]
-#[allow(dead_code, reason = "the addresses are for other tests")]
+#[allow(dead_code, reason = "some of it is for other tests")]
 mod traffic;
 mod tunnels;

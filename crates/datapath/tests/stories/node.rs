@@ -8,9 +8,10 @@ use testudo_datapath::{Answer, Datapath, EntryView, NodeTable, Settings};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
-use testudo_packet::event::{Event, EventKind};
+use testudo_packet::event::{Event, EventKind, Handled, Occurrence};
 use testudo_packet::flow::{Endpoint, FlowKey, Protocol};
 use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
 use testudo_packet::tracking::Phase;
 use testudo_packet::verdict::Verdict;
@@ -77,6 +78,11 @@ impl Node {
 
     /// A node of this number with a table of so many slots.
     pub fn with(node: u8, slots: u32, rules: &[Rule]) -> Self {
+        Self::in_mode(Mode::Shared, node, slots, rules)
+    }
+
+    /// The same in another reception mode.
+    pub fn in_mode(mode: Mode, node: u8, slots: u32, rules: &[Rule]) -> Self {
         let answers = [INSIDE, OUTSIDE].into_iter().flat_map(|interface| {
             [CLUSTER_V4, CLUSTER_V6].map(|text| Answer {
                 interface,
@@ -84,7 +90,7 @@ impl Node {
                 own: Mac::from_bytes(own_mac(node)),
             })
         });
-        let mut datapath = UserDatapath::new(Settings {
+        let settings = Settings {
             node: NodeId(node),
             secret: *b"a cluster secret",
             buckets: BUCKETS,
@@ -92,8 +98,9 @@ impl Node {
             cluster_mac: Mac::from_bytes(CLUSTER_MAC),
             table_slots: slots,
             answers: answers.collect(),
-        })
-        .expect("good settings");
+            mode,
+        };
+        let mut datapath = UserDatapath::new(settings).expect("good settings");
         datapath.set_rules(rules).expect("few rules");
         datapath.set_lease(Nanos(u64::MAX));
         let mut node = Self { datapath, now: Nanos(0) };
@@ -121,11 +128,23 @@ impl Node {
         self.datapath.counters().into_iter().filter(|&(_, count)| count > 0).collect()
     }
 
+    /// What has happened to flows; no packet was reported as handled.
     pub fn events(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        let drained = self.datapath.drain_events(&mut |event| events.push(event));
-        assert_eq!(drained.lost, 0);
+        let (events, handled) = self.occurrences();
+        assert_eq!(handled, []);
         events
+    }
+
+    /// What has happened to flows, and the packets that were reported as handled.
+    pub fn occurrences(&mut self) -> (Vec<Event>, Vec<Handled>) {
+        let (mut events, mut handled) = (Vec::new(), Vec::new());
+        let drained = self.datapath.drain_events(&mut |occurrence| match occurrence {
+            Occurrence::Flow(event) => events.push(event),
+            Occurrence::Handled(packet) => handled.push(packet),
+        });
+        assert_eq!((drained.lost, drained.lost_handled), (0, 0));
+        assert_eq!((drained.events, drained.handled), (events.len(), handled.len()));
+        (events, handled)
     }
 
     /// Gives one frame to the node a second later, and returns the verdict and what came out. One
@@ -137,7 +156,7 @@ impl Node {
         let verdict = self.datapath.handle(&mut out, interface, self.now);
         *before.entry(counter(verdict)).or_default() += 1;
         assert_eq!(self.counters(), before, "{verdict:?}");
-        if verdict != Verdict::Answer {
+        if !matches!(verdict, Verdict::Answer | Verdict::Pass(_)) {
             assert_eq!(out, frame, "{verdict:?} changed the frame");
         }
         (verdict, out)
@@ -187,6 +206,7 @@ pub fn seen_of(view: &EntryView) -> Seen {
 pub fn counter(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Forward => "forwarded",
+        Verdict::Pass(_) => "passed",
         Verdict::Drop(reason) => reason.name(),
         Verdict::Stack => "stack",
         Verdict::Answer => "answered",

@@ -186,6 +186,30 @@ pub fn packet() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// The address of a node on the link.
+pub const fn node_mac(node: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, node]
+}
+
+/// Gives a frame the addresses on the link that this number picks: from a client or a node, to node 1
+/// most often, or to another node or to the cluster.
+pub fn steer(frame: &mut [u8], number: u64) {
+    // Weyl's sequence, so that neighbouring numbers pick differently.
+    let pick = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+    let to = match pick % 8 {
+        0 => CLUSTER_MAC,
+        1 => node_mac(2),
+        2 => node_mac(7),
+        _ => node_mac(1),
+    };
+    if frame.len() >= 12 && frame[0] & 1 == 0 {
+        frame[..6].copy_from_slice(&to);
+        if pick & 0x30 == 0 {
+            frame[6..12].copy_from_slice(&node_mac(2));
+        }
+    }
+}
+
 /// A run of packets that this seed gives.
 pub fn packets(seed: u64, count: usize) -> Vec<Vec<u8>> {
     let mut bytes = [0; 32];

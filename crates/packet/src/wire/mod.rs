@@ -26,6 +26,8 @@ mod ether_type {
 pub struct Link {
     /// Who it is for.
     pub destination: Mac,
+    /// Who sent it.
+    pub source: Mac,
     /// Whether it carries VLAN tags (IEEE 802.1Q, at most two are followed).
     pub tagged: bool,
     /// What follows.
@@ -97,6 +99,9 @@ pub fn parse_link<F: Frame>(frame: &F) -> Result<Link, DropReason> {
     let high = frame.u16(0).ok_or(DropReason::Truncated)?;
     let low = frame.u32(2).ok_or(DropReason::Truncated)?;
     let destination = Mac((high as u64) << 32 | low as u64);
+    let high = frame.u32(6).ok_or(DropReason::Truncated)?;
+    let low = frame.u16(10).ok_or(DropReason::Truncated)?;
+    let source = Mac((high as u64) << 16 | low as u64);
     let mut offset = 14;
     let mut tagged = false;
     for _ in 0..2 {
@@ -112,7 +117,18 @@ pub fn parse_link<F: Frame>(frame: &F) -> Result<Link, DropReason> {
         ether_type::ARP => Payload::Arp,
         _ => Payload::Other,
     };
-    Ok(Link { destination, tagged, payload, offset })
+    Ok(Link { destination, source, tagged, payload, offset })
+}
+
+/// Where an IP packet goes to, before anything of it has been checked.
+#[inline(always)]
+pub fn destination<F: Frame>(frame: &F, link: &Link) -> Option<Address> {
+    let at = link.offset;
+    match link.payload {
+        Payload::V4 => Some(Address::v4(frame.u32(at + 16)?)),
+        Payload::V6 => Some(Address { high: frame.u64(at + 24)?, low: frame.u64(at + 32)? }),
+        _ => None,
+    }
 }
 
 /// What a route is looked up by.

@@ -310,6 +310,10 @@ pub enum BucketState {
     Active,
     /// It owns the bucket and flows are still on their way into the node table.
     Loading,
+    /// It is about to own the bucket, and keeps its packets until then.
+    Holding,
+    /// It owns the bucket, and is about to give it to another node.
+    Yielding,
     /// Another node owns it, or none.
     Foreign,
 }

@@ -61,6 +61,8 @@ fn row(bucket: &Bucket) -> [String; 6] {
     let state = match bucket.state {
         BucketState::Active => "active",
         BucketState::Loading => "loading",
+        BucketState::Holding => "holding",
+        BucketState::Yielding => "yielding",
         BucketState::Foreign => "foreign",
     };
     let successors = Some(bucket.successors.join(",")).filter(|names| !names.is_empty());

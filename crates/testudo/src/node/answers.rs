@@ -60,21 +60,18 @@ pub struct Answerer {
     pub engine: Sender<engine::Input>,
     /// The heartbeat thread's.
     pub heartbeats: Sender<heartbeat::Input>,
+    /// Who does what operators ask for.
+    pub operator: Operator,
 }
 
 impl Answerer {
-    /// Answers a question, or says why not. This node has no coordinator.
+    /// Answers a question, or says why not.
     pub fn answer(&self, request: Request) -> Reply {
-        self.answer_with(&Operator::new(self.cluster.clone()), request)
+        self.tell(request).unwrap_or_else(|error| Reply::error(error.to_string()))
     }
 
-    /// Answers a question, or says why not. Who does what operators ask for is `operator`.
-    pub fn answer_with(&self, operator: &Operator, request: Request) -> Reply {
-        let reply = self.tell(operator, request);
-        reply.unwrap_or_else(|error| Reply::error(error.to_string()))
-    }
-
-    fn tell(&self, operator: &Operator, request: Request) -> Result<Reply, NoAnswer> {
+    fn tell(&self, request: Request) -> Result<Reply, NoAnswer> {
+        let operator = &self.operator;
         Ok(match request {
             Request::Status {} => Reply::Status(Box::new(self.status()?)),
             Request::Buckets { bucket } => Reply::Buckets(self.buckets(bucket)?),
@@ -89,7 +86,7 @@ impl Answerer {
             }
             Request::Map {} => Reply::Map(operator.map()?),
             Request::History { limit } => Reply::History(operator.history(limit)?),
-            Request::Health {} => Reply::Health(operator.health()?),
+            Request::Health {} => Reply::Health(operator.health()),
             Request::Restart {} => Reply::Restarting(operator.restart()?),
         })
     }
@@ -135,25 +132,28 @@ impl Answerer {
         let fenced = |peer: &&PeerStatus| peer.state == PeerState::Fenced;
         let view = self.view()?;
         let gone: Vec<_> = view.peers.iter().filter(fenced).map(|peer| peer.node).collect();
+        let ranks = |bucket| view.map.ranks(bucket);
         let all = (0..self.cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let shown = all.zip(slots.iter().zip(counts));
         let shown = shown.filter(|(bucket, _)| only.is_none_or(|only| only == *bucket));
         let shown =
-            shown.map(|(bucket, (slot, entries))| self.bucket(bucket, slot, entries, &gone));
+            shown.map(|(bucket, (slot, entries))| {
+                self.bucket((bucket, ranks(bucket)), slot, entries, &gone)
+            });
         Ok(protocol::Buckets { buckets: shown.collect() })
     }
 
     /// A bucket as it is shown. Nodes that are gone succeed nobody.
     fn bucket(
         &self,
-        bucket: BucketId,
+        (bucket, ranks): (BucketId, &[NodeId]),
         slot: &BucketSlot,
         entries: u32,
         gone: &[NodeId],
     ) -> protocol::Bucket {
         let name = |node: NodeId| self.cluster.member(node).to_owned();
         let owner = Some(slot.owner).filter(|&node| node != NodeId::NONE);
-        let ranks = self.cluster.allocation().ranks(bucket).iter().copied();
+        let ranks = ranks.iter().copied();
         let successors = ranks.filter(|node| Some(*node) != owner && !gone.contains(node));
         protocol::Bucket {
             bucket: bucket.0,
@@ -164,6 +164,8 @@ impl Answerer {
                 _ if slot.owner != self.cluster.node() => protocol::BucketState::Foreign,
                 BucketState::Active => protocol::BucketState::Active,
                 BucketState::Loading => protocol::BucketState::Loading,
+                BucketState::Holding => protocol::BucketState::Holding,
+                BucketState::Yielding => protocol::BucketState::Yielding,
             },
             entries: entries.into(),
         }
@@ -321,7 +323,6 @@ const fn role(role: Role) -> protocol::Role {
     match role {
         Role::Joining => protocol::Role::Joining,
         Role::Member => protocol::Role::Member,
-        Role::Standby => protocol::Role::Standby,
     }
 }
 

@@ -405,6 +405,8 @@ impl Engine {
     }
 
     fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot) {
+        // It begins to yield, or does not any more.
+        self.yields.forget(bucket);
         let own = slot.owner == self.parts.cluster.node();
         if own && self.clearing.contains(bucket) {
             // Else the clearing would take what arrives from now on.

@@ -83,6 +83,8 @@ pub struct View {
     pub role: Role,
     /// How long its lease lasts, if it has one.
     pub lease: Option<Duration>,
+    /// The agreed map that it goes by.
+    pub map: Arc<Map>,
     /// The others.
     pub peers: Vec<PeerStatus>,
     /// How often things happened.
@@ -307,6 +309,7 @@ impl Heartbeats {
         View {
             role: self.membership.role(),
             lease: self.membership.lease_remaining(now),
+            map: self.membership.map().clone(),
             peers: self.membership.peers(now).collect(),
             counters: self.membership.counters(),
         }

@@ -4,9 +4,10 @@
 //! `/sys/class/net` does not: it shows the namespace that it was mounted in.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
 use testudo_datapath::Answer;
 use testudo_packet::env::Mac;
@@ -67,6 +68,12 @@ impl Links {
         self.0.get(name).map(|link| link.number).ok_or_else(missing)
     }
 
+    /// All of them by number and address, in the order of the configuration.
+    pub fn all(&self, interfaces: &[Interface]) -> Vec<(u32, Mac)> {
+        let links = interfaces.iter().filter_map(|interface| self.0.get(&interface.name));
+        links.map(|link| (link.number, link.own)).collect()
+    }
+
     /// The cluster's addresses on these interfaces, with what answers for them are sent from.
     pub fn answers(&self, interfaces: &[Interface]) -> Result<Vec<Answer>, InterfaceError> {
         let mut answers = Vec::new();
@@ -78,6 +85,22 @@ impl Links {
         }
         Ok(answers)
     }
+}
+
+/// The number of an interface that is not among the configured ones.
+pub fn number(name: &str) -> Result<u32, InterfaceError> {
+    let missing = |source| InterfaceError::Missing { name: name.to_owned(), source };
+    if_nametoindex(name).map_err(missing)
+}
+
+/// All IP addresses of this machine.
+pub fn addresses() -> Result<Vec<IpAddr>, InterfaceError> {
+    let address = |entry: InterfaceAddress| {
+        let address = entry.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    Ok(getifaddrs().map_err(InterfaceError::Unlisted)?.filter_map(address).collect())
 }
 
 fn ethernet_addresses() -> Result<BTreeMap<String, Mac>, InterfaceError> {

@@ -12,9 +12,10 @@
 //! Exit codes: 0 stopped by SIGTERM or SIGINT, 1 something on the machine is missing or failed, 2
 //! the configuration is refused.
 
+mod agreement;
 mod answers;
 pub(crate) mod clock;
-mod coordination;
+pub(crate) mod coordination;
 mod engine;
 pub(crate) mod health;
 mod heartbeat;
@@ -23,6 +24,7 @@ pub(crate) mod mailbox;
 mod question;
 mod requirements;
 mod startup;
+mod stations;
 mod streams;
 mod throttle;
 mod watchdog;
@@ -103,6 +105,7 @@ fn work(plan: Plan) -> Result<(), StartError> {
     let mailbox = node.engine.run(&stop).map_err(StartError::Engine)?;
     // Nothing handles packets any more; the socket goes next, and the rest with the process.
     drop(node.server);
+    drop(node.health);
     tracing::info!("the node has stopped");
     drop(mailbox);
     Ok(())

@@ -6,8 +6,7 @@
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::replica::{Replica, SyncStatus};
-use testudo_datapath::Datapath;
-use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
 use testudo_packet::entry::FlowRecord;
 
@@ -56,7 +55,7 @@ impl Question {
         self,
         cluster: &Cluster,
         replica: &Replica,
-        datapath: &KernelDatapath,
+        datapath: &dyn Datapath<Table = SharedTable>,
         tallies: &Tallies,
     ) {
         let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));

@@ -16,21 +16,29 @@ use mio::net::TcpListener;
 use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::replica::Replica;
-use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::kernel::{KernelDatapath, LeaseHandle};
+use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Datapath, SharedTable};
+use testudo_packet::bucket::NodeId;
 use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
 
+use super::agreement::{Agreement, AgreementError};
 use super::answers::Answerer;
-use super::engine::{self, Engine};
+use super::coordination::{self, Coordination};
+use super::engine::{self, AnyDatapath, Engine};
+use super::health::{self, WatchError, Watcher};
 use super::heartbeat::{self, Heartbeats};
-use super::interfaces::{InterfaceError, Links};
+use super::interfaces::{self, InterfaceError, Links};
 use super::mailbox::{Mailbox, Sender};
 use super::requirements::{self, RequirementError};
+use super::stations::StationBook;
 use super::streams::Streams;
 use super::watchdog::{Turns, Watchdog};
 use crate::config::error::ConfigError;
 use crate::config::{self, Config};
 use crate::control::server::{Server, SocketError};
+use crate::operate::Operator;
 
 /// How many messages a thread may be behind with. Changes of ownership are folded by their sender,
 /// and clients ask one question after the other, so tens would do.
@@ -88,6 +96,12 @@ pub enum StartError {
         /// What it said.
         source: io::Error,
     },
+    /// Nobody could say whether this node is fit.
+    #[error(transparent)]
+    Health(#[from] WatchError),
+    /// There is no agreement to take part in.
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
     /// There are no random numbers.
     #[error("no random number: {0}")]
     Random(#[from] getrandom::Error),
@@ -108,7 +122,12 @@ pub struct Started {
     pub engine: Engine,
     /// Answers while it is kept.
     pub server: Server,
+    /// Watches while it is kept.
+    pub health: Watcher,
 }
+
+/// The slots of a witness's node table, which stays empty.
+const WITNESS_SLOTS: u32 = 1024;
 
 /// Reads a configuration and checks it whole.
 pub fn plan(file: &Path) -> Result<Plan, PlanError> {
@@ -138,10 +157,11 @@ fn max_flows(config: &Config) -> usize {
     (config.node.table_entries as usize).saturating_mul(config.members.len()).min(MAX_FLOWS)
 }
 
-/// The mailboxes of both threads, both ends.
+/// The mailboxes of the threads, both ends.
 struct Mail {
     engine: (Sender<engine::Input>, Mailbox<engine::Input>),
     heartbeats: (Sender<heartbeat::Input>, Mailbox<heartbeat::Input>),
+    coordination: (Sender<coordination::Input>, Mailbox<coordination::Input>),
 }
 
 impl Mail {
@@ -151,11 +171,12 @@ impl Mail {
         Ok(Self {
             engine: Mailbox::new(MAILBOX).map_err(failed)?,
             heartbeats: Mailbox::new(MAILBOX).map_err(failed)?,
+            coordination: Mailbox::new(MAILBOX).map_err(failed)?,
         })
     }
 }
 
-/// Starts a node. It has no lease and no buckets yet; heartbeats get it both.
+/// Starts a node. It is no member and has no buckets yet; the others admit it.
 pub fn start(plan: Plan) -> Result<Started, StartError> {
     let Plan { config, cluster } = plan;
     requirements::check()?;
@@ -163,8 +184,10 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
     let links = Links::resolve(&config.interfaces)?;
     let mail = Mail::new()?;
     let table = Arc::new(OnceLock::new());
-    let server = serve(&config, &cluster, &mail, table.clone())?;
-    let mut datapath = load_datapath(&config, &links)?;
+    let health = watch(&config, &mail)?;
+    let server = serve(&config, &cluster, &mail, table.clone(), health.handle())?;
+    let agreement = Agreement::prepare(&config, &cluster)?;
+    let (datapath, lease) = packet_handling(&config, &links)?;
     let own = config.own_member().sync;
     let datagrams = datagram_socket(own)?;
     let listener = TcpListener::bind(own).map_err(|source| StartError::Sync {
@@ -172,9 +195,6 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
         address: own,
         source,
     })?;
-    for interface in &config.interfaces {
-        datapath.attach(&interface.name)?;
-    }
     let incarnation = Incarnation(random()?);
     let turns = Turns::default();
     let heartbeats = heartbeat::Parts {
@@ -182,16 +202,27 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
         incarnation,
         socket: datagrams,
         addresses: config.members.iter().map(|member| member.sync).collect(),
-        lease: datapath.lease_handle(),
-        engine: mail.engine.0,
+        lease,
+        engine: mail.engine.0.clone(),
+        coordination: mail.coordination.0.clone(),
+        health: health.handle(),
         mailbox: mail.heartbeats.1,
         watchdog: Watchdog::new(turns.clone()),
     };
+    let coordination = agreement.parts(
+        &config,
+        cluster.clone(),
+        mail.coordination.1,
+        (mail.engine.0, mail.heartbeats.0.clone()),
+        health.handle(),
+    );
     let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
     let replica = Replica::new(cluster.clone(), incarnation);
     let streams = streams(&config, &poll, listener, &replica)?;
     let shared: SharedTable = datapath.table().clone();
+    let passing = config.cluster.mode == config::cluster::Mode::Steered;
     let engine = Engine::new(engine::Parts {
+        stations: StationBook::new(passing, cluster.node(), &links.all(&config.interfaces)),
         cluster,
         datapath,
         replica,
@@ -199,6 +230,8 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
         poll,
         mailbox: mail.engine.1,
         heartbeats: mail.heartbeats.0,
+        coordination: mail.coordination.0,
+        health: health.handle(),
         timeouts: config.timeouts,
         turns,
     })
@@ -207,9 +240,29 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
         .name("heartbeat".to_owned())
         .spawn(move || Heartbeats::new(heartbeats).run())
         .map_err(os("no thread"))?;
+    thread::Builder::new()
+        .name("coordination".to_owned())
+        .spawn(move || Coordination::new(coordination).run())
+        .map_err(os("no thread"))?;
     // Nobody else sets it; from here on questions have somebody to answer them.
     let _ = table.set(shared);
-    Ok(Started { engine, server })
+    Ok(Started { engine, server, health })
+}
+
+fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
+    let heartbeats = mail.heartbeats.0.clone();
+    let tap = config.node.tap.iter().cloned();
+    let names = config.interfaces.iter().map(|interface| interface.name.clone());
+    Ok(Watcher::start(health::Parts {
+        interfaces: names.chain(tap).collect(),
+        probes: config.probes.clone(),
+        health: config.health.clone(),
+        on_change: Box::new(move |snapshot| {
+            tracing::warn!(fit = snapshot.fit, "this node's fitness has changed");
+            // If there is no room for it, the next change says more.
+            let _ = heartbeats.send(heartbeat::Input::Fit(snapshot.fit));
+        }),
+    })?)
 }
 
 fn serve(
@@ -217,30 +270,59 @@ fn serve(
     cluster: &Arc<Cluster>,
     mail: &Mail,
     table: Arc<OnceLock<SharedTable>>,
+    health: health::Handle,
 ) -> Result<Server, StartError> {
+    let operator = Operator::new(cluster.clone(), mail.coordination.0.clone(), health);
     let answerer = Answerer {
         cluster: cluster.clone(),
         mode: config.cluster.mode,
         table,
         engine: mail.engine.0.clone(),
         heartbeats: mail.heartbeats.0.clone(),
+        operator,
     };
     Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)
 }
 
-fn load_datapath(config: &Config, links: &Links) -> Result<KernelDatapath, StartError> {
-    let mut datapath = KernelDatapath::load(testudo_datapath::Settings {
-        node: config.own_id(),
+/// The packet handling, attached; and its lease. A witness has one that meets no packets.
+fn packet_handling(
+    config: &Config,
+    links: &Links,
+) -> Result<(AnyDatapath, Option<LeaseHandle>), StartError> {
+    let own = config.own_id();
+    let mode = match (config.cluster.mode, &config.node.tap) {
+        (config::cluster::Mode::Shared, _) => Mode::Shared,
+        (config::cluster::Mode::Steered, _) => Mode::Steered,
+        (config::cluster::Mode::Tap, Some(tap)) => Mode::Tap { interface: interfaces::number(tap)? },
+        (config::cluster::Mode::Tap, None) => Mode::Shared,
+    };
+    let settings = testudo_datapath::Settings {
+        node: own,
         secret: *config.cluster.secret.bytes(),
         buckets: config.cluster.buckets,
         grounds: Grounds::default(),
         cluster_mac: config.cluster.mac,
         table_slots: config.node.table_entries,
         answers: links.answers(&config.interfaces)?,
-    })?;
+        mode,
+    };
+    if config.own_member().witness {
+        let settings = testudo_datapath::Settings { table_slots: WITNESS_SLOTS, ..settings };
+        return Ok((Box::new(UserDatapath::new(settings)?), None));
+    }
+    let mut datapath = KernelDatapath::load(settings)?;
     let rules = config.rules.iter().map(|rule| rule.compile(|name| links.number(name)));
     datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
-    Ok(datapath)
+    if mode == Mode::Steered {
+        let passing = StationBook::new(true, own, &links.all(&config.interfaces));
+        datapath.set_local_addresses(&interfaces::addresses()?)?;
+        datapath.set_peers(&passing.all())?;
+    }
+    for interface in &config.interfaces {
+        datapath.attach(&interface.name)?;
+    }
+    let lease = datapath.lease_handle();
+    Ok((Box::new(datapath), Some(lease)))
 }
 
 fn datagram_socket(address: SocketAddr) -> Result<UdpSocket, StartError> {

@@ -10,7 +10,6 @@
 
 mod commands;
 mod operator;
-#[cfg_attr(not(test), expect(dead_code, reason = "no thread runs a coordinator yet"))]
 pub mod order;
 
 pub use commands::{MoveArgs, NodeCommand, move_bucket, node};

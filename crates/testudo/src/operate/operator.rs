@@ -12,7 +12,7 @@ use testudo_packet::bucket::{BucketId, NodeId};
 
 use super::order::{self, Answers, Refusal};
 use crate::control::protocol::{self, MAX_CHANGES};
-use crate::node::clock;
+use crate::node::{clock, coordination};
 use crate::node::health::Handle;
 use crate::node::mailbox::Sender;
 
@@ -26,15 +26,6 @@ const MAX_LISTED: usize = 8;
 /// Why a command came to nothing. All but the late one have changed nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OperateError {
-    /// Nothing here can reach an agreement.
-    #[error(
-        "this node has no coordinator; expected a node that takes part in the agreement; nothing \
-         has changed"
-    )]
-    NoCoordinator,
-    /// Nobody watches.
-    #[error("this node does not watch its health; expected one that does")]
-    NoHealth,
     /// There is no such node.
     #[error("no member is named \"{seen}\"; expected one of {expected}; nothing has changed")]
     NoMember {
@@ -69,28 +60,19 @@ pub enum OperateError {
 #[derive(Debug)]
 pub struct Operator {
     cluster: Arc<Cluster>,
-    coordinator: Option<Sender<order::Request>>,
-    health: Option<Handle>,
+    coordination: Sender<coordination::Input>,
+    health: Handle,
 }
 
 impl Operator {
-    /// An operator without a coordinator, who refuses all that needs an agreement.
-    pub const fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, coordinator: None, health: None }
-    }
-
-    /// The same with a coordinator's thread behind this mailbox.
-    #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no daemon starts one yet"))]
-    pub fn with_coordinator(self, coordinator: Sender<order::Request>) -> Self {
-        Self { coordinator: Some(coordinator), ..self }
-    }
-
-    /// The same with a watcher of this node's health.
-    #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no daemon starts one yet"))]
-    pub fn with_health(self, health: Handle) -> Self {
-        Self { health: Some(health), ..self }
+    /// An operator with a coordination thread behind this mailbox, and a watcher of this node's
+    /// health.
+    pub const fn new(
+        cluster: Arc<Cluster>,
+        coordination: Sender<coordination::Input>,
+        health: Handle,
+    ) -> Self {
+        Self { cluster, coordination, health }
     }
 
     /// Takes all buckets away from a node.
@@ -143,10 +125,9 @@ impl Operator {
     }
 
     /// What this node lives by.
-    pub fn health(&self) -> Result<protocol::Health, OperateError> {
-        let handle = self.health.as_ref().ok_or(OperateError::NoHealth)?;
+    pub fn health(&self) -> protocol::Health {
         let node = self.name(self.cluster.node());
-        Ok(protocol::Health::new(node, &handle.snapshot(), clock::now()))
+        protocol::Health::new(node, &self.health.snapshot(), clock::now())
     }
 
     /// Hands this node over to a new process.
@@ -158,9 +139,9 @@ impl Operator {
 
     /// Asks the coordinator's thread and waits for its answer, but not for long.
     fn ask<T>(&self, order: impl FnOnce(Answers<T>) -> order::Request) -> Result<T, OperateError> {
-        let coordinator = self.coordinator.as_ref().ok_or(OperateError::NoCoordinator)?;
         let (sender, answer) = mpsc::sync_channel(1);
-        coordinator.send(order(Answers::new(sender))).map_err(|_| OperateError::Full)?;
+        let order = coordination::Input::Order(order(Answers::new(sender)));
+        self.coordination.send(order).map_err(|_| OperateError::Full)?;
         Ok(answer.recv_timeout(PATIENCE).map_err(|_| OperateError::Late)??)
     }
 

@@ -18,9 +18,10 @@ use testudo_datapath::{Datapath, NodeTable, Settings};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::env::Mac;
-use testudo_packet::event::{Event, EventKind};
+use testudo_packet::event::{Event, EventKind, Occurrence};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
 use testudo_packet::tracking::{Phase, Timeouts};
 use testudo_packet::verdict::{DropReason, Verdict};
@@ -235,7 +236,11 @@ impl Cluster {
     fn spread(&mut self, owner: usize) -> Result<(), Broken> {
         let node = &mut self.nodes[owner];
         let mut events = Vec::new();
-        node.datapath.drain_events(&mut |event| events.push(event));
+        node.datapath.drain_events(&mut |occurrence| match occurrence {
+            Occurrence::Flow(event) => events.push(event),
+            // No bucket moves while a capture is replayed.
+            Occurrence::Handled(_) => {}
+        });
         node.flows += events.iter().filter(|event| begins(event)).count() as u64;
         node.most_entries = node.most_entries.max(node.entries());
         for Event { record, .. } in events {
@@ -281,6 +286,7 @@ fn new_node(
         cluster_mac: Mac::from_bytes(CLUSTER_MAC),
         table_slots: size.slots,
         answers: Vec::new(),
+        mode: Mode::Shared,
     })?;
     datapath.set_lease(Nanos(u64::MAX));
     datapath.set_rules(&[Rule::any(Action::Accept)])?;

@@ -4,7 +4,7 @@
 //! reports to every other, because any of them may lead, and a new leader should know at once.
 
 use testudo_cluster::plan::Load;
-use testudo_datapath::{BucketLoad, Datapath, NodeTable};
+use testudo_datapath::{BucketLoad, NodeTable};
 use testudo_packet::bucket::{BucketId, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{Event, EventKind};

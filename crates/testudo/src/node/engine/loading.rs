@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use testudo_datapath::{Datapath, Installed, NodeTable};
+use testudo_datapath::{Installed, NodeTable};
 use testudo_packet::bucket::{BucketId, Epoch};
 use testudo_packet::entry::FlowRecord;
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use testudo_datapath::Datapath;
 use testudo_packet::bucket::{BucketId, BucketSlot};
 use testudo_packet::event::Handled;
 

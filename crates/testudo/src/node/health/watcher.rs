@@ -174,7 +174,6 @@ impl Handle {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no daemon reports yet"))]
 impl Handle {
     /// Reports how the exchange of entries is. It is unknown until then.
     pub fn report_sync(&self, finding: Finding) -> Result<(), Undelivered> {

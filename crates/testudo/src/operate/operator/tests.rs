@@ -15,6 +15,9 @@ fn cluster() -> Arc<Cluster> {
         name: "lab".into(),
         secret: [1; 16],
         members: ["n1", "n2", "w"].map(str::to_owned).to_vec(),
+        weights: vec![100; 3],
+        witnesses: [NodeId(2)].into_iter().collect(),
+        min_voters: 2,
         node: NodeId(0),
         buckets: 4,
         timing: Timing::default(),
@@ -38,24 +41,13 @@ fn answered(answer: impl FnOnce(order::Request) + Send + 'static) -> Operator {
     let (sender, mailbox) = Mailbox::new(1).unwrap();
     thread::spawn(move || {
         loop {
-            if let Some(request) = mailbox.take() {
+            if let Some(coordination::Input::Order(request)) = mailbox.take() {
                 return answer(request);
             }
             thread::sleep(Duration::from_millis(1));
         }
     });
-    Operator::new(cluster()).with_coordinator(sender)
-}
-
-#[test]
-fn without_a_coordinator_all_is_refused() {
-    let operator = Operator::new(cluster());
-    let words = "this node has no coordinator; expected a node that takes part in the agreement; \
-                 nothing has changed";
-    assert_eq!(operator.drain("n2", true).unwrap_err().to_string(), words);
-    assert_eq!(operator.restart().unwrap_err(), OperateError::NoCoordinator);
-    assert_eq!(operator.map().unwrap_err(), OperateError::NoCoordinator);
-    assert_eq!(operator.health().unwrap_err(), OperateError::NoHealth);
+    Operator::new(cluster(), sender, health())
 }
 
 #[test]

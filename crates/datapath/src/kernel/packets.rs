@@ -1,0 +1,173 @@
+//! Packets that came up: the host build of the pipeline over the same table, and the way out.
+//!
+//! A packet whose bucket is on its way here waits ([`crate::held`]). All others are decided at once.
+
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+
+use testudo_packet::bucket::{BucketId, BucketState, Nanos};
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::FlowKey;
+use testudo_packet::packet_hash::PacketHash;
+use testudo_packet::pipeline;
+use testudo_packet::reception::Mode;
+use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
+
+use super::{KernelDatapath, shared, upcall, upcall::Upcall};
+use crate::frame::SliceFrame;
+use crate::held::Released;
+use crate::host_env::HostEnv;
+use crate::interface::{Datapath, NodeTable};
+use crate::user::{Place, place_of};
+
+/// How many packets the ring can hold that takes them up, and a few: one release reads no more.
+const MAX_WAITING: usize = 4096;
+
+/// Asked for a flow that is not in the node table.
+type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>;
+
+impl KernelDatapath {
+    /// Handles one packet that came up, or lets it wait.
+    pub(super) fn take(&mut self, mut upcall: Upcall, now: Nanos, missing: Resolve<'_>) {
+        match place_of(&self.settings, &mut upcall.packet) {
+            Some(place) if self.is_holding(place.bucket) => self.hold(place, upcall),
+            place => {
+                self.decide(upcall, place, now, missing);
+            }
+        }
+    }
+
+    fn is_holding(&self, bucket: BucketId) -> bool {
+        let slot = self.bucket(bucket);
+        slot.owner == self.settings.node && slot.state == BucketState::Holding
+    }
+
+    fn hold(&mut self, place: Place, upcall: Upcall) {
+        let bytes = upcall.packet.len();
+        if !self.held.push(place.bucket, place.hash, bytes, upcall) {
+            self.count(DropReason::HoldFull.counter(), 1);
+        }
+    }
+
+    fn count(&self, counter: u32, packets: u64) {
+        let counts = &self.shared.as_slice()[shared::OWN_COUNTS..];
+        counts[counter as usize].fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// See [`Datapath::release_held`]. What is still in the ring came before what waits for nothing, so
+    /// it is read first.
+    pub(super) fn release(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        handled: &mut dyn FnMut(PacketHash) -> bool,
+        resolve: Resolve<'_>,
+    ) -> Released {
+        for _ in 0..MAX_WAITING {
+            let Some(mut upcall) = self.upcalls.next().and_then(|item| upcall::read(&item)) else {
+                break;
+            };
+            match place_of(&self.settings, &mut upcall.packet) {
+                Some(place)
+                    if upcall.reason == Some(UpcallReason::Held) && place.bucket == bucket =>
+                {
+                    self.hold(place, upcall);
+                }
+                _ => self.take(upcall, now, resolve),
+            }
+        }
+        let mut released = Released::default();
+        for (hash, mut upcall) in self.held.take(bucket) {
+            if handled(hash) {
+                self.count(Counter::Skipped as u32, 1);
+                released.skipped += 1;
+                continue;
+            }
+            let place = place_of(&self.settings, &mut upcall.packet);
+            if self.decide(upcall, place, now, resolve) {
+                released.sent += 1;
+            } else {
+                released.dropped += 1;
+            }
+        }
+        released
+    }
+
+    /// See [`Datapath::discard_held`].
+    pub(super) fn discard(&mut self, bucket: BucketId) -> usize {
+        let packets = self.held.take(bucket).count();
+        self.count(DropReason::HoldDiscarded.counter(), packets as u64);
+        packets
+    }
+
+    /// Handles a packet; says whether it was sent on.
+    fn decide(
+        &mut self,
+        upcall: Upcall,
+        place: Option<Place>,
+        now: Nanos,
+        missing: Resolve<'_>,
+    ) -> bool {
+        // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
+        if let Some(place) = place
+            && self.bucket(place.bucket).owner == self.settings.node
+            && !self.is_holding(place.bucket)
+            && let Some(record) = missing(place.bucket, &place.key)
+        {
+            self.table.install(&[record], now);
+        }
+        let mut upcall = upcall;
+        let verdict = self.run(&mut upcall, now);
+        let (counter, sent) = self.carry_out(&mut upcall, verdict);
+        self.count(counter, 1);
+        sent
+    }
+
+    fn run(&mut self, upcall: &mut Upcall, now: Nanos) -> Verdict {
+        let env = HostEnv {
+            placer: self.settings.placer(),
+            settings: &self.settings,
+            table: &self.table,
+            buckets: &self.buckets,
+            rules: &self.rules,
+            stations: &self.stations,
+            loads: None,
+            lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
+            now,
+            loaded: true,
+            occurrences: RefCell::new(Vec::new()),
+        };
+        let verdict = pipeline::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
+        self.own_occurrences.extend(env.occurrences.into_inner());
+        verdict
+    }
+
+    /// Does what was decided; says how it is counted, and whether the packet was sent.
+    fn carry_out(&self, upcall: &mut Upcall, verdict: Verdict) -> (u32, bool) {
+        let sent = match (verdict, self.settings.mode) {
+            (Verdict::Forward, Mode::Tap { interface }) => {
+                self.sender.send_as_is(&upcall.packet, interface).map(|()| Counter::Forwarded)
+            }
+            (Verdict::Forward, _) => self.sender.send(&mut upcall.packet, upcall.next_hop),
+            (Verdict::Pass(_), _) => {
+                self.sender.send_as_is(&upcall.packet, upcall.interface).map(|()| Counter::Passed)
+            }
+            (Verdict::Drop(reason), _) => return (reason.counter(), false),
+            (Verdict::Upcall(UpcallReason::Held), _) => {
+                return (DropReason::HoldDiscarded.counter(), false);
+            }
+            // What comes up is a packet of an owned bucket; a lock that is held again is given up on.
+            (Verdict::Upcall(_), _) => return (DropReason::UpcallFull.counter(), false),
+            (Verdict::Stack | Verdict::Answer, _) => {
+                return (DropReason::Internal.counter(), false);
+            }
+        };
+        match sent {
+            Ok(counter) => (counter as u32, true),
+            Err(error) => {
+                tracing::debug!(%error, "a packet that came up could not be sent on");
+                (DropReason::NoRoute.counter(), false)
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How this node takes part in the agreement, from its configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use testudo_cluster::config::Cluster;
+use testudo_cluster::map::Map;
+use testudo_cluster::plan::BalanceSettings;
+use testudo_coordinator::{Coordinator, Raft, Settings, StartError, Static};
+
+use super::coordination::{self, Store, StoreError};
+use super::health::Handle;
+use super::mailbox::{Mailbox, Sender};
+use super::{engine, heartbeat};
+use crate::config::{self, Config};
+use crate::operate::order::Refusal;
+
+/// The longest message of the coordinators: a map of the largest cluster, and some.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// How long a bucket stays where balancing has moved it.
+const REST: Duration = Duration::from_secs(60);
+
+/// Why this node can't take part. Nothing was changed but the coordinator's own store.
+#[derive(Debug, thiserror::Error)]
+pub enum AgreementError {
+    /// The log of what was agreed on.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The coordinator.
+    #[error("the coordinator can't start: {0}")]
+    Start(#[from] StartError),
+}
+
+/// A coordinator that is ready to begin.
+pub struct Agreement {
+    kind: &'static str,
+    coordinator: Box<dyn Coordinator<Map> + Send>,
+    store: Option<Store>,
+}
+
+impl Agreement {
+    /// Opens what there is.
+    pub fn prepare(config: &Config, cluster: &Arc<Cluster>) -> Result<Self, AgreementError> {
+        let map = cluster.first_map();
+        Ok(match &config.agreement.coordinator {
+            config::agreement::Coordinator::Static => Self {
+                kind: "static",
+                coordinator: Box::new(Static::new(cluster.node(), map)),
+                store: None,
+            },
+            config::agreement::Coordinator::Embedded => {
+                let (store, stored) = Store::open(&config.node.state, cluster.fingerprint())?;
+                // Elections are spread by it, not kept secret.
+                let seed = cluster.fingerprint();
+                let nodes = cluster.nodes().collect();
+                let mut settings = Settings::new(cluster.node(), nodes, seed);
+                settings.max_message = MAX_MESSAGE;
+                let raft = Raft::new(settings, map, stored, super::clock::now())?;
+                Self { kind: "embedded", coordinator: Box::new(raft), store: Some(store) }
+            }
+            config::agreement::Coordinator::Etcd(_) => todo!(),
+        })
+    }
+
+    /// What the coordination thread works with.
+    pub fn parts(
+        self,
+        config: &Config,
+        cluster: Arc<Cluster>,
+        mailbox: Mailbox<coordination::Input>,
+        (engine, heartbeats): (Sender<engine::Input>, Sender<heartbeat::Input>),
+        health: Handle,
+    ) -> coordination::Parts {
+        let config::agreement::Balance { percent, moves_per_minute } = config.agreement.balance;
+        coordination::Parts {
+            cluster,
+            kind: self.kind,
+            coordinator: self.coordinator,
+            store: self.store,
+            balance: BalanceSettings {
+                hysteresis_percent: percent.into(),
+                rest: REST,
+                per_minute: moves_per_minute as usize,
+            },
+            mailbox,
+            engine,
+            heartbeats,
+            health,
+            restart: Box::new(|| {
+                Err(Refusal::new("this daemon can't hand itself over", "to be stopped and started"))
+            }),
+        }
+    }
+}
