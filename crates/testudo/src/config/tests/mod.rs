@@ -172,12 +172,29 @@ fn every_refusal_has_a_place_in_the_file() {
         }
         Err(error) => panic!("{error}"),
     };
-    for at in 0..GOOD.len() {
-        refusal(&GOOD[..at]);
-        for wrong in ["", "\"", "[", "]", "\n", "=", ".", "#", "9", "é", "\0", "\r", "\t"] {
-            refusal(&format!("{}{wrong}{}", &GOOD[..at], &GOOD[at + 1..]));
+    for good in [GOOD, &everything()] {
+        assert!(parse(Path::new("f"), good).is_ok());
+        for at in 0..good.len() {
+            refusal(&good[..at]);
+            for wrong in ["", "\"", "[", "]", "\n", "=", ".", "#", "9", "é", "\0", "\r", "\t"] {
+                refusal(&format!("{}{wrong}{}", &good[..at], &good[at + 1..]));
+            }
         }
     }
+}
+
+/// [`GOOD`] with the sections and keys that it lacks.
+fn everything() -> String {
+    let cluster = "lease_ms = 100\nmin_voters = 1\nremoval_ms = 500\nhandover_ms = 50\n\
+                   balance_percent = 30\nbalance_moves_per_minute = 6\ncoordinator = \"etcd\"\n\
+                   [cluster.etcd]\nendpoints = [\"https://e:2379\"]\nca = \"/c\"\ncert = \"/x\"\n\
+                   key = \"/k\"\nprefix = \"/t\"";
+    let node = "table_entries = 4096\nstate = \"/s\"\npin = \"/p\"";
+    let member = "sync = \"10.99.0.2:7400\"\nweight = 50\nwitness = true";
+    let rest = "unreplied = 30\n[[probe]]\ntarget = \"fe80::1\"\ninterface = \"in0\"\nlost = 2\n\
+                [health]\nrecovery_ms = 100\nlate_ms = 9";
+    let text = GOOD.replace("lease_ms = 100", cluster).replace("table_entries = 4096", node);
+    text.replace("sync = \"10.99.0.2:7400\"", member).replace("unreplied = 30", rest)
 }
 
 #[test]

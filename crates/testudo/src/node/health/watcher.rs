@@ -34,6 +34,10 @@ use crate::node::mailbox::{Mailbox, Sender, Undelivered};
 /// How far apart samples of the load are, and looks at links that the kernel announced nothing of.
 const SAMPLE_MS: u64 = 1000;
 
+/// How far apart looks at links are at least: announcements may come in floods, of interfaces that
+/// nobody here cares for.
+const LEAST_LOOK_MS: u64 = 5;
+
 /// How many reports may wait.
 const MAILBOX: usize = 64;
 
@@ -107,6 +111,7 @@ impl Watcher {
         let watching = Watching {
             links,
             look_due: now,
+            look_again: now,
             targets,
             overload: Overload::new(parts.health),
             sample_due: now,
@@ -256,6 +261,8 @@ impl Target {
 struct Watching {
     links: Links,
     look_due: Nanos,
+    /// Until then announcements are left where they are.
+    look_again: Nanos,
     targets: Vec<Target>,
     overload: Overload,
     sample_due: Nanos,
@@ -293,16 +300,16 @@ impl Watching {
     }
 
     fn wait(&self) -> Ready {
+        let now = clock::now();
         let due = self.targets.iter().map(|target| target.pinger.next_wakeup());
         let due = due.chain([self.look_due, self.sample_due]).chain(self.judge.next_wakeup());
-        let due = due.min().unwrap_or(self.sample_due);
-        let timeout = clock::between(clock::now(), due);
+        let resting = now < self.look_again;
+        let due = due.chain(resting.then_some(self.look_again)).min().unwrap_or(self.sample_due);
+        let timeout = clock::between(now, due);
         let interest = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![
-            interest(self.stopped.as_fd()),
-            interest(self.links.as_fd()),
-            interest(self.mailbox.as_fd()),
-        ];
+        let announced = if resting { PollFlags::empty() } else { PollFlags::POLLIN };
+        let links = PollFd::new(self.links.as_fd(), announced);
+        let mut fds = vec![interest(self.stopped.as_fd()), links, interest(self.mailbox.as_fd())];
         fds.extend(
             self.targets.iter().filter_map(|t| t.echo.as_ref()).map(|e| interest(e.as_fd())),
         );
@@ -326,6 +333,7 @@ impl Watching {
             return;
         }
         self.look_due = now.plus_millis(SAMPLE_MS);
+        self.look_again = now.plus_millis(LEAST_LOOK_MS);
         self.links.acknowledge();
         for (name, finding) in self.links.look() {
             self.judge.handle_finding(now, &Name::Link(name.to_owned()), finding);
