@@ -276,3 +276,51 @@ impl Image {
         Ok(image)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(index: u64, term: u64) -> Record {
+        Record { place: Place { index, term }, kind: Kind::Command, command: vec![7] }
+    }
+
+    #[test]
+    fn a_batch_takes_effect_part_by_part() {
+        let mut stored = Stored::default();
+        let entries = (1..=6).map(|index| record(index, 1)).collect();
+        let hard = Hard { term: 1, vote: Some(NodeId(0)), commit: 4 };
+        stored.write(&Batch { entries, hard: Some(hard), ..Batch::default() });
+        let image = Image { place: Place { index: 4, term: 1 }, voters: vec![], data: vec![] };
+        let base = Some(Place { index: 2, term: 1 });
+        let entries = vec![record(5, 2)];
+        stored.write(&Batch { image: Some(image), base, entries, ..Batch::default() });
+        let places: Vec<u64> = stored.entries.iter().map(|e| e.place.index).collect();
+        assert_eq!((places, stored.last().term), (vec![3, 4, 5], 2));
+        assert_eq!((stored.hard, stored.fault()), (hard, None));
+        stored.write(&Batch { clear: true, ..Batch::default() });
+        assert_eq!(stored.last(), stored.base);
+        assert!(stored.fault().is_some(), "agreed up to where nothing is");
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for kind in [Kind::Command, Kind::AddVoter(NodeId(0)), Kind::RemoveVoter(NodeId(254))] {
+            let record = Record { kind, ..record(3, 2) };
+            assert_eq!(Record::decode(&record.encode()), Ok(record));
+        }
+        for vote in [None, Some(NodeId(0))] {
+            let hard = Hard { term: 5, vote, commit: 9 };
+            assert_eq!(Hard::decode(&hard.encode()), Ok(hard));
+        }
+        let voters = vec![NodeId(1), NodeId(3)];
+        let image = Image { place: Place { index: 4, term: 1 }, voters, data: vec![1, 2] };
+        assert_eq!(Image::decode(&image.encode()), Ok(image.clone()));
+        let mut unsorted = image.encode();
+        unsorted.swap(20, 21);
+        assert!(matches!(Image::decode(&unsorted), Err(DecodeError::Value { .. })));
+        let mut nobody = Record { kind: Kind::AddVoter(NodeId(0)), ..record(3, 2) }.encode();
+        nobody[17] = 255;
+        assert!(matches!(Record::decode(&nobody), Err(DecodeError::Value { .. })));
+    }
+}

@@ -31,6 +31,7 @@ fn seeds() -> Range<u64> {
 struct Done {
     crashes: u64,
     power_losses: u64,
+    blackouts: u64,
     partitions: u64,
     vote_changes: u64,
     transfers: u64,
@@ -64,13 +65,18 @@ fn disturb(world: &mut World, number: u64, done: &mut Done) {
         7 | 8 if running.contains(&node) => {
             let voter = world.random.below(count);
             let votes = world.node(node).machine().voters().contains(&NodeId(voter as u8));
-            let sign = if votes { "-" } else { "+" };
+            let sign = if votes { world.random.pick(&["-", "="]) } else { "+" };
             done.vote_changes += u64::from(world.propose(node, &format!("{sign}{voter}")));
         }
         9 if running.contains(&node) => {
             let to = NodeId(world.random.below(count) as u8);
             done.transfers += u64::from(world.node(node).leads());
             world.with(node, |raft, now| raft.transfer(now, to));
+        }
+        10 if world.random.below(3) == 0 => {
+            done.blackouts += 1;
+            running.iter().for_each(|&node| world.stop(node, true));
+            (0..count as u8).for_each(|node| world.start(node));
         }
         _ if running.contains(&node) => {
             world.propose(node, &format!("line {number}"));
@@ -121,7 +127,8 @@ fn whatever_happens_all_nodes_apply_the_same_commands_and_lose_none() {
     }
     println!("{done:?}");
     if seeds().end - seeds().start >= 100 {
-        let all = [done.crashes, done.power_losses, done.partitions, done.vote_changes];
+        let all =
+            [done.crashes, done.power_losses, done.blackouts, done.partitions, done.vote_changes];
         let others = [done.transfers, done.snapshots_taken, done.lines];
         assert!(all.iter().chain(&others).all(|&count| count > 0), "untested: {done:?}");
     }

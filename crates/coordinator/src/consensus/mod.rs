@@ -11,6 +11,8 @@
 
 mod decide;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;

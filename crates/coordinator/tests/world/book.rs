@@ -29,12 +29,14 @@ impl Book {
 }
 
 impl StateMachine for Book {
-    /// `+3` and `-3` change who votes, `!...` is refused, everything else is written down.
+    /// `+3` and `-3` change who votes, `=3` takes a vote if there is one, `!...` is refused; everything
+    /// else is written down.
     fn apply(&mut self, command: &[u8]) -> Result<(), String> {
         let line = std::str::from_utf8(command).map_err(|error| error.to_string())?;
         match line.get(..1) {
             Some("!") => return Err(line.to_owned()),
             Some("+" | "-") => self.vote(line)?,
+            Some("=") => drop(self.vote(&line.replace('=', "-"))),
             _ => {}
         }
         self.lines.push(line.to_owned());

@@ -2,11 +2,13 @@
 //! hold at every instant.
 //!
 //! Checked after each step of each node: its machine's lines and the longest that any machine had
-//! are the same as far as both go; no two nodes lead in one term; no log grows beyond its bound.
+//! are the same as far as both go; no two nodes lead in one term; no log grows beyond its bound; and
+//! what a node promises in a message would survive a loss of power at that moment ([`promise`]).
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod book;
+mod promise;
 mod random;
 
 use std::cmp::Reverse;
@@ -262,6 +264,7 @@ impl World {
 
     fn send(&mut self, from: u8, to: u8, bytes: Vec<u8>) {
         let Weather { loss_percent, double_percent, delay_ms, .. } = self.weather;
+        promise::check(&self.disks[usize::from(from)].safe, NodeId(to), &bytes);
         if self.keep_messages {
             self.messages.push(bytes.clone());
         }

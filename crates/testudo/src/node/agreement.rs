@@ -8,7 +8,7 @@ use testudo_cluster::map::Map;
 use testudo_cluster::plan::BalanceSettings;
 use testudo_coordinator::{Coordinator, Raft, Settings, StartError, Static};
 
-use super::coordination::{self, Store, StoreError};
+use super::coordination::{self, Owner, Store, StoreError};
 use super::health::Handle;
 use super::mailbox::{Mailbox, Sender};
 use super::{engine, heartbeat};
@@ -50,7 +50,10 @@ impl Agreement {
                 store: None,
             },
             config::agreement::Coordinator::Embedded => {
-                let (store, stored) = Store::open(&config.node.state, cluster.fingerprint())?;
+                let named = cluster.keys().configuration.tag(&[cluster.name().as_bytes()]);
+                let owner = Owner { cluster: named, node: cluster.node() };
+                let store = Store::open(&config.node.state, owner)?;
+                let stored = store.load()?;
                 // Elections are spread by it, not kept secret.
                 let seed = cluster.fingerprint();
                 let nodes = cluster.nodes().collect();

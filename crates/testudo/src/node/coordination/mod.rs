@@ -35,7 +35,7 @@ use crate::operate::order;
 pub use letter::Letter;
 use loads::Loads;
 pub use loads::PERIOD as LOAD_PERIOD;
-pub use store::{Store, StoreError};
+pub use store::{Owner, Store, StoreError};
 
 /// What the thread is told and asked.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl Coordination {
             match output {
                 Output::Send { to, bytes } => self.send(to, &bytes),
                 Output::Persist { ticket, batch } => {
-                    if let Some(store) = &mut self.parts.store {
+                    if let Some(store) = &self.parts.store {
                         let written = store.write(&batch);
                         // A promise that is not kept on disk may be broken after a restart.
                         written.unwrap_or_else(|error| panic!("the coordinator's log: {error}"));
