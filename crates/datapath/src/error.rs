@@ -75,6 +75,35 @@ pub enum Error {
         /// The kernel's own words.
         said: String,
     },
+    /// Nothing was left in this directory for a successor.
+    #[error("{directory} holds no packet handling; expected one that was pinned there")]
+    NothingPinned {
+        /// Where.
+        directory: String,
+    },
+    /// What was left there does not fit. It stays as it is, and goes on handling packets.
+    #[error(
+        "the packet handling in {directory} can't be adopted: {what} is {seen:#x}, expected \
+         {expected:#x}; it stays as it is; unpin it to begin anew"
+    )]
+    OtherPinned {
+        /// Where.
+        directory: String,
+        /// What differs.
+        what: &'static str,
+        /// As it is there.
+        seen: u64,
+        /// As this process has it.
+        expected: u64,
+    },
+    /// Something could not be pinned, adopted or unpinned.
+    #[error("{path}: {said}; expected a directory of a BPF file system")]
+    Pin {
+        /// Which file.
+        path: String,
+        /// What went wrong.
+        said: String,
+    },
     /// A map could not be made, found, read or written.
     #[error("map {map}: {said}")]
     Map {

@@ -6,6 +6,7 @@
 
 mod privileged;
 
+#[allow(dead_code, reason = "some of it is for other tests")]
 mod traffic;
 
 use std::collections::BTreeSet;

@@ -145,6 +145,24 @@ impl Rule {
             flags,
         ]
     }
+
+    /// The rule that [`Rule::to_words`] made these words of.
+    pub fn from_words(words: &[u64; RULE_WORDS]) -> Self {
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags] = *words;
+        let range = |first: u64, last: u64| Ports { first: first as u16, last: last as u16 };
+        Self {
+            action: action_of(words),
+            protocol: match flags & HAS_PROTOCOL {
+                0 => None,
+                _ => Some(Protocol((flags >> 32) as u8)),
+            },
+            source: prefix(s0, s1, s2, s3),
+            destination: prefix(d0, d1, d2, d3),
+            source_ports: range(ports, ports >> 16),
+            destination_ports: range(ports >> 32, ports >> 48),
+            interface: if flags & HAS_INTERFACE == 0 { None } else { Some(flags as u32) },
+        }
+    }
 }
 
 #[inline(always)]

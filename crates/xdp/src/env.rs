@@ -163,7 +163,7 @@ impl Env for Kernel {
     #[inline(always)]
     fn answers(&self, interface: u32, address: Address) -> Option<Mac> {
         let key = AnswerKey { high: address.high, low: address.low, interface: interface as u64 };
-        // SAFETY: the daemon writes the map before it attaches the program, and never after.
+        // SAFETY: the daemon replaces a value as a whole word.
         unsafe { maps::ANSWERS.get(&key) }.map(|mac| Mac(*mac))
     }
 

@@ -1,18 +1,19 @@
 //! Loads the committed object, makes its maps, and puts its programs on interfaces.
 
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
-use aya::util::KernelVersion;
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
 use testudo_packet::table::SLOT_WORDS;
 
 use super::send::Sender;
 use super::stations::StationMaps;
-use super::{KernelDatapath, refusal, shared};
+use super::{KernelDatapath, refusal, shared, stations};
 use crate::Error;
 use crate::held::Held;
 use crate::memory::Words;
@@ -20,21 +21,47 @@ use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
+/// Every map of the object, as it names them.
+pub const MAPS: [&str; 12] = [
+    "NODE_TABLE",
+    "BUCKETS",
+    "SHARED",
+    "RULES",
+    "COUNTS",
+    "ANSWERS",
+    "EVENTS",
+    "UPCALLS",
+    "LOADS",
+    "LOCAL",
+    "STATIONS",
+    "STATION_MACS",
+];
+
 /// The programs, as `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
 
-const PACKETS: &str = "testudo";
+pub const PACKETS: &str = "testudo";
 const STACK: &str = "testudo_stack";
 
+/// Makes new maps.
 pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
-    let mut programs = load_object(&settings)?;
+    let datapath = build(settings, None)?;
+    for word in datapath.buckets.as_slice() {
+        word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
+    }
+    datapath.settings.identity().write(&datapath.shared);
+    Ok(datapath)
+}
+
+/// Takes the maps that are pinned in a directory, or makes new ones if there is none.
+pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatapath, Error> {
+    let mut programs = load_object(&settings, directory)?;
     load_programs(&mut programs)?;
+    let maps = MAPS.iter().map(|&map| Ok((map, handle(&programs, map)?)));
+    let maps = maps.collect::<Result<Vec<_>, Error>>()?;
     let slots = words(&mut programs, "NODE_TABLE", settings.table_slots as usize * SLOT_WORDS)?;
     let shared = Arc::new(words(&mut programs, "SHARED", shared::WORDS)?);
     let buckets = words(&mut programs, "BUCKETS", MAX_BUCKETS as usize)?;
-    for word in buckets.as_slice() {
-        word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
-    }
     let loads = words(&mut programs, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
     write_answers(&mut programs, &settings)?;
     let flows = shared::FLOWS;
@@ -55,6 +82,9 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
             stations: typed(&mut programs, "STATIONS", HashMap::try_from)?,
             macs: typed(&mut programs, "STATION_MACS", HashMap::try_from)?,
         },
+        attached: Vec::new(),
+        maps,
+        pinned: directory.map(Path::to_owned),
         held: Held::default(),
         own_occurrences: Vec::new(),
         lost_seen: 0,
@@ -65,7 +95,7 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
     })
 }
 
-fn load_object(settings: &Settings) -> Result<Ebpf, Error> {
+fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Error> {
     let placer = settings.placer();
     let constants: [(&str, u64); 8] = [
         ("NODE", settings.node.0.into()),
@@ -83,6 +113,9 @@ fn load_object(settings: &Settings) -> Result<Ebpf, Error> {
     }
     loader.map_max_entries("NODE_TABLE", settings.table_slots);
     loader.map_max_entries("LOADS", settings.buckets * cpus()?);
+    for map in MAPS.iter().filter(|_| directory.is_some()) {
+        loader.map_pin_path(map, directory.unwrap_or(Path::new("/")).join(map));
+    }
     loader.load(OBJECT).map_err(refusal::object)
 }
 
@@ -102,9 +135,21 @@ pub fn program(programs: &mut Ebpf) -> Result<&mut Xdp, Error> {
     found.ok_or(Error::Refused { program: PACKETS, said: "not in the object".into() })
 }
 
-fn stack_program(programs: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
+pub fn stack_program(programs: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
     let found = programs.program_mut(STACK).and_then(|program| program.try_into().ok());
     found.ok_or(Error::Refused { program: STACK, said: "not in the object".into() })
+}
+
+/// Another handle of a map that the object has.
+fn handle(programs: &Ebpf, map: &'static str) -> Result<MapData, Error> {
+    let failed = |said: String| Error::Map { map, said };
+    let data = match programs.map(map) {
+        Some(Map::Array(data) | Map::HashMap(data)) => data,
+        Some(Map::PerCpuArray(data) | Map::RingBuf(data)) => data,
+        _ => return Err(failed("not in the object".into())),
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+    MapData::from_fd(fd).map_err(|error| failed(refusal::chain(&error)))
 }
 
 fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {
@@ -130,32 +175,9 @@ fn words(programs: &mut Ebpf, map: &'static str, count: usize) -> Result<Words, 
 fn write_answers(programs: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
     const MAP: &str = "ANSWERS";
     let mut answers: HashMap<MapData, [u64; 3], u64> = typed(programs, MAP, HashMap::try_from)?;
-    for answer in &settings.answers {
+    let wanted = settings.answers.iter().map(|answer| {
         let key = [answer.address.high, answer.address.low, answer.interface.into()];
-        let written = answers.insert(key, answer.own.0, 0);
-        written.map_err(|error| Error::Map { map: MAP, said: refusal::chain(&error) })?;
-    }
-    Ok(())
-}
-
-/// Puts the classifier, then the XDP program on an interface: no packet is left to the stack before
-/// the classifier is there.
-pub fn attach(programs: &mut Ebpf, interface: &str) -> Result<(), Error> {
-    let failed = |error: &dyn std::error::Error| Error::Attach {
-        interface: interface.into(),
-        said: refusal::chain(error),
-    };
-    // From this kernel on classifiers have links of their own, which end with the process.
-    let modern = KernelVersion::current().is_ok_and(|now| now >= KernelVersion::new(6, 6, 0));
-    if !modern {
-        match tc::qdisc_add_clsact(interface) {
-            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-            Err(error) => return Err(failed(&error)),
-        }
-    }
-    let stack = stack_program(programs)?;
-    stack.attach(interface, TcAttachType::Ingress).map_err(|error| failed(&error))?;
-    let packets = program(programs)?;
-    packets.attach(interface, XdpMode::Driver).map_err(|error| failed(&error))?;
-    Ok(())
+        (key, answer.own.0)
+    });
+    stations::replace(MAP, &mut answers, &wanted.collect())
 }

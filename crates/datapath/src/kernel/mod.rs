@@ -5,16 +5,21 @@
 //! installing, clearing, aging and reading them are plain memory work.
 //!
 //! Everything is held by file descriptors of this process: when it ends, however it ends, the kernel
-//! takes the programs off the interfaces and frees the maps.
+//! takes the programs off the interfaces and frees the maps. Unless it was pinned ([`pinning`]): then
+//! packets are handled on until the lease ends, and the next process adopts what is there.
 
+mod attachment;
+mod bpf_call;
 mod loader;
 mod packets;
+pub mod pinning;
 mod refusal;
 mod send;
 mod stations;
 mod upcall;
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +42,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
 use crate::user::check_rules;
 
+use attachment::Attachment;
 use send::Sender;
 use stations::StationMaps;
 use upcall::Upcall;
@@ -48,6 +54,10 @@ mod shared {
     pub const FLOWS: usize = 2;
     pub const LOST_EVENTS: usize = 3;
     pub const LOST_HANDLED: usize = 4;
+    /// Not 0 once everything is pinned.
+    pub const PINNED: usize = 5;
+    /// What a successor compares with what it expects, see [`super::pinning`].
+    pub const IDENTITY: usize = 8;
     /// What the daemon itself counts of packets, by the number of the counter.
     pub const OWN_COUNTS: usize = 32;
     pub const WORDS: usize = 128;
@@ -80,8 +90,13 @@ pub struct KernelDatapath {
     lost_seen: u64,
     lost_handled_seen: u64,
     sender: Sender,
-    /// The programs; dropping them takes them off the interfaces.
     programs: Ebpf,
+    /// Where the programs are; dropping them takes those off that are not pinned.
+    attached: Vec<Attachment>,
+    /// Every map once more, to be pinned.
+    maps: Vec<(&'static str, MapData)>,
+    /// Where everything is pinned.
+    pinned: Option<PathBuf>,
 }
 
 /// The lease of a node's packet handling. Once that is gone, setting it has no effect.
@@ -102,9 +117,41 @@ impl KernelDatapath {
         loader::load(settings)
     }
 
-    /// Puts the programs on an interface of the network namespace that the calling thread is in.
+    /// Puts the programs on an interface of the network namespace that the calling thread is in. An
+    /// interface that has them, because they were adopted, is left as it is.
     pub fn attach(&mut self, interface: &str) -> Result<(), Error> {
-        loader::attach(&mut self.programs, interface)
+        attachment::attach(self, interface)
+    }
+
+    /// Leaves everything in a directory of a BPF file system, which is made if it is not there: from
+    /// now on packets are handled on when this process ends, until the lease does. Interfaces that
+    /// are attached later are left there too. What waits in this process for a bucket does not survive
+    /// it: a restart has to wait for the end of moves.
+    ///
+    /// An error leaves nothing there.
+    pub fn pin(&mut self, directory: &Path) -> Result<(), Error> {
+        pinning::pin(self, directory)
+    }
+
+    /// Goes on with what another process has left in a directory, which must have ended: the same
+    /// table, slots, lease, rules and counters. The programs are loaded anew and put in the place of
+    /// those that run, each interface's in one step, so this is how a new build of them comes into
+    /// force, too. Cluster addresses, mode and interfaces may differ from what was left; whatever the
+    /// memory's meaning depends on must not.
+    ///
+    /// Changes that the last process has read and not told its peers are not told again: scan the table.
+    ///
+    /// An error leaves what is there handling packets as before, on some interfaces perhaps by the new
+    /// build of the programs already.
+    pub fn adopt(directory: &Path, settings: Settings) -> Result<Self, Error> {
+        settings.check()?;
+        pinning::adopt(directory, settings)
+    }
+
+    /// Takes away what was left in a directory. The programs go off the interfaces at once, unless a
+    /// process that lives holds them; then they go with it.
+    pub fn unpin(directory: &Path) -> Result<(), Error> {
+        pinning::unpin(directory)
     }
 
     /// The lease, for a thread that keeps it and does nothing else.

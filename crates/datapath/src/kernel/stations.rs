@@ -30,7 +30,8 @@ fn place(interface: u32, node: NodeId) -> u64 {
     u64::from(interface) << 8 | u64::from(node.0)
 }
 
-fn replace<K: Pod + Eq + Hash>(
+/// Makes a map hold what is wanted and nothing else.
+pub fn replace<K: Pod + Eq + Hash>(
     name: &'static str,
     map: &mut HashMap<MapData, K, u64>,
     wanted: &Table<K, u64>,
