@@ -4,6 +4,7 @@
 //! not know, and every packet of the load that it lets through while it has no majority is counted.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -81,6 +82,7 @@ impl Stage<'_> {
         let name = self.name(victim);
         // A node that is cut off still answers here, and has to; a stopped one can not.
         self.sampler.watch(victim, fault != Fault::Pause);
+        self.mark_logs();
         let begun = Instant::now();
         let at = self.traffic.micros();
         inflict(self.lab.state(), victim, fault)?;
@@ -146,6 +148,7 @@ impl Stage<'_> {
 
     fn strike(&mut self, victim: usize, fault: Fault) -> Result<u64> {
         self.sampler.watch(victim, false);
+        self.mark_logs();
         let at = self.traffic.micros();
         inflict(self.lab.state(), victim, fault)?;
         self.narrator.say(&format!("{} is {fault}", self.name(victim)));
@@ -167,18 +170,28 @@ impl Stage<'_> {
         self.pass(NOTICE)
     }
 
+    /// What the nodes write from now on is about what happens now.
+    fn mark_logs(&mut self) {
+        let nodes = self.lab.state().nodes.iter();
+        let lengths = nodes.map(|node| fs::metadata(&node.log).map_or(0, |log| log.len()));
+        self.log_marks = lengths.collect();
+    }
+
     /// Keep what the survivors say of a takeover: how long it took from the decision on.
     fn note_takeover(&mut self, victim: usize, at: u64, until: u64) {
-        let nodes = self.lab.state().nodes.iter().enumerate();
+        let nodes = self.lab.state().nodes.iter().zip(&self.log_marks).enumerate();
         let survivors: Vec<_> = nodes
-            .filter(|(index, node)| {
+            .filter(|(index, (node, _))| {
                 *index != victim && !node.witness && self.sampler.watches(*index)
             })
             .map(|(_, node)| node)
             .collect();
         let most = |values: Vec<Option<f64>>| values.into_iter().flatten().reduce(f64::max);
-        let logged =
-            |line: &str| most(survivors.iter().map(|node| last_micros(&node.log, line)).collect());
+        let logged = |line: &str| {
+            most(
+                survivors.iter().map(|(node, mark)| last_micros(&node.log, **mark, line)).collect(),
+            )
+        };
         let event = Event {
             node: self.name(victim),
             at,
@@ -186,7 +199,7 @@ impl Stage<'_> {
             first_packet_micros: most(
                 survivors
                     .iter()
-                    .map(|node| operator::number(node, "/takeover/first_packet_micros"))
+                    .map(|(node, _)| operator::number(node, "/takeover/first_packet_micros"))
                     .collect(),
             ),
             flipped_micros: logged("all slots flipped"),
@@ -196,9 +209,10 @@ impl Stage<'_> {
     }
 }
 
-/// The `micros=` of the last line of a log that says `what`.
-fn last_micros(log: &std::path::Path, what: &str) -> Option<f64> {
-    let text = fs::read_to_string(log).ok()?;
+/// The `micros=` of the last line of a log, behind `mark`, that says `what`.
+fn last_micros(log: &Path, mark: u64, what: &str) -> Option<f64> {
+    let bytes = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(bytes.get(mark as usize..)?);
     let line = text.lines().rev().find(|line| line.contains(what))?;
     micros(line)
 }

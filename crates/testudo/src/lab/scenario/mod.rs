@@ -90,6 +90,8 @@ struct Stage<'a> {
     analysers: Option<Analysers>,
     interrupt: &'a Interrupt,
     narrator: &'a Narrator,
+    /// How long the nodes' logs were when the last fault began.
+    log_marks: Vec<u64>,
     played: Played,
 }
 
@@ -125,6 +127,7 @@ impl<'a> Stage<'a> {
             analysers,
             interrupt,
             narrator,
+            log_marks: Vec::new(),
             played: Played::default(),
         })
     }
@@ -146,7 +149,7 @@ impl<'a> Stage<'a> {
     fn demand(&mut self, what: &str, limit: Duration, done: impl FnMut() -> bool) -> Result<bool> {
         let done = self.wait(limit, done)?;
         if !done {
-            self.complain(format!("{what} within {} s: it did not", limit.as_secs()));
+            self.complain(format!("expected within {} s: {what}", limit.as_secs()));
         }
         Ok(done)
     }
