@@ -23,6 +23,14 @@ pub enum Fault {
     Cut,
     /// The end of a cut.
     Heal,
+    /// The node's data links lose their carriers, while the sync link lives.
+    CutData,
+    /// The end of that.
+    HealData,
+    /// Everything at once: the daemon is killed and no link has a carrier.
+    PowerOff,
+    /// The links are back; the daemon is not.
+    PowerOn,
 }
 
 impl fmt::Display for Fault {
@@ -33,6 +41,10 @@ impl fmt::Display for Fault {
             Fault::Resume => "resumed (SIGCONT)",
             Fault::Cut => "cut off from the sync segment",
             Fault::Heal => "back on the sync segment",
+            Fault::CutData => "cut off from its data links",
+            Fault::HealData => "back on its data links",
+            Fault::PowerOff => "powered off (SIGKILL, all links down)",
+            Fault::PowerOn => "powered on",
         })
     }
 }
@@ -43,8 +55,19 @@ pub fn inflict(state: &State, node: usize, fault: Fault) -> Result<()> {
         Fault::Kill => signal(state, node, Signal::SIGKILL),
         Fault::Pause => signal(state, node, Signal::SIGSTOP),
         Fault::Resume => signal(state, node, Signal::SIGCONT),
-        Fault::Cut => plug(state, node, false),
-        Fault::Heal => plug(state, node, true),
+        Fault::Cut => plug(state, node, &[Segment::Sync], false),
+        Fault::Heal => plug(state, node, &[Segment::Sync], true),
+        Fault::CutData => plug(state, node, state.plan.data(), false),
+        Fault::HealData => plug(state, node, state.plan.data(), true),
+        Fault::PowerOff => {
+            signal(state, node, Signal::SIGKILL)?;
+            plug(state, node, &[Segment::Sync], false)?;
+            plug(state, node, state.plan.data(), false)
+        }
+        Fault::PowerOn => {
+            plug(state, node, &[Segment::Sync], true)?;
+            plug(state, node, state.plan.data(), true)
+        }
     }
 }
 
@@ -57,10 +80,18 @@ fn signal(state: &State, node: usize, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// The switch's end of the link goes up or down, as when a cable is pulled: the node keeps its
+/// The switch's ends of the links go up or down, as when cables are pulled: the node keeps its
 /// addresses and sees the carrier go.
-fn plug(state: &State, node: usize, up: bool) -> Result<()> {
-    let port = format!("{}-{}", state.nodes[node].name, Segment::Sync.node_link());
+fn plug(state: &State, node: usize, segments: &[Segment], up: bool) -> Result<()> {
     let switch = Namespace::open(&Host::Switch.namespace(&state.name))?;
-    Ok(switch.run(Links::open)??.set_up(&port, up)?)
+    let mut links = switch.run(Links::open)??;
+    for segment in segments {
+        links.set_up(&port(state, node, *segment), up)?;
+    }
+    Ok(())
+}
+
+/// The switch's end of a node's link to `segment`.
+pub fn port(state: &State, node: usize, segment: Segment) -> String {
+    format!("{}-{}", state.nodes[node].name, segment.node_link())
 }

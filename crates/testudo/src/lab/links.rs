@@ -11,11 +11,15 @@ use nix::libc;
 use nix::sys::socket::SockProtocol;
 
 use super::netlink::{Error, Netlink, Request};
+use super::plan::Route;
 
 /// `IFLA_INFO_*` and the kinds' own attributes, which libc does not name (linux/if_link.h,
 /// linux/veth.h).
 const VETH_INFO_PEER: u16 = 1;
+const BRIDGE_AGEING_TIME: u16 = 4;
 const BRIDGE_MULTICAST_SNOOPING: u16 = 23;
+/// The header of one next hop among several: `struct rtnexthop` (linux/rtnetlink.h).
+const NEXT_HOP: usize = 8;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -41,13 +45,15 @@ impl Links {
         Ok(Links { netlink: Netlink::open(SockProtocol::NetlinkRoute)? })
     }
 
-    /// Make a bridge that floods multicast, whatever snooping would have learned.
-    pub fn add_bridge(&mut self, name: &str) -> Result<(), Error> {
+    /// Make a bridge that floods multicast, whatever snooping would have learned. A `hub` learns no
+    /// addresses either: it floods everything.
+    pub fn add_bridge(&mut self, name: &str, hub: bool) -> Result<(), Error> {
         let request = create_link(format!("create the bridge {name}"))
             .string(libc::IFLA_IFNAME, name)
             .nested(libc::IFLA_LINKINFO, |info| {
                 info.string(libc::IFLA_INFO_KIND, "bridge").nested(libc::IFLA_INFO_DATA, |data| {
-                    data.attribute(BRIDGE_MULTICAST_SNOOPING, &[0])
+                    let data = data.attribute(BRIDGE_MULTICAST_SNOOPING, &[0]);
+                    if hub { data.number(BRIDGE_AGEING_TIME, 0) } else { data }
                 })
             });
         self.netlink.request(request).map(drop)
@@ -110,28 +116,28 @@ impl Links {
         self.netlink.request(request).map(drop)
     }
 
-    /// Add the default route of `gateway`'s family.
-    pub fn add_default_route(&mut self, gateway: IpAddr) -> Result<(), Error> {
-        let (family, bytes) = parts(gateway);
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let header = [
-            family,
-            0,
-            0,
-            0,
+    /// Make `route` the only one to its network: added, or put in the place of what was there.
+    pub fn set_route(&mut self, route: &Route) -> Result<(), Error> {
+        let (network, prefix) = route.to;
+        let (family, bytes) = parts(network);
+        let mut header = [0; 12];
+        (header[0], header[1]) = (family, prefix);
+        header[4..8].copy_from_slice(&[
             libc::RT_TABLE_MAIN,
             libc::RTPROT_STATIC,
             libc::RT_SCOPE_UNIVERSE,
             libc::RTN_UNICAST,
-            0,
-            0,
-            0,
-            0,
-        ];
-        let action = format!("add the default route by {gateway}");
-        let request = Request::new(action, libc::RTM_NEWROUTE, flags)
-            .raw(&header)
-            .attribute(libc::RTA_GATEWAY, &bytes);
+        ]);
+        let action = format!("set the route to {network}/{prefix}");
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        let mut request = Request::new(action, libc::RTM_NEWROUTE, flags).raw(&header);
+        if prefix > 0 {
+            request = request.attribute(libc::RTA_DST, &bytes);
+        }
+        let request = match route.via.as_slice() {
+            [gateway] => request.attribute(libc::RTA_GATEWAY, &parts(*gateway).1),
+            several => request.attribute(libc::RTA_MULTIPATH, &next_hops(several)),
+        };
         self.netlink.request(request).map(drop)
     }
 
@@ -148,6 +154,22 @@ impl Links {
             reason: format!("expected one link in reply, saw {} messages", replies.len()),
         })
     }
+}
+
+/// Several gateways of equal weight, each with its header; the kernel finds the links.
+fn next_hops(gateways: &[IpAddr]) -> Vec<u8> {
+    let mut hops = Vec::new();
+    for gateway in gateways {
+        let (_, bytes) = parts(*gateway);
+        let attribute = 4 + bytes.len();
+        let mut header = [0; NEXT_HOP];
+        header[..2].copy_from_slice(&((NEXT_HOP + attribute) as u16).to_ne_bytes());
+        hops.extend_from_slice(&header);
+        hops.extend_from_slice(&(attribute as u16).to_ne_bytes());
+        hops.extend_from_slice(&libc::RTA_GATEWAY.to_ne_bytes());
+        hops.extend_from_slice(&bytes);
+    }
+    hops
 }
 
 fn create_link(action: String) -> Request {

@@ -14,24 +14,52 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::plan::{CLUSTER_MAC, Host, Segment, sync_endpoint};
+use super::plan::{CLUSTER_MAC, Host, Mode, Plan, Segment, TAP_LINK, sync_endpoint};
 use super::random::Random;
 use super::state::{Node, State};
 use super::topology::Topology;
 
 /// Slots of a node table, unless the flows ask for more.
 const TABLE_ENTRIES: u32 = 65_536;
+/// More than these a node table has only if the flows do not fit otherwise.
+const MOST_TABLE_ENTRIES: u32 = 1 << 22;
 /// What the client may open through the cluster.
 const ALLOWED: [[&str; 3]; 2] = [["tcp", "udp", "icmp"], ["tcp", "udp", "icmpv6"]];
 
-/// Write the configuration of every node. The cluster's secret, and with it the spread of flows over
-/// buckets, follows from `seed`; any node has room for `flows` flows.
-pub fn configure(state: &State, seed: u64, flows: u32) -> Result<()> {
-    let mut random = Random::new(seed);
+/// Whether this executable's daemon has a coordinator, reception modes and witnesses, and takes the
+/// keys that they are configured by.
+const COORDINATED: bool = false;
+
+/// What the nodes of a lab have in common.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// The cluster's secret, and with it the spread of flows over buckets, follows from it.
+    pub seed: u64,
+    /// Any node has room for so many flows.
+    pub flows: u32,
+    /// Another timing than the default.
+    pub timing: Option<Timing>,
+    /// Whether flows that nobody answers are to be kept for the whole run.
+    pub patient: bool,
+}
+
+/// The times that decide how fast a takeover is, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// A lease.
+    pub lease: u32,
+    /// Silence before a takeover.
+    pub takeover: u32,
+    /// Between two heartbeats.
+    pub heartbeat: u32,
+}
+
+/// Write the configuration of every node.
+pub fn configure(state: &State, settings: &Settings) -> Result<()> {
+    let mut random = Random::new(settings.seed);
     let secret = format!("{:016x}{:016x}", random.draw(), random.draw());
-    let slots = TABLE_ENTRIES.max(4 * flows).next_power_of_two();
     for node in &state.nodes {
-        fs::write(&node.config, configuration(state, node, &secret, slots))
+        fs::write(&node.config, configuration(state, node, &secret, settings))
             .with_context(|| format!("write {}", node.config.display()))?;
     }
     Ok(())
@@ -40,7 +68,13 @@ pub fn configure(state: &State, seed: u64, flows: u32) -> Result<()> {
 /// Start the daemon of node `number`; the state file knows it before this returns.
 pub fn start(state: &mut State, topology: &Topology, number: u8) -> Result<Child> {
     let node = &mut state.nodes[usize::from(number) - 1];
-    let log = File::create(&node.log).with_context(|| format!("open {}", node.log.display()))?;
+    // A node that comes back goes on in its log.
+    let log = File::options().create(true).append(true).open(&node.log);
+    let log = log.with_context(|| format!("open {}", node.log.display()))?;
+    if COORDINATED {
+        fs::create_dir_all(&node.state)
+            .with_context(|| format!("create {}", node.state.display()))?;
+    }
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["node", "--config"])
@@ -70,38 +104,77 @@ pub fn last_words(node: &Node) -> String {
     }
 }
 
-fn configuration(state: &State, node: &Node, secret: &str, slots: u32) -> String {
+fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) -> String {
+    let mode = state.plan.mode;
     let mut text = format!(
-        "[cluster]\nname = \"{}\"\nsecret = \"{secret}\"\nbuckets = {}\nmode = \"shared\"\n\
-         mac = \"{CLUSTER_MAC}\"\n\n[node]\nname = \"{}\"\ncontrol = \"{}\"\n\
-         table_entries = {slots}\n",
+        "[cluster]\nname = \"{}\"\nsecret = \"{secret}\"\nbuckets = {}\nmode = \"{}\"\n",
         state.name,
         state.buckets,
+        mode.name(),
+    );
+    if mode == Mode::Shared {
+        let _ = writeln!(text, "mac = \"{CLUSTER_MAC}\"");
+    }
+    if let Some(Timing { lease, takeover, heartbeat }) = settings.timing {
+        let _ = writeln!(
+            text,
+            "lease_ms = {lease}\ntakeover_ms = {takeover}\nheartbeat_ms = {heartbeat}"
+        );
+    }
+    let slots = TABLE_ENTRIES.max(settings.flows.saturating_mul(4)).next_power_of_two();
+    let slots = slots.min(MOST_TABLE_ENTRIES.max(settings.flows.next_power_of_two()));
+    let _ = write!(
+        text,
+        "\n[node]\nname = \"{}\"\ncontrol = \"{}\"\ntable_entries = {slots}\n",
         node.name,
         node.control.display(),
     );
+    if COORDINATED {
+        let _ = writeln!(text, "state = \"{}\"", node.state.display());
+    }
+    if mode == Mode::Tap && !node.witness {
+        let _ = writeln!(text, "tap = \"{TAP_LINK}\"");
+    }
     for (number, member) in (1..).zip(&state.nodes) {
         let sync = sync_endpoint(number);
         let _ = write!(text, "\n[[member]]\nname = \"{}\"\nsync = \"{sync}\"\n", member.name);
+        if member.witness {
+            text.push_str("witness = true\n");
+        }
     }
-    for segment in [Segment::Inside, Segment::Outside] {
-        let [v4, v6] = segment.cluster();
-        let link = segment.node_link();
-        let _ =
-            write!(text, "\n[[interface]]\nname = \"{link}\"\naddresses = [\"{v4}\", \"{v6}\"]\n");
+    if !node.witness {
+        packet_sections(&mut text, state.plan);
     }
-    let families = Segment::Inside.networks().into_iter().zip(Segment::Outside.networks());
-    for ((source, destination), protocols) in families.zip(ALLOWED) {
+    if settings.patient {
+        text.push_str("\n[timeouts]\nunreplied = 86400\nreplied = 86400\n");
+    }
+    text
+}
+
+/// The interfaces, with the cluster's addresses where it has some, and the rules.
+fn packet_sections(text: &mut String, plan: Plan) {
+    for &segment in plan.data() {
+        let _ = write!(text, "\n[[interface]]\nname = \"{}\"\n", segment.node_link());
+        if plan.mode == Mode::Shared {
+            let [v4, v6] = segment.cluster();
+            let _ = writeln!(text, "addresses = [\"{v4}\", \"{v6}\"]");
+        }
+    }
+    let [client, server] = plan.ends().map(Segment::networks);
+    for ((source, destination), protocols) in client.into_iter().zip(server).zip(ALLOWED) {
         for protocol in protocols {
             let _ = write!(
                 text,
                 "\n[[rule]]\naction = \"accept\"\nprotocol = \"{protocol}\"\n\
-                 source = \"{source}\"\ndestination = \"{destination}\"\ninterface = \"{}\"\n",
+                 source = \"{}/{}\"\ndestination = \"{}/{}\"\ninterface = \"{}\"\n",
+                source.0,
+                source.1,
+                destination.0,
+                destination.1,
                 Segment::Inside.node_link(),
             );
         }
     }
-    text
 }
 
 #[cfg(test)]
@@ -109,23 +182,63 @@ mod tests {
     use super::*;
     use crate::config;
 
+    fn state(plan: Plan) -> State {
+        let node = |number: u8| {
+            let name = format!("n{number}");
+            serde_json::json!({
+                "name": name, "witness": plan.is_witness(number), "process": null,
+                "config": format!("/c{number}"), "control": format!("/s{number}"), "log": "/l",
+                "state": "/d",
+            })
+        };
+        serde_json::from_value(serde_json::json!({
+            "name": "t", "owner": null, "buckets": 64, "namespaces": [], "plan": plan,
+            "nodes": (1..=plan.members()).map(node).collect::<Vec<_>>(),
+        }))
+        .unwrap()
+    }
+
+    const SECRET: &str = "000102030405060708090a0b0c0d0e0f";
+
     #[test]
     fn a_configuration_is_one_that_a_node_takes() {
-        let state: State = serde_json::from_value(serde_json::json!({
-            "name": "t", "owner": null, "buckets": 64, "namespaces": [],
-            "nodes": [
-                {"name": "n1", "process": null, "config": "/c1", "control": "/s1", "log": "/l1"},
-                {"name": "n2", "process": null, "config": "/c2", "control": "/s2", "log": "/l2"},
-            ],
-        }))
-        .unwrap();
-        let secret = "000102030405060708090a0b0c0d0e0f";
-        let text = configuration(&state, &state.nodes[1], secret, 1024);
+        let state = state(Plan { mode: Mode::Shared, nodes: 2, witness: false });
+        let timing = Some(Timing { lease: 30, takeover: 45, heartbeat: 5 });
+        let settings = Settings { timing, patient: true, ..Settings::default() };
+        let text = configuration(&state, &state.nodes[1], SECRET, &settings);
         let read = config::parse(&state.nodes[1].config, &text).unwrap();
         assert_eq!(read.own_member().name, "n2");
         assert_eq!(read.members[1].sync, "10.99.0.2:7400".parse().unwrap());
         assert_eq!(read.node.control, state.nodes[1].control);
         assert_eq!(read.interfaces.len(), 2);
         assert_eq!(read.rules.len(), 6);
+    }
+
+    #[test]
+    fn only_the_shared_mode_has_addresses_of_the_clusters_own() {
+        for (mode, has) in [(Mode::Shared, true), (Mode::Steered, false), (Mode::Tap, false)] {
+            let state = state(Plan { mode, nodes: 2, witness: true });
+            let settings = Settings::default();
+            let text = configuration(&state, &state.nodes[0], SECRET, &settings);
+            assert_eq!(text.contains("addresses = "), has, "{text}");
+            assert_eq!(text.contains("mac = "), has, "{text}");
+            assert_eq!(text.matches("witness = true").count(), 1, "{text}");
+            let witness = configuration(&state, &state.nodes[2], SECRET, &settings);
+            assert!(!witness.contains("[[interface]]") && !witness.contains("[[rule]]"));
+        }
+    }
+
+    #[test]
+    fn two_million_flows_fit_half_of_a_node_table() {
+        let state = state(Plan { mode: Mode::Shared, nodes: 3, witness: false });
+        let slots = |flows| {
+            let settings = Settings { flows, ..Settings::default() };
+            let text = configuration(&state, &state.nodes[0], SECRET, &settings);
+            let (_, rest) = text.split_once("table_entries = ").unwrap();
+            rest.lines().next().unwrap().parse::<u32>().unwrap()
+        };
+        assert_eq!(slots(1_064), 65_536);
+        assert_eq!(slots(100_000), 524_288);
+        assert_eq!(slots(2_000_000), 4_194_304);
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::interrupt::Interrupt;
-use super::nodes;
+use super::nodes::{self, Settings};
+use super::plan::Plan;
+use super::process::Process;
 use super::state::State;
 use super::topology::Topology;
 use crate::control::client::{Client, ClientError};
@@ -21,7 +23,7 @@ use crate::control::protocol::{Role, Status};
 /// How long nodes may take until every bucket has an owner.
 const READY: Duration = Duration::from_secs(20);
 /// How long a node may take to answer.
-const ANSWER: Duration = Duration::from_millis(500);
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Ask the node behind `socket` for its status. A stopped node does not stop who asks.
 pub fn ask(socket: &Path) -> Result<Status, ClientError> {
@@ -42,9 +44,9 @@ pub struct Lab {
 
 impl Lab {
     /// Build the hosts and links of a new lab.
-    pub fn build(name: &str, node_count: u8, buckets: u32) -> Result<Lab> {
-        let state = State::claim(name, node_count, buckets)?;
-        match Topology::build(name, node_count) {
+    pub fn build(name: &str, plan: Plan, buckets: u32) -> Result<Lab> {
+        let state = State::claim(name, plan, buckets)?;
+        match Topology::build(name, plan) {
             Ok(topology) => {
                 Ok(Lab { state, topology, children: Vec::new(), logs: None, ours: true })
             }
@@ -71,24 +73,32 @@ impl Lab {
     }
 
     /// Write the nodes' configurations, without starting them.
-    pub fn configure(&self, seed: u64, flows: u32) -> Result<()> {
-        nodes::configure(&self.state, seed, flows)
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        nodes::configure(&self.state, settings)
     }
 
-    /// Start all nodes with room for `flows` flows; returns when they are a cluster: each a member with a lease, every bucket
-    /// owned and loaded.
-    pub fn start_nodes(&mut self, seed: u64, flows: u32, interrupt: &Interrupt) -> Result<()> {
-        self.configure(seed, flows)?;
-        for number in 1..=self.topology.nodes() {
-            let child = nodes::start(&mut self.state, &self.topology, number)?;
-            self.children.push(child);
+    /// Start all nodes but the last `late` ones; returns when they are a cluster: each a member with a
+    /// lease, every bucket owned and loaded.
+    pub fn start_nodes(
+        &mut self,
+        settings: &Settings,
+        late: u8,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        self.configure(settings)?;
+        let plan = self.topology.plan();
+        let starting = (1..=plan.members())
+            .filter(|number| plan.is_witness(*number) || *number + late <= plan.nodes);
+        for number in starting {
+            self.start_node(number)?;
         }
         let mut seen = Vec::new();
         let mut ended = None;
         let ready = interrupt.wait(READY, || {
-            ended = self.state.nodes.iter().find(|node| node.process.is_none_or(|p| !p.alive()));
+            let mut started = self.state.nodes.iter().filter(|node| node.process.is_some());
+            ended = started.find(|node| node.process.is_none_or(|p| !p.alive()));
             seen = self.ask_all();
-            ended.is_some() || formed(&seen, self.state.buckets)
+            ended.is_some() || formed(&self.state, &seen)
         })?;
         if let Some(node) = ended {
             bail!("node {} ended before it was ready; {}", node.name, nodes::last_words(node));
@@ -98,6 +108,29 @@ impl Lab {
             bail!("the nodes were no cluster after {seconds} s: {}", describe(&self.state, &seen));
         }
         Ok(())
+    }
+
+    /// Start the daemon of member `number`, the first time or again.
+    pub fn start_node(&mut self, number: u8) -> Result<()> {
+        for child in &mut self.children {
+            // Reaps those that have ended; what they ended with was the lab's doing.
+            let _ = child.try_wait();
+        }
+        let child = nodes::start(&mut self.state, &self.topology, number)?;
+        self.children.push(child);
+        Ok(())
+    }
+
+    /// Take note of the process that runs as the node of index `node` now: it may have handed itself
+    /// over to another. Says which it is, if there is exactly one.
+    pub fn find_process(&mut self, node: usize) -> Result<Option<Process>> {
+        let found = Process::with_argument(&self.state.nodes[node].config);
+        if let [process] = found[..] {
+            self.state.nodes[node].process = Some(process);
+            self.state.save()?;
+            return Ok(Some(process));
+        }
+        Ok(None)
     }
 
     /// Ask every node for its status; nothing from those that don't answer.
@@ -159,13 +192,19 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// Whether all nodes are members that hold leases, and own all buckets between them.
-fn formed(nodes: &[Option<Status>], buckets: u32) -> bool {
+/// Whether all nodes that were started are members that hold leases, and own all buckets between
+/// them. Of a witness it is enough that it answers.
+fn formed(state: &State, nodes: &[Option<Status>]) -> bool {
     let ready = |status: &Status| {
         status.role == Role::Member && status.lease.held && status.buckets.loading == 0
     };
+    let pairs = state.nodes.iter().zip(nodes);
+    let mut started = pairs.filter(|(node, _)| node.process.is_some());
     let owned: u32 = nodes.iter().flatten().map(|status| status.buckets.owned).sum();
-    nodes.iter().all(|node| node.as_ref().is_some_and(ready)) && owned == buckets
+    owned == state.buckets
+        && started.all(|(node, status)| {
+            status.as_ref().is_some_and(|status| node.witness || ready(status))
+        })
 }
 
 fn describe(state: &State, seen: &[Option<Status>]) -> String {
@@ -200,11 +239,32 @@ mod tests {
         Some(serde_json::from_value(status).unwrap())
     }
 
+    fn state(witness: bool) -> State {
+        let process = serde_json::json!({"pid": 1, "started": 1});
+        let node = |name: &str, witness: bool| {
+            serde_json::json!({
+                "name": name, "witness": witness, "process": process, "config": "", "control": "",
+                "log": "", "state": "",
+            })
+        };
+        serde_json::from_value(serde_json::json!({
+            "name": "t", "owner": null, "buckets": 8, "namespaces": [],
+            "plan": {"mode": "shared", "nodes": 2, "witness": witness},
+            "nodes": [node("n1", false), node("n2", witness)],
+        }))
+        .unwrap()
+    }
+
     #[test]
     fn a_cluster_is_formed_when_every_bucket_has_an_owner_with_a_lease() {
-        assert!(formed(&[node(true, 5), node(true, 3)], 8));
-        assert!(!formed(&[node(true, 5), node(false, 3)], 8));
-        assert!(!formed(&[node(true, 5), node(true, 2)], 8));
-        assert!(!formed(&[node(true, 8), None], 8));
+        assert!(formed(&state(false), &[node(true, 5), node(true, 3)]));
+        assert!(!formed(&state(false), &[node(true, 5), node(false, 3)]));
+        assert!(!formed(&state(false), &[node(true, 5), node(true, 2)]));
+        assert!(!formed(&state(false), &[node(true, 8), None]));
+        assert!(formed(&state(true), &[node(true, 8), node(false, 0)]), "a witness owns nothing");
+        assert!(!formed(&state(true), &[node(true, 8), None]), "a witness that is silent");
+        let mut late = state(false);
+        late.nodes[1].process = None;
+        assert!(formed(&late, &[node(true, 8), None]), "who was not started is not waited for");
     }
 }

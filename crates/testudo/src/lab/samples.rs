@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::narrator::Narrator;
 use super::running::{ask, role_name};
@@ -16,6 +16,8 @@ use super::state::Node;
 use crate::control::protocol::Status;
 
 const PERIOD: Duration = Duration::from_millis(100);
+/// The period when every answer costs a node a walk over a large table.
+const RARELY: Duration = Duration::from_secs(3);
 
 /// What has been seen so far.
 #[derive(Debug, Clone, Default)]
@@ -49,8 +51,10 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Begin to watch all `nodes`; tell the narrator when buckets move.
-    pub fn start(nodes: &[Node], narrator: &Narrator) -> Sampler {
+    /// Begin to watch all `nodes`; tell the narrator when buckets move. With `rarely`, ask a node
+    /// every few seconds only.
+    pub fn start(nodes: &[Node], narrator: &Narrator, rarely: bool) -> Sampler {
+        let period = if rarely { RARELY } else { PERIOD };
         let shared = Arc::new(Shared {
             nodes: nodes.to_vec(),
             watched: nodes.iter().map(|_| AtomicBool::new(true)).collect(),
@@ -67,7 +71,10 @@ impl Sampler {
             move || {
                 while !shared.stop.load(Ordering::Relaxed) {
                     shared.sample();
-                    thread::sleep(PERIOD);
+                    let due = Instant::now() + period;
+                    while Instant::now() < due && !shared.stop.load(Ordering::Relaxed) {
+                        thread::sleep(PERIOD.min(period));
+                    }
                 }
             }
         });
@@ -88,6 +95,11 @@ impl Sampler {
     /// Ask the watched nodes now, and give everything seen.
     pub fn now(&self) -> Seen {
         self.shared.sample();
+        self.seen()
+    }
+
+    /// Everything seen so far.
+    pub fn seen(&self) -> Seen {
         self.shared.seen().clone()
     }
 }

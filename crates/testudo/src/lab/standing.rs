@@ -12,20 +12,28 @@ use serde_json::json;
 use super::fault::{self, Fault};
 use super::interrupt::Interrupt;
 use super::netns::Namespace;
-use super::nodes;
+use super::nodes::{self, Settings};
+use super::plan::Plan;
 use super::running::{Lab, ask, role_name};
 use super::state::{self, State};
 use super::topology::Topology;
 use crate::control::protocol::Status;
 
 /// Build a lab and leave it; with `bare`, without starting the nodes.
-pub fn up(name: &str, nodes: u8, buckets: u32, seed: u64, bare: bool) -> Result<ExitCode> {
+pub fn up(
+    name: &str,
+    plan: Plan,
+    buckets: u32,
+    settings: &Settings,
+    bare: bool,
+) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    let mut lab = Lab::build(name, nodes, buckets)?;
+    let mut lab = Lab::build(name, plan, buckets)?;
     match bare {
-        true => lab.configure(seed, 0)?,
-        false => lab.start_nodes(seed, 0, &interrupt)?,
+        true => lab.configure(settings)?,
+        false => lab.start_nodes(settings, 0, &interrupt)?,
     }
+    let seed = settings.seed;
     interrupt.check()?;
     let hosts = lab.state().namespaces.join(", ");
     lab.leave_standing()?;
@@ -67,7 +75,7 @@ pub fn start(name: &str, node: &str) -> Result<ExitCode> {
     if let Some(process) = state.nodes[index].process.filter(|process| process.alive()) {
         bail!("{node} runs already: process {}", process.pid);
     }
-    let topology = Topology::standing(name, state.nodes.len() as u8);
+    let topology = Topology::standing(name, state.plan);
     // It is nobody's child when this command has ended, as after `lab up`.
     drop(nodes::start(&mut state, &topology, index as u8 + 1)?);
     println!("{node} is started");

@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::netns;
-use super::plan::Host;
+use super::plan::{Host, Plan};
 use super::process::Process;
 use super::topology::Topology;
 
@@ -36,6 +36,9 @@ pub struct State {
     pub owner: Option<Process>,
     /// The number of buckets that its nodes were configured with.
     pub buckets: u32,
+    /// What it is built of.
+    #[serde(default)]
+    pub plan: Plan,
     /// Its network namespaces.
     pub namespaces: Vec<String>,
     /// Its nodes, in order.
@@ -47,6 +50,9 @@ pub struct State {
 pub struct Node {
     /// `n1`, `n2`...
     pub name: String,
+    /// Whether it votes and owns nothing.
+    #[serde(default)]
+    pub witness: bool,
     /// Its daemon, once it was started.
     pub process: Option<Process>,
     /// Its configuration file.
@@ -55,11 +61,14 @@ pub struct Node {
     pub control: PathBuf,
     /// What its daemon writes to standard output and standard error.
     pub log: PathBuf,
+    /// Where its daemon keeps what has to outlive it.
+    #[serde(default)]
+    pub state: PathBuf,
 }
 
 impl State {
     /// Take a name for a lab of this process, after removing what dead labs left.
-    pub fn claim(name: &str, nodes: u8, buckets: u32) -> Result<State> {
+    pub fn claim(name: &str, plan: Plan, buckets: u32) -> Result<State> {
         check_name(name)?;
         let _lock = lock()?;
         sweep()?;
@@ -71,7 +80,7 @@ impl State {
                 directory.display()
             );
         }
-        let taken = Topology::names(name, nodes);
+        let taken = Topology::names(name, plan);
         if let Some(taken) = taken.iter().find(|name| netns::path(name).exists()) {
             bail!("the network namespace {taken} is there already, and is no lab's");
         }
@@ -79,8 +88,11 @@ impl State {
             name: name.to_owned(),
             owner: Some(Process::own()?),
             buckets,
+            plan,
             namespaces: taken,
-            nodes: (1..=nodes).map(|number| Node::new(&directory, number)).collect(),
+            nodes: (1..=plan.members())
+                .map(|number| Node::new(&directory, number, plan.is_witness(number)))
+                .collect(),
         };
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
@@ -130,11 +142,13 @@ impl State {
 }
 
 impl Node {
-    fn new(directory: &Path, number: u8) -> Node {
+    fn new(directory: &Path, number: u8, witness: bool) -> Node {
         let name = Host::Node(number).name();
         let file = |extension: &str| directory.join(format!("{name}.{extension}"));
         Node {
+            witness,
             process: None,
+            state: file("state"),
             config: file("toml"),
             control: file("sock"),
             log: file("log"),
@@ -227,6 +241,9 @@ fn remove_directory(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::plan::Mode;
+
+    const PLAN: Plan = Plan { mode: Mode::Shared, nodes: 2, witness: false };
 
     #[test]
     fn the_state_file_reads_back_as_written() {
@@ -234,8 +251,9 @@ mod tests {
             name: "t".into(),
             owner: Some(Process { pid: 7, started: 4711 }),
             buckets: 256,
-            namespaces: Topology::names("t", 2),
-            nodes: vec![Node::new(Path::new("/run/x"), 1), Node::new(Path::new("/run/x"), 2)],
+            plan: PLAN,
+            namespaces: Topology::names("t", PLAN),
+            nodes: (1..=2).map(|number| Node::new(Path::new("/run/x"), number, false)).collect(),
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);

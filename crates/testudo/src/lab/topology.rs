@@ -14,52 +14,37 @@ use super::links::{End, Links};
 use super::netlink;
 use super::netns::Namespace;
 use super::offload::Offloads;
-use super::plan::{Attachment, Host, Segment};
+use super::plan::{ANALYSER_LINK, Attachment, Host, Mode, Plan, Segment, TAP_LINK};
 use super::{Unable, netns};
 
 /// The namespaces of a lab that stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Topology {
     lab: String,
-    nodes: u8,
+    plan: Plan,
 }
 
 impl Topology {
     /// Build the hosts of `lab` and link them.
-    pub fn build(lab: &str, nodes: u8) -> Result<Topology> {
-        let topology = Topology::standing(lab, nodes);
+    pub fn build(lab: &str, plan: Plan) -> Result<Topology> {
+        let topology = Topology::standing(lab, plan);
         let switch = topology.add_switch()?;
         let mut links = switch.run(Links::open)??;
         let mut offloads = switch.run(Offloads::open)?.map_err(missing("ethtool over netlink"))?;
-        for segment in Segment::ALL {
-            links.add_bridge(segment.bridge()).map_err(missing("bridges"))?;
+        for segment in plan.segments() {
+            let hub = plan.mode == Mode::Tap && segment == Segment::Inside;
+            links.add_bridge(segment.bridge(), hub).map_err(missing("bridges"))?;
             links.set_up(segment.bridge(), true)?;
         }
-        for host in Host::all(nodes).into_iter().filter(|host| *host != Host::Switch) {
-            let namespace = Namespace::create(&host.namespace(lab))?;
-            let forwards = matches!(host, Host::Node(_));
-            prepare(&namespace, forwards)?;
-            if host == Host::Client {
-                // One address is to be enough for as many connections as a run can ask for.
-                namespace.set("ipv4/ip_local_port_range", "10000 65535")?;
-            }
-            for attachment in host.attachments() {
-                add_link(&mut links, &namespace, &attachment)?;
-                if attachment.segment != Segment::Sync {
-                    prepare_for_xdp(&mut offloads, &namespace, &attachment, forwards)?;
-                }
-            }
-            let mut own = namespace.run(Links::open)??;
-            for gateway in host.gateways() {
-                own.add_default_route(gateway)?;
-            }
+        for host in plan.hosts().into_iter().filter(|host| *host != Host::Switch) {
+            topology.add_host(host, &mut links, &mut offloads)?;
         }
         Ok(topology)
     }
 
     /// The hosts of a lab that was built before.
-    pub fn standing(lab: &str, nodes: u8) -> Topology {
-        Topology { lab: lab.to_owned(), nodes }
+    pub fn standing(lab: &str, plan: Plan) -> Topology {
+        Topology { lab: lab.to_owned(), plan }
     }
 
     /// The namespace of `host`.
@@ -68,13 +53,44 @@ impl Topology {
     }
 
     /// The namespaces' names.
-    pub fn names(lab: &str, nodes: u8) -> Vec<String> {
-        Host::all(nodes).into_iter().map(|host| host.namespace(lab)).collect()
+    pub fn names(lab: &str, plan: Plan) -> Vec<String> {
+        plan.hosts().into_iter().map(|host| host.namespace(lab)).collect()
     }
 
-    /// The number of nodes.
-    pub fn nodes(&self) -> u8 {
-        self.nodes
+    /// What it was built of.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    fn add_host(&self, host: Host, switch: &mut Links, offloads: &mut Offloads) -> Result<()> {
+        let namespace = Namespace::create(&host.namespace(&self.lab))?;
+        let node = matches!(host, Host::Node(_));
+        prepare(&namespace, host.forwards())?;
+        if host == Host::Client {
+            // One address is to be enough for as many connections as a run can ask for.
+            namespace.set("ipv4/ip_local_port_range", "10000 65535")?;
+        }
+        for attachment in self.plan.attachments(host) {
+            add_link(switch, &namespace, &attachment)?;
+            if attachment.segment != Segment::Sync {
+                prepare_for_xdp(offloads, &namespace, &attachment, node)?;
+            }
+        }
+        let mut own = namespace.run(Links::open)??;
+        if self.plan.mode == Mode::Tap && matches!(host, Host::Node(n) if !self.plan.is_witness(n))
+        {
+            add_analyser(&mut own, &namespace)?;
+        }
+        if matches!(host, Host::ClientRouter | Host::ServerRouter) {
+            // Ports count, and the same flow goes the same way in every run.
+            namespace.set("ipv4/fib_multipath_hash_policy", "1")?;
+            namespace.set("ipv6/fib_multipath_hash_policy", "1")?;
+            namespace.set("ipv4/fib_multipath_hash_seed", "1")?;
+        }
+        for route in self.plan.routes(host) {
+            own.set_route(&route)?;
+        }
+        Ok(())
     }
 
     /// The bridges' namespace. It has no IPv6: a switch is not to speak on its segments.
@@ -128,6 +144,19 @@ fn add_link(links: &mut Links, namespace: &Namespace, attachment: &Attachment) -
 
 fn add_address(links: &mut Links, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
     links.add_address(link, address, prefix).with_context(|| format!("set up {link}"))
+}
+
+/// A node's analyser: what the node's program redirects into one end comes out of the other.
+fn add_analyser(links: &mut Links, namespace: &Namespace) -> Result<()> {
+    let end = |name| End { name, mac: None };
+    let file = fs::File::open(netns::path(namespace.name()))?;
+    links.add_veth(end(TAP_LINK), end(ANALYSER_LINK), file).map_err(missing("veth links"))?;
+    for link in [TAP_LINK, ANALYSER_LINK] {
+        namespace.set(&format!("ipv6/conf/{link}/disable_ipv6"), "1")?;
+        links.set_up(link, true)?;
+    }
+    namespace.run(Offloads::open)??.receive_redirects(ANALYSER_LINK)?;
+    Ok(())
 }
 
 /// Both ends send complete frames; the switch's end of a node's link takes what the node redirects.

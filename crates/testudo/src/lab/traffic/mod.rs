@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -19,39 +19,52 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Unable;
-use super::plan::{Host, server_addresses};
+use super::plan::Host;
 use super::topology::Topology;
 
+pub mod numbered;
 mod server;
 mod tcp;
 mod udp;
-mod wire;
+pub mod wire;
 
+pub use numbered::{Counts, Way};
 pub use tcp::TcpOutcome;
-#[cfg(test)]
-pub use udp::Flow;
-pub use udp::{UdpOutcome, longest_gap};
+pub use udp::Half;
+pub use udp::{Flow, UdpOutcome, longest_gap};
 
 /// The server's TCP and UDP port.
-const PORT: u16 = 7000;
+pub const PORT: u16 = 7000;
 
 /// How much traffic a run makes.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
+    /// The server's addresses, IPv4 first.
+    pub server: [IpAddr; 2],
     /// TCP connections.
     pub connections: u32,
     /// UDP flows.
     pub flows: u32,
     /// Whether half of both is IPv6.
     pub ipv6: bool,
+    /// Whether the flows' paces follow Zipf's law, and are not all the same.
+    pub zipf: bool,
     /// Paces and contents follow from it.
     pub seed: u64,
+}
+
+#[cfg(test)]
+impl Default for Load {
+    fn default() -> Load {
+        let server = [std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+        Load { server, connections: 10, flows: 1, ipv6: true, zipf: false, seed: 3 }
+    }
 }
 
 impl Load {
     /// The server's endpoint for the connection or flow of this number.
     fn endpoint(&self, number: u32) -> SocketAddr {
-        let [v4, v6]: [IpAddr; 2] = server_addresses();
+        let [v4, v6] = self.server;
         let address = if self.ipv6 && number % 2 == 1 { v6 } else { v4 };
         SocketAddr::new(address, PORT)
     }
@@ -89,6 +102,10 @@ struct Shared {
     opened: AtomicU32,
     failed: AtomicU32,
     checked: AtomicU32,
+    /// Bytes of the connections that were as they were sent.
+    verified: AtomicU64,
+    /// When what the run is about began.
+    event: AtomicU64,
     /// What the server saw go wrong, by connection. The first fault of a connection stays.
     faults: Mutex<HashMap<u32, wire::Broken>>,
 }
@@ -119,8 +136,9 @@ pub struct Progress {
 pub struct Traffic {
     shared: Arc<Shared>,
     tcp: JoinHandle<Result<Result<TcpOutcome>>>,
-    udp: JoinHandle<Result<Result<UdpOutcome>>>,
-    servers: Vec<JoinHandle<Result<Result<()>>>>,
+    udp: JoinHandle<Result<Result<Vec<Half>>>>,
+    tcp_server: JoinHandle<Result<Result<()>>>,
+    udp_server: JoinHandle<Result<Result<Vec<Half>>>>,
 }
 
 impl Traffic {
@@ -133,6 +151,8 @@ impl Traffic {
             opened: AtomicU32::new(0),
             failed: AtomicU32::new(0),
             checked: AtomicU32::new(0),
+            verified: AtomicU64::new(0),
+            event: AtomicU64::new(u64::MAX),
             faults: Mutex::default(),
         });
         let client = topology.namespace(Host::Client)?;
@@ -142,13 +162,12 @@ impl Traffic {
         let echo = server.run(server::bind)??;
         let share = || Arc::clone(&shared);
         let (tcp_server, udp_server, tcp_client, udp_client) = (share(), share(), share(), share());
-        let servers = vec![
-            server.spawn("server-tcp", move || server::answer(listener, &tcp_server))?,
-            server.spawn("server-udp", move || server::echo(&echo, &udp_server))?,
-        ];
+        let tcp_server =
+            server.spawn("server-tcp", move || server::answer(listener, &tcp_server))?;
+        let udp_server = server.spawn("server-udp", move || server::echo(&echo, &udp_server))?;
         let tcp = client.spawn("client-tcp", move || tcp::run(&tcp_client))?;
         let udp = client.spawn("client-udp", move || udp::run(&udp_client))?;
-        Ok(Traffic { shared, tcp, udp, servers })
+        Ok(Traffic { shared, tcp, udp, tcp_server, udp_server })
     }
 
     /// Go on to a later phase.
@@ -171,11 +190,29 @@ impl Traffic {
         self.shared.micros()
     }
 
+    /// `instant`, on the same clock.
+    pub fn micros_at(&self, instant: Instant) -> u64 {
+        instant.saturating_duration_since(self.shared.start).as_micros() as u64
+    }
+
+    /// When that clock was zero.
+    pub fn start_instant(&self) -> Instant {
+        self.shared.start
+    }
+
+    /// What the run is about begins now: from here on stalls count. Gives the time.
+    pub fn begin_event(&self) -> u64 {
+        let now = self.micros();
+        self.shared.event.fetch_min(now, Ordering::Relaxed);
+        now
+    }
+
     /// Whether a thread has ended on its own, which none does unless it fails.
     pub fn broken(&self) -> bool {
         self.tcp.is_finished()
             || self.udp.is_finished()
-            || self.servers.iter().any(JoinHandle::is_finished)
+            || self.tcp_server.is_finished()
+            || self.udp_server.is_finished()
     }
 
     /// End the threads; tell what became of the connections and flows.
@@ -184,12 +221,14 @@ impl Traffic {
         let mut tcp = join(self.tcp).context("the TCP client")?;
         let udp = join(self.udp).context("the UDP client")?;
         self.shared.phase.store(Phase::Over as u8, Ordering::Release);
-        for server in self.servers {
-            join(server).context("a server")?;
-        }
+        join(self.tcp_server).context("the TCP server")?;
+        let echoes = join(self.udp_server).context("the UDP server")?;
         let faults = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
         tcp.add_faults(&faults);
-        Ok((tcp, udp))
+        tcp.verified = self.shared.verified.load(Ordering::Relaxed);
+        let halves = udp.into_iter().zip(echoes);
+        let flows = halves.map(|(client, server)| Flow::join(client, server)).collect();
+        Ok((tcp, UdpOutcome { flows }))
     }
 }
 

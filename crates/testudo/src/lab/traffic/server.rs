@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
+use super::udp::{Half, widen};
 use super::wire::{Broken, Framed, Kind, Message, SIZE};
 use super::{PORT, Phase, Shared};
 
@@ -26,6 +28,8 @@ struct Peer {
     /// Which connection it is: the client says so with its first message.
     connection: Option<u32>,
     asked: u32,
+    /// Bytes checked since they were last reported.
+    served: u64,
     pushed: bool,
 }
 
@@ -40,21 +44,34 @@ pub fn bind() -> Result<UdpSocket> {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
     let socket = UdpSocket::bind(any).with_context(|| format!("bind UDP {any}"))?;
     socket.set_read_timeout(Some(TICK))?;
+    widen(&socket)?;
     Ok(socket)
 }
 
-/// Send every datagram back as it came, until the run is over.
-pub fn echo(socket: &UdpSocket, shared: &Shared) -> Result<()> {
+/// Send every datagram back under its number, the first time that it comes, until the run is over.
+/// Gives the server's half of every flow.
+pub fn echo(socket: &UdpSocket, shared: &Shared) -> Result<Vec<Half>> {
+    let mut halves = vec![Half::default(); shared.load.flows as usize];
     let mut buffer = [0; 2 * SIZE];
     while shared.phase() < Phase::Over {
-        match socket.recv_from(&mut buffer) {
-            // A gateway that has just lost a node may answer with an error: the datagram is lost.
-            Ok((count, from)) => drop(socket.send_to(&buffer[..count], from)),
-            Err(error) if transient(&error) => {}
+        let (count, from) = match socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(error) if transient(&error) => continue,
             Err(error) => return Err(error).context("receive datagrams"),
-        }
+        };
+        let (now, key) = (shared.micros(), shared.load.seed);
+        let bytes = &buffer[..count];
+        let flow = Message::from_datagram(bytes, key).map(|message| message.connection);
+        // One that can't be read might be of any flow: it is held against the first.
+        let flow = flow.filter(|flow| (*flow as usize) < halves.len()).unwrap_or_default();
+        let half = &mut halves[flow as usize];
+        let Some(number) = half.take(bytes, Kind::Ask, flow, key, now) else { continue };
+        half.sent.note(number, now);
+        let answer = Message { kind: Kind::Answer, connection: flow, number };
+        // A gateway that has just lost a node may answer with an error: the datagram is lost.
+        drop(socket.send_to(&answer.encode(key), from));
     }
-    Ok(())
+    Ok(halves)
 }
 
 /// Serve connections until the run is over.
@@ -107,7 +124,7 @@ fn accept(
         let _ = stream.set_nodelay(true);
         poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let framed = Framed::new(stream, shared.load.seed);
-        peers.insert(token, Peer { framed, connection: None, asked: 0, pushed: false });
+        peers.insert(token, Peer { framed, connection: None, asked: 0, served: 0, pushed: false });
     }
 }
 
@@ -119,7 +136,9 @@ fn with_peer(
     work: impl FnOnce(&mut Peer) -> Result<(), Broken>,
 ) {
     let Some(peer) = peers.get_mut(&token) else { return };
-    let Err(broken) = work(peer) else { return };
+    let worked = work(peer);
+    shared.verified.fetch_add(std::mem::take(&mut peer.served), Ordering::Relaxed);
+    let Err(broken) = worked else { return };
     if let (Some(connection), true) = (peer.connection, shared.phase() < Phase::Quiet) {
         let mut faults = shared.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.entry(connection).or_insert(broken);
@@ -139,6 +158,7 @@ impl Peer {
                 return Err(Broken::Unexpected { seen: message, expected: self.asked });
             }
             self.asked += 1;
+            self.served += SIZE as u64;
             self.framed.send(Message { kind: Kind::Answer, ..message })?;
         }
         end

@@ -5,7 +5,7 @@
 //! server's push, then asked, and got the answer.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use anyhow::Result;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::wire::{Broken, Framed, Kind, Message};
+use super::wire::{Broken, Framed, Kind, Message, SIZE};
 use super::{Load, Phase, Shared};
 use crate::lab::random::Random;
 
@@ -42,8 +42,11 @@ pub struct TcpOutcome {
     pub reset: u32,
     /// Opened, and neither alive nor reset.
     pub lost: u32,
-    /// Messages checked by the client.
-    pub messages: u64,
+    /// Bytes checked, at both ends together.
+    pub verified: u64,
+    /// The longest that each busy connection waited for an answer since the event, in microseconds,
+    /// in rising order.
+    pub stalls: Vec<u64>,
     /// The first reasons why connections were not alive.
     pub reasons: Vec<String>,
     fates: Vec<Fate>,
@@ -98,6 +101,10 @@ struct Connection {
     pushed: bool,
     checked: bool,
     pace: Option<Duration>,
+    /// When the asks that are not answered yet were sent.
+    asked_at: VecDeque<u64>,
+    /// The longest wait for an answer that came after the event.
+    stall: u64,
 }
 
 struct Client<'a> {
@@ -106,7 +113,6 @@ struct Client<'a> {
     connections: Vec<Connection>,
     opening: usize,
     due: BinaryHeap<Reverse<(Instant, usize)>>,
-    messages: u64,
 }
 
 /// Open the connections and keep them going until the run stops.
@@ -117,7 +123,6 @@ pub fn run(shared: &Shared) -> Result<TcpOutcome> {
         connections: Vec::new(),
         opening: 0,
         due: BinaryHeap::new(),
-        messages: 0,
     };
     let mut events = Events::with_capacity(1024);
     let mut random = Random::new(shared.load.seed);
@@ -169,6 +174,8 @@ impl Client<'_> {
                 pushed: false,
                 checked: false,
                 pace: busy.then_some(Duration::from_micros(pace)),
+                asked_at: VecDeque::new(),
+                stall: 0,
             });
             self.opening += 1;
         }
@@ -187,10 +194,11 @@ impl Client<'_> {
             }
             self.due.pop();
             let pace = self.connections[index].pace.unwrap_or(PACE);
-            self.advance(index, |connection, _| match connection.asked - connection.answered {
-                waiting if waiting < OUTSTANDING => connection.ask(),
-                _ => Ok(()),
-            });
+            let ask = |connection: &mut Connection, shared: &Shared| {
+                let waiting = connection.asked - connection.answered;
+                if waiting < OUTSTANDING { connection.ask(shared.micros()) } else { Ok(()) }
+            };
+            self.advance(index, ask);
             if matches!(self.connections[index].stage, Stage::Open) {
                 self.due.push(Reverse((now + pace, index)));
             }
@@ -201,14 +209,14 @@ impl Client<'_> {
     fn advance(
         &mut self,
         index: usize,
-        step: impl FnOnce(&mut Connection, &mut u64) -> Result<(), Broken>,
+        step: impl FnOnce(&mut Connection, &Shared) -> Result<(), Broken>,
     ) {
         let connection = &mut self.connections[index];
         if matches!(connection.stage, Stage::Broken(_)) {
             return;
         }
         let (opened, checked) = (connection.opened, connection.checked);
-        if let Err(broken) = step(connection, &mut self.messages) {
+        if let Err(broken) = step(connection, self.shared) {
             if !opened {
                 self.opening -= 1;
             }
@@ -231,7 +239,11 @@ impl Client<'_> {
     }
 
     fn outcome(self) -> TcpOutcome {
-        let mut outcome = TcpOutcome { messages: self.messages, ..TcpOutcome::default() };
+        let mut outcome = TcpOutcome::default();
+        let now = self.shared.micros();
+        let busy = self.connections.iter().filter(|c| c.opened && c.pace.is_some());
+        outcome.stalls = busy.map(|connection| connection.stall_until(now)).collect();
+        outcome.stalls.sort_unstable();
         for connection in &self.connections {
             let (fate, reason) = connection.fate();
             if let (Some(reason), true) = (reason, outcome.reasons.len() < REASONS) {
@@ -246,7 +258,7 @@ impl Client<'_> {
 
 impl Connection {
     /// Go on after the kernel has said that something can be read or written.
-    fn serve(&mut self, messages: &mut u64) -> Result<(), Broken> {
+    fn serve(&mut self, shared: &Shared) -> Result<(), Broken> {
         if matches!(self.stage, Stage::Connecting) {
             if let Some(error) = self.framed.stream.take_error()? {
                 return Err(error.into());
@@ -256,19 +268,20 @@ impl Connection {
             }
             self.framed.stream.set_nodelay(true)?;
             self.stage = Stage::Open;
-            self.ask()?;
+            self.ask(shared.micros())?;
         }
         self.framed.flush()?;
         let mut received = Vec::new();
         let end = self.framed.receive(&mut received);
-        *messages += received.len() as u64;
+        shared.verified.fetch_add((received.len() * SIZE) as u64, Ordering::Relaxed);
+        let (now, event) = (shared.micros(), shared.event.load(Ordering::Relaxed));
         for message in received {
-            self.take(message)?;
+            self.take(message, now, event)?;
         }
         end
     }
 
-    fn take(&mut self, message: Message) -> Result<(), Broken> {
+    fn take(&mut self, message: Message, now: u64, event: u64) -> Result<(), Broken> {
         let expected = match message.kind {
             Kind::Answer => self.answered,
             Kind::Push => 0,
@@ -280,18 +293,30 @@ impl Connection {
         }
         if message.kind == Kind::Push {
             self.pushed = true;
-            return self.ask();
+            return self.ask(now);
+        }
+        // Answers come in order, so this one is to the oldest ask.
+        let asked_at = self.asked_at.pop_front().unwrap_or(now);
+        if now >= event {
+            self.stall = self.stall.max(now.saturating_sub(asked_at));
         }
         self.answered += 1;
         self.opened = true;
-        // Answers come in order, so this one is to the ask that followed the push.
+        // The ask that followed the push was the last one.
         self.checked = self.pushed && self.answered == self.asked;
         Ok(())
     }
 
-    fn ask(&mut self) -> Result<(), Broken> {
+    /// The longest wait, the one that has not ended among them.
+    fn stall_until(&self, now: u64) -> u64 {
+        let waiting = self.asked_at.front().map_or(0, |since| now.saturating_sub(*since));
+        self.stall.max(waiting)
+    }
+
+    fn ask(&mut self, now: u64) -> Result<(), Broken> {
         let message = Message { kind: Kind::Ask, connection: self.number, number: self.asked };
         self.asked += 1;
+        self.asked_at.push_back(now);
         self.framed.send(message)
     }
 

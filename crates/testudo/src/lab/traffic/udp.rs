@@ -1,39 +1,42 @@
 //! The paced UDP flows, which measure the blackout.
 //!
-//! Every flow sends one numbered datagram a period, without waiting for the one before, and notes when
-//! echoes arrive. The longest time between two echoes is what an application saw of a takeover, no
-//! finer than the pace.
+//! Every flow sends one numbered datagram a period, without waiting for the one before; the server
+//! gives each that it gets for the first time back under the same number. So both ways are counted,
+//! each packet by itself. The longest time between two echoes is what an application saw of a
+//! takeover, no finer than the pace.
 //!
 //! Invariant: a datagram that is late is not sent twice and its successor not sooner: a generator that
 //! was held up shows as a gap, and is not hidden by a burst.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::socket::{setsockopt, sockopt};
 
+use super::numbered::{Arrived, Sent, Way};
 use super::wire::{Kind, Message, SIZE};
-use super::{Phase, Shared};
+use super::{Load, Phase, Shared};
 
-/// Time between two datagrams of a flow.
+/// Time between two datagrams of a flow, when all flows have the same pace.
 const PERIOD_MICROS: u64 = 5_000;
+/// The longest time between two datagrams of a flow, when their paces differ.
+const MOST_PERIOD_MICROS: u64 = 200_000;
 const TICK: Duration = Duration::from_millis(1);
+/// What a socket holds: what it could not hold would look like a packet that the cluster lost.
+const SOCKET_BUFFER: usize = 8 << 20;
 
-/// One flow, after the run. Times are in microseconds on the run's clock.
+/// One flow, after the run.
 #[derive(Debug, Clone, Default)]
 pub struct Flow {
-    /// Datagrams sent.
-    pub sent: u32,
-    /// When echoes arrived, in order.
-    pub arrivals: Vec<u64>,
-    /// Echoes that had arrived before.
-    pub duplicated: u32,
-    /// Echoes that were not what was sent.
-    pub corrupt: u32,
-    echoed: Vec<bool>,
+    /// From the client to the server.
+    pub up: Way,
+    /// Back again.
+    pub down: Way,
 }
 
 /// All flows, after the run.
@@ -43,40 +46,56 @@ pub struct UdpOutcome {
     pub flows: Vec<Flow>,
 }
 
-impl Flow {
-    /// Datagrams whose echo arrived.
-    pub fn received(&self) -> u32 {
-        self.echoed.iter().filter(|echoed| **echoed).count() as u32
-    }
+/// One end's half of every flow: what it sent, what it got.
+#[derive(Debug, Clone, Default)]
+pub struct Half {
+    /// What it sent.
+    pub sent: Sent,
+    /// What it got.
+    pub arrived: Arrived,
+}
 
-    fn take(&mut self, bytes: &[u8], number: u32, key: u64, now: u64) {
-        let message = bytes.first_chunk::<SIZE>().filter(|_| bytes.len() == SIZE);
-        let message = message.and_then(|bytes| Message::decode(bytes, key).ok());
-        let echoed = match message {
-            Some(Message { kind: Kind::Ask, connection, number: at }) if connection == number => {
-                self.echoed.get_mut(at as usize)
-            }
-            _ => None,
-        };
-        match echoed {
-            None => self.corrupt += 1,
-            Some(true) => self.duplicated += 1,
-            Some(echoed) => {
-                *echoed = true;
-                self.arrivals.push(now);
-            }
+impl Flow {
+    /// Both halves of a flow together.
+    pub fn join(client: Half, server: Half) -> Flow {
+        Flow {
+            up: Way { sent: client.sent, arrived: server.arrived },
+            down: Way { sent: server.sent, arrived: client.arrived },
         }
     }
+
+    /// Datagrams that were not what was sent, at either end.
+    pub fn corrupt(&self) -> u32 {
+        self.up.arrived.corrupt + self.down.arrived.corrupt
+    }
+}
+
+impl Half {
+    /// Take a datagram of `kind` that belongs to `flow`. Gives its number if it is the first copy.
+    pub fn take(&mut self, bytes: &[u8], kind: Kind, flow: u32, key: u64, now: u64) -> Option<u32> {
+        let message = Message::from_datagram(bytes, key);
+        let Some(message) = message.filter(|m| m.kind == kind && m.connection == flow) else {
+            self.arrived.corrupt += 1;
+            return None;
+        };
+        self.arrived.note(message.number, now).then_some(message.number)
+    }
+}
+
+/// Let `socket` hold a burst. Root may, whatever the machine's limit is.
+pub fn widen(socket: &impl AsFd) -> Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).context("widen a socket's buffer")
 }
 
 struct Sender {
     socket: UdpSocket,
     due: u64,
-    flow: Flow,
+    period: u64,
+    half: Half,
 }
 
 /// Send and receive until the run stops.
-pub fn run(shared: &Shared) -> Result<UdpOutcome> {
+pub fn run(shared: &Shared) -> Result<Vec<Half>> {
     let mut poll = Poll::new()?;
     let mut senders = open(shared, &poll)?;
     let mut events = Events::with_capacity(256);
@@ -93,24 +112,40 @@ pub fn run(shared: &Shared) -> Result<UdpOutcome> {
             receive(&mut senders, event.token().0, shared)?;
         }
     }
-    Ok(UdpOutcome { flows: senders.into_iter().map(|sender| sender.flow).collect() })
+    Ok(senders.into_iter().map(|sender| sender.half).collect())
+}
+
+/// The periods of the flows. With `zipf`, flow k is k times as slow as the first, and all together
+/// send as much as they would at one pace; no flow is so slow that a blackout passes it by.
+fn periods(load: &Load) -> Vec<u64> {
+    let flows = load.flows;
+    if !load.zipf {
+        return vec![PERIOD_MICROS; flows as usize];
+    }
+    let harmonic: f64 = (1..=flows).map(|rank| 1.0 / f64::from(rank)).sum();
+    let first = PERIOD_MICROS as f64 * harmonic / f64::from(flows);
+    (1..=flows)
+        .map(|rank| ((first * f64::from(rank)) as u64).clamp(1, MOST_PERIOD_MICROS))
+        .collect()
 }
 
 /// The flows, their first datagrams spread over one period.
 fn open(shared: &Shared, poll: &Poll) -> Result<Vec<Sender>> {
     let flows = shared.load.flows;
     (0..flows)
-        .map(|number| {
+        .zip(periods(&shared.load))
+        .map(|(number, period)| {
             let to = shared.load.endpoint(number);
             let any: SocketAddr = match to {
                 SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                 SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
             };
             let mut socket = UdpSocket::bind(any)?;
+            widen(&socket)?;
             socket.connect(to).with_context(|| format!("connect a UDP socket to {to}"))?;
             poll.registry().register(&mut socket, Token(number as usize), Interest::READABLE)?;
-            let due = PERIOD_MICROS * u64::from(number) / u64::from(flows);
-            Ok(Sender { socket, due, flow: Flow::default() })
+            let due = period * u64::from(number) / u64::from(flows);
+            Ok(Sender { socket, due, period, half: Half::default() })
         })
         .collect()
 }
@@ -123,15 +158,13 @@ fn send_due(senders: &mut [Sender], shared: &Shared) -> Result<()> {
         }
         // On the flow's own grid, and never more than one at a time.
         let late = now - sender.due;
-        sender.due += PERIOD_MICROS * (1 + late / PERIOD_MICROS);
-        let message = Message { kind: Kind::Ask, connection: number, number: sender.flow.sent };
+        sender.due += sender.period * (1 + late / sender.period);
+        let next = sender.half.sent.next();
+        let message = Message { kind: Kind::Ask, connection: number, number: next };
         match sender.socket.send(&message.encode(shared.load.seed)) {
             Err(error) if !passing(&error) => return Err(error).context("send a datagram"),
             // What the stack did not take is a lost packet like any other.
-            _ => {
-                sender.flow.sent += 1;
-                sender.flow.echoed.push(false);
-            }
+            _ => sender.half.sent.note(next, now),
         }
     }
     Ok(())
@@ -144,7 +177,8 @@ fn receive(senders: &mut [Sender], index: usize, shared: &Shared) -> Result<()> 
         match sender.socket.recv(&mut buffer) {
             Ok(count) => {
                 let (now, key) = (shared.micros(), shared.load.seed);
-                sender.flow.take(&buffer[..count], index as u32, key, now);
+                let bytes = &buffer[..count];
+                sender.half.take(bytes, Kind::Answer, index as u32, key, now);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if passing(&error) => {}
@@ -192,15 +226,27 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_counts_once_and_only_if_it_was_sent() {
-        let mut flow = Flow { sent: 2, echoed: vec![false; 2], ..Flow::default() };
-        let bytes = |connection, number| Message { kind: Kind::Ask, connection, number }.encode(9);
-        flow.take(&bytes(4, 1), 4, 9, 100);
-        flow.take(&bytes(4, 1), 4, 9, 110);
-        flow.take(&bytes(5, 0), 4, 9, 120);
-        flow.take(&bytes(4, 2), 4, 9, 130);
-        flow.take(&bytes(4, 0)[1..], 4, 9, 140);
-        assert_eq!((flow.received(), flow.duplicated, flow.corrupt), (1, 1, 3));
-        assert_eq!(flow.arrivals, [100]);
+    fn an_echo_counts_once_and_only_on_its_flow() {
+        let mut half = Half::default();
+        let bytes = |kind, connection, number| Message { kind, connection, number }.encode(9);
+        let mut take = |bytes: &[u8], now| half.take(bytes, Kind::Answer, 4, 9, now);
+        assert_eq!(take(&bytes(Kind::Answer, 4, 1), 100), Some(1));
+        assert_eq!(take(&bytes(Kind::Answer, 4, 1), 110), None);
+        assert_eq!(take(&bytes(Kind::Answer, 5, 0), 120), None);
+        assert_eq!(take(&bytes(Kind::Ask, 4, 2), 130), None);
+        assert_eq!(take(&bytes(Kind::Answer, 4, 0)[1..], 140), None);
+        assert_eq!(half.arrived.corrupt, 3);
+        assert_eq!(half.arrived.times, [100]);
+    }
+
+    #[test]
+    fn zipf_has_the_same_sum_as_one_pace_and_a_heavy_head() {
+        let mut load = Load { flows: 32, ..Load::default() };
+        let rate = |load: &Load| -> f64 { periods(load).iter().map(|p| 1e6 / *p as f64).sum() };
+        let uniform = rate(&load);
+        load.zipf = true;
+        assert!((rate(&load) / uniform - 1.0).abs() < 0.01, "{} {uniform}", rate(&load));
+        let periods = periods(&load);
+        assert!(periods[0] * 30 < periods[31] && periods[31] <= MOST_PERIOD_MICROS);
     }
 }

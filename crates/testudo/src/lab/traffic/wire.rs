@@ -70,6 +70,12 @@ impl Message {
         let message = Message { kind, connection: number(4), number: number(8) };
         if message.encode(key) == *bytes { Ok(message) } else { Err(Corrupt) }
     }
+
+    /// Read a datagram's payload: one message, and nothing else.
+    pub fn from_datagram(bytes: &[u8], key: u64) -> Option<Message> {
+        let whole = bytes.first_chunk::<SIZE>().filter(|_| bytes.len() == SIZE)?;
+        Message::decode(whole, key).ok()
+    }
 }
 
 /// Why a connection can't be used any more.
