@@ -16,6 +16,7 @@ pub mod keys;
 pub mod membership;
 pub mod node_set;
 pub mod ownership;
+pub mod plan;
 pub mod replica;
 pub mod sync;
 mod time;
