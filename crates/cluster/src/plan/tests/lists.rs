@@ -45,6 +45,16 @@ fn a_node_twice_as_strong_owns_twice_as_much_and_inherits_twice_as_much() {
 }
 
 #[test]
+fn small_groups_do_not_all_round_up_the_same_nodes() {
+    let cluster = Cluster::new(&[1; 32], 256, 3);
+    for rank in 1..3 {
+        let mut named = [0; 32];
+        cluster.lists.iter().for_each(|ranks| named[usize::from(ranks[rank].0)] += 1);
+        assert!(named.iter().all(|count| (7..=9).contains(count)), "rank {rank}: {named:?}");
+    }
+}
+
+#[test]
 fn witnesses_and_drained_nodes_own_nothing_and_drained_ones_come_last() {
     let mut candidates: Vec<Candidate> = (0..4).map(|node| candidate(node, 1)).collect();
     candidates[1].may_own = false;

