@@ -15,7 +15,8 @@
 //! percent. For each node the smallest single bucket that is enough is looked for, else the largest
 //! that is not, and so on down its buckets, each looked at once.
 //!
-//! Limits: a bucket cannot be split.
+//! Limits: a bucket cannot be split. Where only a heavy bucket's move helps, its target can become a
+//! source in the same plan, so a few moves more than the fewest are possible.
 
 use super::roster::{NUMBERS, Roster};
 use super::rows::{Row, changes, kept};
@@ -306,7 +307,8 @@ impl Nodes {
     }
 
     /// Where a bucket should go: the first of its successors that stays below the mean with it, or the
-    /// node with the lowest level if that does; else, in the same order, one that it does not make hot.
+    /// node with the lowest level if that does; else, in the same order, one that it does not make hot,
+    /// or at least leaves much lower than the source was.
     /// The mean first, so that a target keeps some distance from becoming the next source.
     fn target(&self, source: usize, row: &Row, load: f64) -> Option<usize> {
         let level = |at: usize| self.nodes[at].load / self.nodes[at].weight;
@@ -315,7 +317,7 @@ impl Nodes {
         let find = |limit: f64| {
             let has_room = |&at: &usize| {
                 let after = (self.nodes[at].load + load) / self.nodes[at].weight;
-                at != source && after < before && after <= limit
+                at != source && after <= limit
             };
             let known = row.head.iter().skip(1).filter_map(|node| self.index[usize::from(node.0)]);
             known.chain(coldest).find(has_room)
