@@ -15,7 +15,8 @@
 //! percent. For each node the smallest single bucket that is enough is looked for, else the largest
 //! that is not, and so on down its buckets, each looked at once.
 //!
-//! Limits: a bucket cannot be split.
+//! Limits: a bucket cannot be split. Where only a heavy bucket's move helps, its target can become a
+//! source in the same plan, so a few moves more than the fewest are possible.
 
 use super::roster::{NUMBERS, Roster};
 use super::rows::{Row, changes, kept};
@@ -305,20 +306,23 @@ impl Nodes {
         }
     }
 
-    /// Where a bucket should go: the first of its successors that has room for it, else the node with
-    /// the lowest level if that has.
+    /// Where a bucket should go: the first of its successors that stays below the mean with it, or the
+    /// node with the lowest level if that does; else, in the same order, one that it does not make hot,
+    /// or at least leaves much lower than the source was.
+    /// The mean first, so that a target keeps some distance from becoming the next source.
     fn target(&self, source: usize, row: &Row, load: f64) -> Option<usize> {
-        let successors = row.head.iter().skip(1).filter_map(|node| self.index[usize::from(node.0)]);
         let level = |at: usize| self.nodes[at].load / self.nodes[at].weight;
         let coldest = (0..self.nodes.len()).min_by(|&a, &b| level(a).total_cmp(&level(b)));
-        let from = &self.nodes[source];
-        let (before, left) = (from.load / from.weight, (from.load - load) / from.weight);
-        let has_room = |&at: &usize| {
-            let to = &self.nodes[at];
-            let after = (to.load + load) / to.weight;
-            let much_better = after.max(left) <= before * (2.0 - self.stop);
-            at != source && after < before && (after <= self.level * self.stop || much_better)
+        let before = level(source);
+        let find = |limit: f64| {
+            let has_room = |&at: &usize| {
+                let after = (self.nodes[at].load + load) / self.nodes[at].weight;
+                at != source && after <= limit
+            };
+            let known = row.head.iter().skip(1).filter_map(|node| self.index[usize::from(node.0)]);
+            known.chain(coldest).find(has_room)
         };
-        successors.chain(coldest).find(has_room)
+        let much_better = before * (2.0 - self.stop);
+        find(self.level).or_else(|| find(self.level * self.stop)).or_else(|| find(much_better))
     }
 }

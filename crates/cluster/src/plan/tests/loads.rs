@@ -110,6 +110,50 @@ fn an_elephant_is_reported_and_not_chased() {
 }
 
 #[test]
+fn an_elephant_stays_even_if_an_empty_node_would_have_it() {
+    let mut cluster = Cluster::new(&[1; 4], 64, 3);
+    cluster.candidates.push(candidate(4, 1));
+    let mut loads = vec![4.0; 64];
+    loads[5] = 200.0;
+    let plan = plan(&cluster, &loads, &SETTINGS, usize::MAX);
+    assert!(plan.changes.iter().all(|change| change.bucket != bucket(5)));
+    assert!(plan.changes.iter().any(|change| change.ranks[0] == NodeId(4)));
+    cluster.apply(&plan.changes);
+}
+
+#[test]
+fn nodes_beside_an_elephant_are_measured_without_it() {
+    let mut cluster = Cluster::new(&[1; 4], 16, 3);
+    let mut loads: Vec<f64> = (0..16).map(|b| [0.0, 7.5, 3.75, 3.75][b % 4]).collect();
+    loads[0] = 200.0;
+    let plan = plan(&cluster, &loads, &SETTINGS, usize::MAX);
+    assert!(!plan.changes.is_empty(), "30 beside 15 and 15 are too much");
+    assert!(plan.changes.iter().all(|change| change.bucket.0 % 4 == 1));
+    cluster.apply(&plan.changes);
+}
+
+#[test]
+fn the_smallest_bucket_that_is_enough_goes_to_its_successor() {
+    let mut cluster = Cluster::new(&[1; 4], 16, 3);
+    let mut loads: Vec<f64> = (0..16).map(|b| if b == 3 { 8.5 } else { 9.0 }).collect();
+    (loads[0], loads[4], loads[8], loads[12]) = (20.0, 12.0, 10.0, 10.0);
+    let plan = plan(&cluster, &loads, &SETTINGS, usize::MAX);
+    assert_eq!(plan.changes.len(), 1);
+    assert_eq!(loads[usize::from(plan.changes[0].bucket.0)], 10.0);
+    assert_eq!(plan.changes[0].ranks[0], NodeId(1), "though node 3 carries less");
+    cluster.apply(&plan.changes);
+}
+
+#[test]
+fn a_node_keeps_its_last_bucket() {
+    let cluster = Cluster::new(&[1, 3], 4, 2);
+    let small = (0..4).find(|&b| cluster.owner(b) == Some(NodeId(0))).unwrap();
+    let mut loads = vec![1.0; 4];
+    loads[small] = 4.0;
+    assert_eq!(plan(&cluster, &loads, &SETTINGS, usize::MAX).changes, []);
+}
+
+#[test]
 fn two_elephants_of_one_node_part() {
     let mut cluster = Cluster::new(&[1; 4], 64, 3);
     let mut loads = vec![1.0; 64];
@@ -198,7 +242,7 @@ fn costs_add_up_and_rates_follow() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn balancing_helps_and_ends(
@@ -229,30 +273,52 @@ proptest! {
     }
 
     #[test]
-    fn noise_moves_nothing_to_and_fro(
+    fn smoothed_noise_moves_nothing_back(
         nodes in 2usize..10,
         exponent in 0.0f64..0.9,
         seed: u64,
     ) {
-        let buckets = 128 * nodes;
-        let mut cluster = Cluster::new(&vec![1; nodes], buckets as u32, 3);
-        let loads = zipf(buckets, exponent, seed);
-        let owners = |cluster: &Cluster| -> Vec<_> {
-            (0..buckets).map(|bucket| cluster.owner(bucket).unwrap()).collect()
-        };
-        let mut visited: Vec<Vec<NodeId>> = owners(&cluster).into_iter().map(|n| vec![n]).collect();
-        let mut late = 0;
-        for round in 0..200 {
-            let plan = plan(&cluster, &noisy(&loads, seed ^ round), &SETTINGS, usize::MAX);
-            let moves = cluster.apply(&plan.changes);
-            late += if round < 100 { 0 } else { moves };
-            for change in &plan.changes {
-                let visited = &mut visited[usize::from(change.bucket.0)];
-                prop_assert!(!visited.contains(&change.ranks[0]), "bucket {} goes back", change.bucket);
-                visited.push(change.ranks[0]);
-            }
-        }
-        { eprintln!("LATE {late} {nodes} {exponent}"); }
-        prop_assert!(late <= 200, "{} moves after the third round", late);
+        let late = moves_under_noise(nodes, exponent, seed, Duration::from_secs(40));
+        // A node that was left just below the hysteresis may cross it once.
+        prop_assert!(late <= nodes, "{} moves after the tenth round", late);
     }
+}
+
+/// Without smoothing a heavy bucket's noise can still lift its node over the hysteresis. That must
+/// move something else away, a few times, and never anything back. The seeds are fixed, since this is
+/// likely and not certain.
+#[test]
+fn raw_noise_moves_nothing_back() {
+    let mut late = 0;
+    for seed in 0..200u64 {
+        let (nodes, exponent) = (2 + seed as usize % 8, seed as f64 / 220.0);
+        late += moves_under_noise(nodes, exponent, seed, Duration::ZERO);
+    }
+    println!("{late} moves after the tenth round in 200 clusters of 100 rounds");
+    assert!(late <= 20, "{late} moves");
+}
+
+/// Balances a cluster whose loads are measured with noise every ten seconds, without rests or caps.
+/// Returns how many buckets moved after the tenth round; none may go back to where it was.
+fn moves_under_noise(nodes: usize, exponent: f64, seed: u64, half_life: Duration) -> usize {
+    let buckets = 128 * nodes;
+    let mut cluster = Cluster::new(&vec![1; nodes], buckets as u32, 3);
+    let loads = zipf(buckets, exponent, seed);
+    let mut rates = Rates::new(buckets as u32, half_life);
+    let mut visited: Vec<Vec<NodeId>> = cluster.lists.iter().map(|ranks| vec![ranks[0]]).collect();
+    let mut late = 0;
+    for round in 0..100 {
+        let packets = |load: f64| Load { packets: (load * 1e6) as u64, ..Load::default() };
+        let seen: Vec<Load> = noisy(&loads, seed ^ round).into_iter().map(packets).collect();
+        rates.observe(&seen, Duration::from_secs(10));
+        let plan = plan(&cluster, rates.costs(), &SETTINGS, usize::MAX);
+        let moves = cluster.apply(&plan.changes);
+        late += if round < 10 { 0 } else { moves };
+        for Change { bucket, ranks } in &plan.changes {
+            let visited = &mut visited[usize::from(bucket.0)];
+            assert!(!visited.contains(&ranks[0]), "bucket {bucket} goes back, seed {seed}");
+            visited.push(ranks[0]);
+        }
+    }
+    late
 }
