@@ -11,8 +11,6 @@
 //!
 //! All numbers are little-endian.
 
-use std::fmt;
-
 use testudo_packet::bucket::{BucketId, NodeId};
 
 use super::Version;
@@ -90,19 +88,20 @@ pub enum Reason {
     Operator(NodeId),
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Admitted(node) => write!(f, "node {} admitted", node.0),
-            Self::Joined(node) => write!(f, "node {} joined", node.0),
-            Self::Formed => f.write_str("formed"),
-            Self::Voters => f.write_str("voters"),
-            Self::Drained(node) => write!(f, "node {} drained", node.0),
-            Self::Undrained(node) => write!(f, "node {} undrained", node.0),
-            Self::Balance => f.write_str("balance"),
-            Self::Unfit(node) => write!(f, "node {} unfit", node.0),
-            Self::Succession => f.write_str("succession"),
-            Self::Operator(node) => write!(f, "moved to node {} by hand", node.0),
+impl Reason {
+    /// The reason in words, with the names of nodes.
+    pub fn describe(&self, name: impl Fn(NodeId) -> String) -> String {
+        match *self {
+            Self::Admitted(node) => format!("{} admitted", name(node)),
+            Self::Joined(node) => format!("{} joined", name(node)),
+            Self::Formed => "formed".to_owned(),
+            Self::Voters => "voters changed".to_owned(),
+            Self::Drained(node) => format!("{} drained", name(node)),
+            Self::Undrained(node) => format!("{} undrained", name(node)),
+            Self::Balance => "balance".to_owned(),
+            Self::Unfit(node) => format!("{} unfit", name(node)),
+            Self::Succession => "succession".to_owned(),
+            Self::Operator(node) => format!("moved to {} by hand", name(node)),
         }
     }
 }

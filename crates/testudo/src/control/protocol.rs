@@ -192,11 +192,9 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It owns buckets, or may at any moment.
+    /// Its life was admitted: it owns buckets, or may at any moment.
     Member,
-    /// It is complete but without a lease, so it handles no packets.
-    Standby,
-    /// Its common table is not complete yet, so it takes no buckets.
+    /// Its life was not admitted yet, so it takes no buckets.
     Joining,
 }
 

@@ -39,7 +39,6 @@ fn summary(status: &Status) -> String {
     let Status { node, cluster, mode, buckets, node_table, common_table, .. } = status;
     let role = match status.role {
         Role::Member => "member",
-        Role::Standby => "standby",
         Role::Joining => "joining",
     };
     let lease = match status.lease.held {

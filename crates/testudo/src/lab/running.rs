@@ -187,7 +187,6 @@ impl Drop for Lab {
 pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Member => "member",
-        Role::Standby => "standby",
         Role::Joining => "joining",
     }
 }

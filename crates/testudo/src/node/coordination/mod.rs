@@ -208,7 +208,7 @@ impl Coordination {
         if let Some(change) = map.history().next_back() {
             tracing::info!(
                 version = map.version().0,
-                reason = %change.reason,
+                reason = change.reason.describe(|node| self.parts.cluster.member(node).to_owned()),
                 buckets = change.buckets,
                 "the bucket map has changed"
             );

@@ -32,7 +32,8 @@ impl Coordination {
             Request::Map(answers) => answers.give(Ok(self.show_map())),
             Request::History { limit, answers } => {
                 let map = self.parts.coordinator.machine();
-                let all: Vec<_> = map.history().map(show_change).collect();
+                let name = |node| self.parts.cluster.member(node).to_owned();
+                let all: Vec<_> = map.history().map(|change| show_change(change, name)).collect();
                 let first = map.history().next().map_or(1, |change| change.version.0);
                 let cut = all.len().saturating_sub(limit);
                 let truncated = cut > 0 || first > 1;
@@ -134,7 +135,7 @@ impl Coordination {
     }
 }
 
-fn show_change(change: &Change) -> order::Change {
+fn show_change(change: &Change, name: impl Fn(NodeId) -> String) -> order::Change {
     let moved = match change.buckets {
         0 => "no bucket moved".to_owned(),
         1 => "1 bucket moved".to_owned(),
@@ -143,7 +144,7 @@ fn show_change(change: &Change) -> order::Change {
     order::Change {
         version: change.version.0,
         change: moved,
-        reason: change.reason.to_string(),
+        reason: change.reason.describe(name),
     }
 }
 

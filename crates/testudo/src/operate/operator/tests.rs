@@ -26,6 +26,18 @@ fn cluster() -> Arc<Cluster> {
     Arc::new(Cluster::new(settings).unwrap())
 }
 
+fn watcher() -> Watcher {
+    let watcher = Watcher::start(Parts {
+        interfaces: vec!["nothere0".to_owned()],
+        probes: Vec::new(),
+        health: crate::config::parse(Path::new("f"), include_str!("../../../../../docs/node.toml"))
+            .unwrap()
+            .health,
+        on_change: Box::new(|_| {}),
+    });
+    watcher.unwrap()
+}
+
 fn plan() -> Plan {
     let share = |node, buckets, percent| Share { node: NodeId(node), buckets, percent };
     Plan {
@@ -47,13 +59,13 @@ fn answered(answer: impl FnOnce(order::Request) + Send + 'static) -> Operator {
             thread::sleep(Duration::from_millis(1));
         }
     });
-    Operator::new(cluster(), sender, health())
+    Operator::new(cluster(), sender, watcher().handle())
 }
 
 #[test]
 fn what_is_not_there_is_refused_before_anybody_is_asked() {
     let (sender, mailbox) = Mailbox::new(1).unwrap();
-    let operator = Operator::new(cluster()).with_coordinator(sender);
+    let operator = Operator::new(cluster(), sender, watcher().handle());
     assert_eq!(
         operator.drain("n9", false).unwrap_err().to_string(),
         "no member is named \"n9\"; expected one of n1, n2, w; nothing has changed"
@@ -98,11 +110,15 @@ fn a_refusal_is_told_in_its_words() {
 #[test]
 fn nobody_is_waited_for_for_ever() {
     let (sender, mailbox) = Mailbox::new(1).unwrap();
-    let operator = Operator::new(cluster()).with_coordinator(sender);
+    let operator = Operator::new(cluster(), sender, watcher().handle());
     // Kept, but not answered.
     assert_eq!(operator.undrain("n1", false).unwrap_err(), OperateError::Late);
     assert_eq!(operator.undrain("n1", false).unwrap_err(), OperateError::Full);
-    let Some(order::Request::Undrain { node: NodeId(0), dry_run: false, answers }) = mailbox.take()
+    let Some(coordination::Input::Order(order::Request::Undrain {
+        node: NodeId(0),
+        dry_run: false,
+        answers,
+    })) = mailbox.take()
     else {
         panic!("the order is gone, or another");
     };
@@ -167,16 +183,9 @@ fn a_restart_names_the_process_that_goes() {
 
 #[test]
 fn health_is_what_the_watcher_finds() {
-    let watcher = Watcher::start(Parts {
-        interfaces: vec!["nothere0".to_owned()],
-        probes: Vec::new(),
-        health: crate::config::parse(Path::new("f"), include_str!("../../../../../docs/node.toml"))
-            .unwrap()
-            .health,
-        on_change: Box::new(|_| {}),
-    });
-    let watcher = watcher.unwrap();
-    let operator = Operator::new(cluster()).with_health(watcher.handle());
-    let names = operator.health().unwrap().items.into_iter().map(|item| item.name);
+    let watcher = watcher();
+    let (sender, _mailbox) = Mailbox::new(1).unwrap();
+    let operator = Operator::new(cluster(), sender, watcher.handle());
+    let names = operator.health().items.into_iter().map(|item| item.name);
     assert_eq!(names.collect::<Vec<_>>(), ["link nothere0", "overload", "sync", "coordinator"]);
 }
