@@ -104,6 +104,12 @@ impl Replica {
         (self.moves.leaving.len(), self.moves.arriving.len())
     }
 
+    /// Whether a bucket is on its way from this node to another.
+    #[must_use]
+    pub fn is_leaving(&self, bucket: BucketId) -> bool {
+        self.moves.leaving.contains_key(&bucket)
+    }
+
     // The owner's side.
 
     pub(super) fn move_bucket(&mut self, bucket: BucketId, moving: Option<Move>) {
