@@ -141,8 +141,14 @@ impl Scene<'_> {
             Some((list, rank)) if list.ranks[rank] != self.me => {
                 Title::of(slot(list.ranks[rank], told, epoch(list, rank), BucketState::Active))
             }
-            // It will be this node's when nobody else can act on it, or is nobody's.
-            _ => Title::of(told),
+            // It will be this node's when nobody else can act on it.
+            Some(_) => Title::of(told),
+            // All that could own it are dead: nobody has more of it than this node.
+            None if told.owner != NodeId::NONE => {
+                let (previous, owner) = (told.owner, NodeId::NONE);
+                Title::of(BucketSlot { owner, previous, ..told })
+            }
+            None => Title::of(told),
         }
     }
 
