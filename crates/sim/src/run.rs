@@ -158,6 +158,7 @@ fn faults(world: &mut World) -> Result<(), String> {
 /// The faults stop, and everything has to come right.
 fn recover(world: &mut World) -> Result<(), String> {
     world.heal();
+    world.options.balance = false;
     world.options.loss = 0;
     world.options.late = 0;
     world.options.delay = 2 * MS;

@@ -62,7 +62,9 @@ impl Acknowledged {
     /// A flow has ended.
     fn end(&mut self, port: u16) {
         self.lives[usize::from(port)] += 1;
-        self.has.iter_mut().for_each(|has| drop(has.remove(&port)));
+        self.has.iter_mut().for_each(|has| {
+            has.remove(&port);
+        });
     }
 
     fn ports(&self, bucket: BucketId) -> impl Iterator<Item = u16> + use<> {

@@ -81,13 +81,14 @@ impl World {
         let costs = (0..self.options.buckets).map(|_| self.rng.within(1..100) as f64);
         let costs: Vec<_> = if balance { costs.collect() } else { Vec::new() };
         let Some(daemon) = &mut self.machines[node].daemon else { return };
-        if self.options.balance {
-            daemon.planner.set_costs(costs);
-        }
+        daemon.planner.set_costs(costs);
         let leads = daemon.raft.leads();
         let command = daemon.planner.plan(now, leads, daemon.raft.machine(), standings);
-        if let Some(command) = command {
-            self.propose(node, now, &command);
+        if let Some(command) = command
+            && !self.propose(node, now, &command)
+            && let Some(daemon) = &mut self.machines[node].daemon
+        {
+            daemon.planner.not_proposed();
         }
     }
 
@@ -103,16 +104,19 @@ impl World {
             }
         };
         match command {
-            Ok(command) => self.propose(node, now, &command),
+            Ok(command) => {
+                self.propose(node, now, &command);
+            },
             Err(error) => self.say(node, || format!("refuses the operator: {error}")),
         }
     }
 
-    fn propose(&mut self, node: usize, now: Nanos, command: &Command) {
-        let Some(daemon) = &mut self.machines[node].daemon else { return };
+    fn propose(&mut self, node: usize, now: Nanos, command: &Command) -> bool {
+        let Some(daemon) = &mut self.machines[node].daemon else { return false };
         let proposed = daemon.raft.propose(now, command.encode());
         self.say(node, || format!("proposes {command:?}: {proposed:?}"));
         self.tally.count(if proposed.is_ok() { "commands proposed" } else { "proposals refused" });
+        proposed.is_ok()
     }
 
     fn carry_out(&mut self, node: usize, output: Output) {

@@ -129,7 +129,9 @@ impl World {
         match result {
             Ok(()) => self.note_event(node, happened),
             // Of a bucket that was given up meanwhile, or of a flow that a rescan has told already.
-            Err(Refused::NotOwner { .. } | Refused::Unknown) => {}
+            Err(error @ (Refused::NotOwner { .. } | Refused::Unknown)) => {
+                self.say(node, || format!("does not take {happened:?} over: {error}"));
+            }
             Err(error) => self.fail(|| {
                 format!("node {node} does not take its own flow {record:?} over: {error}")
             }),
