@@ -87,8 +87,8 @@ pub(crate) struct Ledger {
     before: BTreeMap<BucketId, BucketSlot>,
     moved: BTreeMap<BucketId, Option<Move>>,
     let_go: Vec<(BucketId, Version)>,
-    /// Given up, and not known to have arrived.
-    delivering: BTreeMap<BucketId, Version>,
+    /// Given up, and not known to have arrived: by which version, and which version first said so.
+    delivering: BTreeMap<BucketId, (Version, Version)>,
     version: Version,
     told_version: Version,
 }
@@ -116,10 +116,16 @@ impl Ledger {
         self.told.iter().filter(|slot| slot.owner == self.me).count()
     }
 
-    /// The buckets that are not with their next owners yet, each with the version that says so.
-    pub(crate) fn moves(&self) -> impl Iterator<Item = (BucketId, Version)> + '_ {
-        let moving = self.moving.iter().map(|(&bucket, moving)| (bucket, moving.since));
-        moving.chain(self.delivering.iter().map(|(&bucket, &since)| (bucket, since)))
+    /// The earliest version that this node does not follow yet: `next(bucket, epoch)` is the version
+    /// of the list after the one that gave a bucket this epoch, if there is one.
+    pub(crate) fn first_unsettled(
+        &self,
+        next: impl Fn(BucketId, Epoch) -> Option<Version>,
+    ) -> Option<Version> {
+        let buckets = (0..=u16::MAX).map(BucketId).zip(&self.told);
+        let owned = buckets.filter(|(_, slot)| slot.owner == self.me);
+        let owned = owned.filter_map(|(bucket, slot)| next(bucket, slot.epoch));
+        owned.chain(self.delivering.values().map(|&(_, first)| first)).min()
     }
 
     /// Gives all buckets of this node up.
@@ -143,7 +149,7 @@ impl Ledger {
 
     /// The next owner knows all of a bucket that was let go. Says whether that was waited for.
     pub(crate) fn delivered(&mut self, bucket: BucketId, since: Version) -> bool {
-        let waited = self.delivering.get(&bucket) == Some(&since);
+        let waited = self.delivering.get(&bucket).is_some_and(|&(version, _)| version == since);
         if waited {
             self.delivering.remove(&bucket);
         }
@@ -152,18 +158,24 @@ impl Ledger {
 
     /// The replica has stopped handling a bucket, for a move that was told. Says whether that move
     /// still stands.
-    pub(crate) fn given_up(&mut self, bucket: BucketId, since: Version) -> bool {
+    pub(crate) fn given_up(
+        &mut self,
+        bucket: BucketId,
+        since: Version,
+        next: impl Fn(BucketId, Epoch) -> Option<Version>,
+    ) -> bool {
         let Some(moving) = self.moving.get(&bucket).filter(|moving| moving.since == since) else {
             return false;
         };
         let Move { to, epoch, .. } = *moving;
         let told = &mut self.told[usize::from(bucket.0)];
+        let first = next(bucket, told.epoch).unwrap_or(since);
         *told = BucketSlot { owner: to, previous: self.me, epoch, ..*told };
         self.moving.remove(&bucket);
         self.moved.remove(&bucket);
         self.before.remove(&bucket);
         self.let_go.push((bucket, since));
-        self.delivering.insert(bucket, since);
+        self.delivering.insert(bucket, (since, first));
         true
     }
 
@@ -316,19 +328,20 @@ mod tests {
         assert_eq!(ledger.poll(), Some(Ownership::Told { version: Version(3) }));
         ledger.update(Version(3), |_, _| to_move);
         assert_eq!(ledger.poll(), None);
-        assert_eq!(ledger.moves().collect::<Vec<_>>(), [(bucket, Version(3))]);
+        let next = |_, _| Some(Version(3));
+        assert_eq!(ledger.first_unsettled(next), Some(Version(3)));
         update(&mut ledger, |_| slot(1, 5));
         assert_eq!(ledger.poll(), Some(Ownership::Move { buckets: vec![(bucket, None)] }));
-        assert!(!ledger.given_up(bucket, Version(3)), "it was taken back");
+        assert!(!ledger.given_up(bucket, Version(3), next), "it was taken back");
         ledger.update(Version(4), |_, _| to_move);
         ledger.poll();
-        assert!(!ledger.given_up(bucket, Version(2)), "of another move");
-        assert!(ledger.given_up(bucket, Version(3)));
+        assert!(!ledger.given_up(bucket, Version(2), next), "of another move");
+        assert!(ledger.given_up(bucket, Version(3), next));
         let let_go = Ownership::LetGo { buckets: vec![(bucket, Version(3))] };
         assert_eq!(ledger.poll(), Some(let_go));
         assert_eq!(ledger.owned(), 0);
-        assert_eq!(ledger.moves().count(), 1, "it has not arrived");
+        assert_eq!(ledger.first_unsettled(|_, _| None), Some(Version(3)), "it has not arrived");
         assert!(ledger.delivered(bucket, Version(3)) && !ledger.delivered(bucket, Version(3)));
-        assert_eq!(ledger.moves().count(), 0);
+        assert_eq!(ledger.first_unsettled(next), None);
     }
 }

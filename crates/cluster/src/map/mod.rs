@@ -209,6 +209,14 @@ impl Map {
         self.buckets.iter().any(|bucket| !bucket.older.is_empty())
     }
 
+    /// The version that last put a list in the place of another. Once everyone who is not dead has
+    /// settled it, no bucket is on its way.
+    #[must_use]
+    pub fn latest_move(&self) -> Version {
+        let moving = self.buckets.iter().filter(|bucket| !bucket.older.is_empty());
+        moving.map(|bucket| bucket.list.since).max().unwrap_or_default()
+    }
+
     /// The life that a node's place belongs to.
     #[must_use]
     pub fn admission(&self, node: NodeId) -> Option<Admission> {

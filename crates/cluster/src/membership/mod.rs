@@ -288,7 +288,8 @@ impl Membership {
     /// [`crate::ownership::Ownership::Move`].
     pub fn handle_given_up(&mut self, now: Nanos, bucket: BucketId, since: Version) {
         self.advance(now);
-        if self.ledger.given_up(bucket, since) {
+        let next = |bucket, epoch| title::superseded(&self.map, bucket, epoch);
+        if self.ledger.given_up(bucket, since, next) {
             self.ledger_basis = None;
         }
         self.judge();

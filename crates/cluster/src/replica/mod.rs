@@ -202,7 +202,9 @@ impl Replica {
                 }
                 self.abandon_moves();
                 self.incarnation = incarnation;
-                self.doubtful.fill(true);
+                // The streams go on, so what is known of other nodes' buckets is as good as before.
+                // The membership has forgotten it and has to be told anew.
+                self.synced = None;
                 self.note_synced();
                 self.effects.push_back(Effect::Released { incarnation });
             }
