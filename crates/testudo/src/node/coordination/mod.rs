@@ -247,9 +247,9 @@ impl Coordination {
     }
 
     fn propose(&mut self, now: Nanos, command: &Command) {
-        if let Err(error) = self.parts.coordinator.propose(now, command.encode())
-            && let Some(held_back) = self.trouble.admit(now)
-        {
+        let Err(error) = self.parts.coordinator.propose(now, command.encode()) else { return };
+        self.planner.not_proposed();
+        if let Some(held_back) = self.trouble.admit(now) {
             tracing::warn!(%error, held_back, "a command could not be proposed");
         }
     }
