@@ -42,6 +42,13 @@ pub enum Ownership {
         /// Each with the version that said where it goes.
         buckets: Vec<(BucketId, Version)>,
     },
+    /// This life of a peer is the one that is heard; another that claims its name is not believed.
+    Life {
+        /// The peer.
+        node: NodeId,
+        /// The life.
+        life: Incarnation,
+    },
     /// All that follows from this version of the map has been told.
     Told {
         /// The version.
@@ -87,6 +94,7 @@ pub(crate) struct Ledger {
     before: BTreeMap<BucketId, BucketSlot>,
     moved: BTreeMap<BucketId, Option<Move>>,
     let_go: Vec<(BucketId, Version)>,
+    lives: BTreeMap<NodeId, Incarnation>,
     /// Given up, and not known to have arrived: by which version, and which version first said so.
     delivering: BTreeMap<BucketId, (Version, Version)>,
     version: Version,
@@ -105,6 +113,7 @@ impl Ledger {
             before: BTreeMap::new(),
             moved: BTreeMap::new(),
             let_go: Vec::new(),
+            lives: BTreeMap::new(),
             delivering: BTreeMap::new(),
             version: Version(0),
             told_version: Version(0),
@@ -126,6 +135,11 @@ impl Ledger {
         let owned = buckets.filter(|(_, slot)| slot.owner == self.me);
         let owned = owned.filter_map(|(bucket, slot)| next(bucket, slot.epoch));
         owned.chain(self.delivering.values().map(|&(_, first)| first)).min()
+    }
+
+    /// This life of a peer is heard now.
+    pub(crate) fn note_life(&mut self, node: NodeId, life: Incarnation) {
+        self.lives.insert(node, life);
     }
 
     /// Gives all buckets of this node up.
@@ -232,6 +246,9 @@ impl Ledger {
     pub(crate) fn poll(&mut self) -> Option<Ownership> {
         if let Some((buckets, incarnation)) = self.release.take() {
             return Some(Ownership::Release { buckets, incarnation });
+        }
+        if let Some((node, life)) = self.lives.pop_first() {
+            return Some(Ownership::Life { node, life });
         }
         if !self.taken.is_empty() {
             let buckets = std::mem::take(&mut self.taken);

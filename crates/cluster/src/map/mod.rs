@@ -110,6 +110,12 @@ pub enum Outdated {
         /// The bucket.
         bucket: BucketId,
     },
+    /// A bucket would have nobody.
+    #[error("bucket {bucket} would be nobody's; expected a list of at least one node")]
+    Hole {
+        /// The bucket.
+        bucket: BucketId,
+    },
     /// A node got a new life after the plan was made, or has none yet.
     #[error("node {} was admitted in version {since:?}, the plan is for version {}", node.0, basis.0)]
     Admitted {
@@ -374,6 +380,9 @@ impl Map {
         }
         if own.unsettled(settled) >= MAX_OLDER {
             return Err(Outdated::Unsettled { bucket });
+        }
+        if ranks.is_empty() {
+            return Err(Outdated::Hole { bucket });
         }
         for &node in ranks {
             self.known(node)?;

@@ -74,6 +74,8 @@ pub struct Rejected {
 
 #[derive(Debug, Default)]
 struct Peer {
+    /// The life that heartbeats are heard of.
+    life: Option<Incarnation>,
     connection: Option<ConnectionId>,
     outgoing: Outgoing,
 }
@@ -233,6 +235,11 @@ impl Replica {
             Ownership::LetGo { buckets } => {
                 for (bucket, since) in buckets {
                     self.let_go(bucket, since);
+                }
+            }
+            Ownership::Life { node, life } => {
+                if let Some(peer) = self.peers.get_mut(usize::from(node.0)) {
+                    peer.life = Some(life);
                 }
             }
             Ownership::Told { version } => {

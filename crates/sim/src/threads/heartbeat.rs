@@ -86,7 +86,7 @@ fn name(notice: Notice) -> &'static str {
         Notice::HeardAgain(_) => "suspicions taken back",
         Notice::Fenced(_) => "fences",
         Notice::Dead(_) => "death verdicts",
-        Notice::Doubled(_) => "doubled nodes",
+        Notice::Doubled(_) | Notice::Impersonated { .. } => "doubled nodes",
         Notice::Restarted { .. } => "lives begun anew within a process",
     }
 }
