@@ -2,5 +2,5 @@
 //!
 //! What is decided stands in `testudo_coordinator`; here are only files and sockets.
 
-//pub mod etcd;
+pub mod etcd;
 pub mod store;
