@@ -95,7 +95,7 @@ fn until(what: &str, nodes: &mut [Node], mut holds: impl FnMut(&[Node]) -> bool)
     while !holds(nodes) {
         nodes.iter_mut().for_each(Node::listen);
         let told: Vec<_> = nodes.iter().map(|n| (n.lines.len(), n.leads, &n.troubles)).collect();
-        assert!(begun.elapsed() < Duration::from_secs(30), "still not: {what}; {told:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "still not: {what}; {told:?}");
     }
 }
 
@@ -116,14 +116,14 @@ fn all_have(nodes: &[Node], count: usize) -> bool {
 fn racing_nodes_agree_on_one_order() {
     let server = Server::start();
     let mut nodes = start(&server, 3);
-    for round in 0..10 {
+    for round in 0..6 {
         for (name, node) in nodes.iter().enumerate() {
             node.propose(&format!("{round} of {name}"));
             // All want this; one gets it.
             node.propose(&format!("{round} once"));
         }
     }
-    until("all lines everywhere", &mut nodes, |nodes| all_have(nodes, 40));
+    until("all lines everywhere", &mut nodes, |nodes| all_have(nodes, 24));
     assert_eq!(leaders(&nodes), 1);
     for (name, node) in nodes.iter().enumerate() {
         let mine = format!("of {name}");

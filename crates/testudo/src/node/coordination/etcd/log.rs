@@ -25,9 +25,27 @@ pub enum LogError {
     /// Others write all the time.
     #[error("other nodes were faster {TRIES} times")]
     Overtaken,
+    /// Nobody can tell any more.
+    #[error("a snapshot hides whether it was")]
+    Hidden,
     /// Another program has written to the keys.
     #[error("the keys in etcd are not as Testudo writes them: {0}")]
     Foreign(String),
+}
+
+/// What became of a command that was written without an answer.
+enum Fate {
+    /// It can still be agreed on, at its index and nowhere else.
+    Open,
+    Agreed,
+    /// A snapshot has come that ends behind it.
+    Hidden,
+}
+
+struct Attempt {
+    index: u64,
+    command: Vec<u8>,
+    fate: Fate,
 }
 
 pub struct Log<M> {
@@ -39,11 +57,20 @@ pub struct Log<M> {
     snapshot: u64,
     snapshot_revision: u64,
     snapshot_after: u64,
+    attempt: Option<Attempt>,
 }
 
 impl<M: StateMachine> Log<M> {
     pub fn new(keys: Keys, machine: M, snapshot_after: u64) -> Self {
-        Self { keys, machine, applied: 0, snapshot: 0, snapshot_revision: 0, snapshot_after }
+        Self {
+            keys,
+            machine,
+            applied: 0,
+            snapshot: 0,
+            snapshot_revision: 0,
+            snapshot_after,
+            attempt: None,
+        }
     }
 
     pub fn machine(&self) -> &M {
@@ -89,6 +116,9 @@ impl<M: StateMachine> Log<M> {
         if is_ahead {
             self.machine.restore(machine).map_err(LogError::Foreign)?;
             self.applied = index;
+            if let Some(attempt) = self.attempt.as_mut().filter(|a| a.index <= index) {
+                attempt.fate = Fate::Hidden;
+            }
         }
         self.snapshot = index;
         self.snapshot_revision = pair.mod_revision;
@@ -108,6 +138,10 @@ impl<M: StateMachine> Log<M> {
             return Err(LogError::Foreign(format!("command {index} where {expected} should be")));
         }
         self.applied = index;
+        let attempt = self.attempt.as_mut().filter(|attempt| attempt.index == index);
+        if let Some(attempt) = attempt.filter(|attempt| attempt.command == pair.value) {
+            attempt.fate = Fate::Agreed;
+        }
         // Refused by one machine, refused by all.
         match next(&self.machine, &pair.value) {
             Ok(machine) => self.machine = machine,
@@ -128,19 +162,38 @@ impl<M: StateMachine> Log<M> {
         conditions
     }
 
-    /// Writes a command at the next index, after having applied all before it.
+    /// Writes a command at the next index, after having applied all before it. After a
+    /// [`LogError::Call`] it can be called again with the same command, which is never doubled: until
+    /// it is known what stands at the index that was tried, no other one is.
     pub fn append(&mut self, client: &mut Client, command: &[u8]) -> Result<bool, LogError> {
         let mut changed = false;
         for _ in 0..TRIES {
             changed |= self.catch_up(client)?;
+            if let Some(attempt) = self.attempt.take() {
+                match attempt.fate {
+                    Fate::Agreed => return Ok(changed),
+                    Fate::Hidden => return Err(LogError::Hidden),
+                    Fate::Open => {}
+                }
+            }
             next(&self.machine, command).map_err(LogError::Refused)?;
-            let key = self.keys.entry(self.applied + 1);
-            let write = [put(&key, command, None)];
-            if client.transact(&self.is_next(), &write, &[])?.succeeded {
-                return Ok(changed | self.catch_up(client)?);
+            let index = self.applied + 1;
+            let write = [put(&self.keys.entry(index), command, None)];
+            let conditions = self.is_next();
+            self.attempt = Some(Attempt { index, command: command.to_vec(), fate: Fate::Open });
+            if client.transact(&conditions, &write, &[])?.succeeded {
+                self.attempt = None;
+                // If it can't be read now, it will be.
+                return Ok(changed | self.catch_up(client).unwrap_or(false));
             }
         }
+        self.attempt = None;
         Err(LogError::Overtaken)
+    }
+
+    /// Forgets about a command that was not written for too long.
+    pub fn give_up(&mut self) {
+        self.attempt = None;
     }
 
     /// Replaces old commands by a snapshot, if there are enough.

@@ -11,16 +11,20 @@ use super::client::Client;
 use super::keys::Keys;
 use super::leadership::Leadership;
 use super::log::{Log, LogError};
-use super::{Answer, Flags, MAX_ANSWERS, Request, Settings};
+use super::{Answer, Flags, MAX_ANSWERS, MAX_REQUESTS, Request, Settings};
 
 /// How soon answers that found no room are tried again.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a command is tried.
+const TENACITY: Duration = Duration::from_secs(5);
 
 pub struct Worker<M> {
     client: Client,
     log: Log<M>,
     leadership: Leadership,
     outbox: SyncSender<Answer<M>>,
+    /// What is not yet written, and since when; at most [`MAX_REQUESTS`].
+    commands: VecDeque<(Vec<u8>, Instant)>,
     changed: bool,
     told_leads: bool,
     troubles: VecDeque<String>,
@@ -36,6 +40,7 @@ impl<M: StateMachine> Worker<M> {
             leadership: Leadership::new(&keys, settings.node, settings.lease),
             log: Log::new(keys, machine, settings.snapshot_after),
             outbox,
+            commands: VecDeque::new(),
             changed: false,
             told_leads: false,
             troubles: VecDeque::new(),
@@ -76,16 +81,28 @@ impl<M: StateMachine> Worker<M> {
         // While etcd is silent, time is too short to ask it for anything else.
         if self.note(result.map_err(LogError::from)) {
             self.look();
+            self.write();
+        }
+        self.expire();
+    }
+
+    /// Gives up on commands that have waited too long.
+    fn expire(&mut self) {
+        while self.commands.front().is_some_and(|(_, since)| since.elapsed() >= TENACITY) {
+            self.commands.pop_front();
+            self.log.give_up();
+            self.trouble("a command may not have been agreed on: etcd did not take it".to_owned());
         }
     }
 
     fn serve(&mut self, request: Request) {
         match request {
             Request::Propose(command) => {
-                let result = self.log.append(&mut self.client, &command);
-                let result = result.map(|changed| self.changed |= changed);
-                if let Err(error) = result {
-                    self.trouble(format!("a command may not have been agreed on: {error}"));
+                if self.commands.len() < MAX_REQUESTS {
+                    self.commands.push_back((command, Instant::now()));
+                    self.write();
+                } else {
+                    self.trouble("a command was dropped: too many wait for etcd".to_owned());
                 }
             }
             Request::StepDown => {
@@ -98,6 +115,21 @@ impl<M: StateMachine> Worker<M> {
                 self.note(result.map_err(LogError::from));
             }
             Request::Stop => {}
+        }
+    }
+
+    /// Writes commands in their order. One that etcd does not take now is tried again later.
+    fn write(&mut self) {
+        while let Some((command, since)) = self.commands.front() {
+            match self.log.append(&mut self.client, command) {
+                Ok(changed) => self.changed |= changed,
+                Err(LogError::Call(_)) if since.elapsed() < TENACITY => return,
+                Err(error) => {
+                    self.log.give_up();
+                    self.trouble(format!("a command may not have been agreed on: {error}"));
+                }
+            }
+            self.commands.pop_front();
         }
     }
 
