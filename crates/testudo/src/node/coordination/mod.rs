@@ -8,6 +8,8 @@
 //! takeovers need neither. A store that fails ends the process: a coordinator that goes on would
 //! promise what it can't keep.
 
+pub mod etcd;
+mod external;
 mod letter;
 mod loads;
 mod orders;
@@ -32,6 +34,7 @@ use super::throttle::Throttle;
 use super::{clock, engine, heartbeat};
 use crate::node::health::{Finding, Handle};
 use crate::operate::order;
+pub use external::External;
 pub use letter::Letter;
 use loads::Loads;
 pub use loads::PERIOD as LOAD_PERIOD;
