@@ -15,10 +15,11 @@ use crate::settings::Settings;
 /// Terms and indices count elections and commands; a larger one is an attempt to overflow them.
 const MAX_COUNT: u64 = 1 << 48;
 
-/// Why no correct peer can have sent this, if so.
+/// Why no correct peer can have sent this to a node in `now`, its present term, if so.
 pub fn fault<S: Storage>(
     message: &Message,
     log: &RaftLog<S>,
+    now: u64,
     settings: &Settings,
 ) -> Option<String> {
     let Message { term, index, log_term, commit, commit_term, .. } = *message;
@@ -35,6 +36,11 @@ pub fn fault<S: Storage>(
     }
     if message.entries.iter().any(|entry| !names_nodes(entry, settings)) {
         return Some("a vote for a node that is not in the cluster".to_owned());
+    }
+    // A leader that was asleep says what was right in its time. The library tells it so, and looks no
+    // further; the log may have gone on without it.
+    if term < now && kind != MessageType::MsgPropose {
+        return None;
     }
     match kind {
         MessageType::MsgPropose => propose_fault(message, settings),

@@ -163,7 +163,7 @@ impl<M: StateMachine> Raft<M> {
 
     /// Why no correct peer can have sent this, if so.
     fn fault(&mut self, message: &Message) -> Option<String> {
-        let fault = guard::fault(message, &self.library().raft_log, &self.settings)
+        let fault = guard::fault(message, &self.library().raft_log, self.term(), &self.settings)
             .or_else(|| decide::snapshot_fault(&self.machine, message));
         self.counters.impossible += u64::from(fault.is_some());
         fault
