@@ -52,15 +52,6 @@ pub enum Fate {
     Dropped,
 }
 
-/// What has become of a flow, for the daemon.
-#[derive(Clone, Copy, Debug)]
-pub enum Happened {
-    /// It has begun or has another state.
-    Changed(Event),
-    /// It was silent for too long.
-    Expired(FlowRecord),
-}
-
 /// The kernel's half of a node.
 #[derive(Debug)]
 pub struct Kernel {
@@ -76,7 +67,7 @@ pub struct Kernel {
     /// The flows, by the initiator's port.
     pub flows: BTreeMap<u16, FlowRecord>,
     /// What the daemon has to hear.
-    pub events: VecDeque<Happened>,
+    pub events: VecDeque<Event>,
     /// How many events found no room.
     pub events_lost: u64,
     /// Packets for the daemon.
@@ -208,7 +199,7 @@ impl Kernel {
         if slot.state == BucketState::Yielding && self.mode == Mode::Shared {
             self.reported[bucket].push(packet.id);
         }
-        let happened = match self.flows.get_mut(&packet.port) {
+        let event = match self.flows.get_mut(&packet.port) {
             None => {
                 // Sequences belong to places in a table: a new flow's can be below an old one's.
                 let sequence = 1 + (packet.id % 5) as u32;
@@ -219,21 +210,18 @@ impl Kernel {
                     state: state(Phase::SynSent, sequence),
                 };
                 self.flows.insert(packet.port, record);
-                Happened::Changed(Event { kind: EventKind::Created, record })
-            }
-            Some(record) if packet.last => {
-                let record = *record;
-                self.flows.remove(&packet.port);
-                Happened::Expired(record)
+                Event { kind: EventKind::Created, record }
             }
             Some(record) => {
+                let phase = if packet.last { Phase::TimeWait } else { Phase::Established };
                 record.epoch = slot.epoch;
-                record.state = state(Phase::Established, record.state.sequence + 1);
-                Happened::Changed(Event { kind: EventKind::Updated, record: *record })
+                record.state = state(phase, record.state.sequence + 1);
+                let kind = if packet.last { EventKind::Closed } else { EventKind::Updated };
+                Event { kind, record: *record }
             }
         };
         if self.events.len() < EVENTS {
-            self.events.push_back(happened);
+            self.events.push_back(event);
         } else {
             self.events_lost += 1;
         }

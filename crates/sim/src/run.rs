@@ -19,6 +19,10 @@ use crate::world::World;
 /// formation with the dead missing, filling, and moves in rounds; some of it twice.
 const RECOVERY_MILLIS: u64 = 10_000;
 
+/// How long a map stays as it is when there is nothing more to plan: longer than a proposal is waited
+/// for.
+const QUIET: u64 = 700 * MS;
+
 /// What became of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -177,7 +181,7 @@ fn recover(world: &mut World) -> Result<(), String> {
     world.wait(RECOVERY_MILLIS, healed)?;
     let took = (world.now - began) / MS;
     world.tally.most("most milliseconds of a recovery", took);
-    pass(world, 50 * MS)?;
+    rest(world)?;
     world.traffic.gap = None;
     world.wait(1500, tables_agree)?;
     pass(world, 200 * MS)?;
@@ -185,6 +189,22 @@ fn recover(world: &mut World) -> Result<(), String> {
     tables_agree(world).map_err(|error| format!("it does not stay that way: {error}"))?;
     world.traffic.gap = Some(2 * MS);
     pass(world, 200 * MS)
+}
+
+/// The planner comes to an end: the map stays as it is.
+fn rest(world: &mut World) -> Result<(), String> {
+    let began = world.now;
+    loop {
+        let before = world.version();
+        pass(world, QUIET)?;
+        world.wait(RECOVERY_MILLIS, healed)?;
+        if world.version() == before {
+            return Ok(());
+        }
+        if world.now > began + RECOVERY_MILLIS * MS {
+            return Err(format!("the plans find no end; {}", world.describe()));
+        }
+    }
 }
 
 /// With everything as it should be, one node dies.

@@ -243,6 +243,13 @@ impl World {
         (0..self.machines.len()).find(|&n| self.machines[n].kernel.handles(self.now, bucket))
     }
 
+    /// The latest version of the map that a running node has.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        let daemons = self.machines.iter().filter_map(|machine| machine.daemon.as_ref());
+        daemons.map(|daemon| daemon.raft.machine().version().0).max().unwrap_or(0)
+    }
+
     /// What a failure has to show.
     #[must_use]
     pub fn describe(&self) -> String {

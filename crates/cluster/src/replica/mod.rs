@@ -298,6 +298,7 @@ impl Replica {
         let slot = self.slot(bucket);
         if slot.owner == self.cluster.node() && slot.epoch == epoch {
             self.set_slot(bucket, BucketSlot { state: BucketState::Active, ..slot });
+            self.ask_when_loaded(bucket);
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use testudo_packet::bucket::{BucketId, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
 
-use crate::kernel::{Happened, key};
+use crate::kernel::key;
 use crate::options::Options;
 use crate::world::World;
 
@@ -60,7 +60,7 @@ impl Acknowledged {
     }
 
     /// A flow has ended.
-    fn end(&mut self, port: u16) {
+    pub(crate) fn end(&mut self, port: u16) {
         self.lives[usize::from(port)] += 1;
         self.has.iter_mut().for_each(|has| {
             has.remove(&port);
@@ -78,11 +78,7 @@ fn port(record: &FlowRecord) -> u16 {
 
 impl World {
     /// An owner's replica has taken over what happened to a flow.
-    pub(crate) fn note_event(&mut self, node: usize, happened: Happened) {
-        let record = match happened {
-            Happened::Expired(record) => return self.acknowledged.end(port(&record)),
-            Happened::Changed(event) => event.record,
-        };
+    pub(crate) fn note_event(&mut self, node: usize, record: FlowRecord) {
         let Some(daemon) = &self.machines[node].daemon else { return };
         let life = self.acknowledged.lives[usize::from(port(&record))];
         for (peer, open) in self.acknowledged.open[node].iter_mut().enumerate() {

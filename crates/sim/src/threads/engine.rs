@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{Effect, Refused};
 use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
+use testudo_packet::event::Event;
+use testudo_packet::tracking::Phase;
 
 use crate::checkers::{bounded, handed_over_whole};
-use crate::kernel::{Fate, Happened, Packet, key};
+use crate::kernel::{Fate, Packet, key};
 use crate::machine::{Input, Thread};
 use crate::options::{MS, Plant};
 use crate::world::World;
@@ -101,13 +103,13 @@ impl World {
 
     /// Takes in what the kernel has for the daemon.
     pub(crate) fn look_at_queues(&mut self, node: usize) {
-        while let Some(happened) = self.machines[node].kernel.events.pop_front() {
+        while let Some(event) = self.machines[node].kernel.events.pop_front() {
             let swallowed = match self.options.plant {
                 Plant::Swallowed(per_mille) => self.rng.chance(per_mille),
                 _ => false,
             };
             if !swallowed {
-                self.take_event(node, happened);
+                self.take_event(node, event);
             }
         }
         let machine = &mut self.machines[node];
@@ -117,27 +119,40 @@ impl World {
             daemon.replica.handle_rescan(machine.kernel.flows.values().copied());
             self.note_rescan(node);
         }
+        self.expire(node);
         for packet in std::mem::take(&mut self.machines[node].kernel.upcalls) {
             self.serve(node, packet);
         }
     }
 
-    fn take_event(&mut self, node: usize, happened: Happened) {
+    fn take_event(&mut self, node: usize, event: Event) {
         let Some(daemon) = &mut self.machines[node].daemon else { return };
-        let (result, record) = match happened {
-            Happened::Changed(event) => (daemon.replica.handle_event(event), event.record),
-            Happened::Expired(record) => (daemon.replica.handle_expired(&record), record),
-        };
-        match result {
-            Ok(()) => self.note_event(node, happened),
-            // Of a bucket that was given up meanwhile, or of a flow that a rescan has told already.
-            Err(error @ (Refused::NotOwner { .. } | Refused::Unknown)) => {
-                self.say(node, || format!("does not take {happened:?} over: {error}"));
+        match daemon.replica.handle_event(event) {
+            Ok(()) => self.note_event(node, event.record),
+            // Of a bucket that was given up meanwhile.
+            Err(Refused::NotOwner { .. }) => {}
+            Err(error) => {
+                let record = event.record;
+                self.fail(|| {
+                    format!("node {node} does not take its own flow {record:?} over: {error}")
+                });
             }
-            Err(error) => self.fail(|| {
-                format!("node {node} does not take its own flow {record:?} over: {error}")
-            }),
         }
+    }
+
+    /// Takes flows that are over out of the node table.
+    fn expire(&mut self, node: usize) {
+        let machine = &mut self.machines[node];
+        let Some(daemon) = &mut machine.daemon else { return };
+        let mut over = Vec::new();
+        machine.kernel.flows.retain(|_, record| {
+            let keep = record.state.phase != Phase::TimeWait;
+            if !keep && daemon.replica.handle_expired(record).is_ok() {
+                over.push(record.key.initiator.port);
+            }
+            keep
+        });
+        over.into_iter().for_each(|port| self.acknowledged.end(port));
     }
 
     /// A packet that needs user space is handled by the same rules, with the common table at hand.

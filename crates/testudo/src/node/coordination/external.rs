@@ -65,7 +65,7 @@ impl Coordinator<Map> for External {
     fn handle_persisted(&mut self, _: Nanos, _: Ticket) {}
 
     fn propose(&mut self, _: Nanos, command: Vec<u8>) -> Result<(), ProposeError> {
-        self.etcd.ask(Request::Propose(command)).map_err(|_| ProposeError::Busy)
+        self.etcd.ask(Request::Propose(command)).map_err(|_| ProposeError::Full)
     }
 
     fn poll_output(&mut self) -> Option<Output> {
