@@ -67,8 +67,7 @@ pub fn start(state: &mut State, topology: &Topology, number: u8) -> Result<Child
     // A node that comes back goes on in its log.
     let log = File::options().create(true).append(true).open(&node.log);
     let log = log.with_context(|| format!("open {}", node.log.display()))?;
-    fs::create_dir_all(&node.state)
-        .with_context(|| format!("create {}", node.state.display()))?;
+    fs::create_dir_all(&node.state).with_context(|| format!("create {}", node.state.display()))?;
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["node", "--config"])
