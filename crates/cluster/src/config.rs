@@ -122,6 +122,9 @@ pub struct Settings {
     pub timing: Timing,
     /// How many flows the common table can hold.
     pub max_flows: usize,
+    /// What else the driver wants all nodes to agree on, in any spelling: how packets reach the nodes,
+    /// who puts commands in order. Nothing here reads it.
+    pub label: String,
 }
 
 /// Settings that no cluster can run with. The operator's to correct; nothing has been touched.
@@ -414,6 +417,8 @@ fn check_votes(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
+/// Of what would let two nodes act on one bucket, or never act, if they differed in it. Weights and the
+/// other times decide when and by whom something is proposed, and a proposal is agreed on by all.
 fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     let mut text = Vec::new();
     for name in [&settings.name].into_iter().chain(&settings.members) {
@@ -428,6 +433,7 @@ fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     text.extend_from_slice(&settings.buckets.to_le_bytes());
     text.extend_from_slice(&(settings.min_voters as u64).to_le_bytes());
     settings.witnesses.encode(&mut text);
+    text.extend_from_slice(settings.label.as_bytes());
     let tag = keys.configuration.tag(&[&text]);
     u64::from_le_bytes(*tag.first_chunk().expect("a tag has 16 bytes"))
 }
@@ -448,6 +454,7 @@ mod tests {
             buckets: 256,
             timing: Timing::default(),
             max_flows: 1000,
+            label: "shared".into(),
         }
     }
 
@@ -499,6 +506,12 @@ mod tests {
         assert_eq!(print(|s| s.node = NodeId(2)), plain);
         assert_eq!(print(|s| s.max_flows = 5), plain);
         assert_eq!(print(|s| s.weights[0] = 50), plain);
+        assert_eq!(print(|s| s.timing.removal *= 2), plain);
+        assert_eq!(print(|s| s.timing.handover *= 2), plain);
+        assert_eq!(print(|s| s.timing.formation *= 2), plain);
+        assert_eq!(print(|s| s.timing.heartbeat /= 2), plain);
+        assert_ne!(print(|s| s.label = "steered".into()), plain);
+        assert_ne!(print(|s| s.timing.lease /= 2), plain);
         assert_ne!(print(|s| s.min_voters = 1), plain);
         assert_ne!(print(|s| s.witnesses = [NodeId(0)].into_iter().collect()), plain);
         assert_ne!(print(|s| s.name = "other".into()), plain);

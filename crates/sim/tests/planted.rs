@@ -39,6 +39,7 @@ fn a_lease_longer_than_the_wait_is_refused_where_it_counts() {
         buckets: options.buckets,
         timing,
         max_flows: 1000,
+        label: String::new(),
     };
     // The times that all other tests run with are the shortest that are allowed, or nearly.
     assert!(Cluster::new(settings(timing)).is_ok());

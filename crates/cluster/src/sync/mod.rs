@@ -70,8 +70,8 @@ pub enum SyncError {
     },
     /// Settings differ in something that has no field of its own.
     #[error(
-        "the peer's settings are {theirs:016x}, this node's {ours:016x}; members, lease and takeover \
-         must agree"
+        "the peer's settings are {theirs:016x}, this node's {ours:016x}; members, witnesses, mode, \
+         lease, takeover, coordinator and min_voters must agree"
     )]
     Settings {
         /// The peer's.

@@ -83,6 +83,7 @@ mod tests {
             buckets: 4,
             timing: Timing::default(),
             max_flows: 10,
+            label: String::new(),
         };
         Cluster::new(settings).unwrap()
     }
