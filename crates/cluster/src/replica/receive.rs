@@ -91,6 +91,9 @@ impl Replica {
                 let part = bytes.get(..usize::from(length)).unwrap_or(&[]);
                 return self.take_letter(connection, peer, part, last);
             }
+            Frame::OtherLife { heard } => {
+                return Err(SyncError::Rival { heard, ours: self.incarnation });
+            }
         }
         Ok(())
     }
