@@ -284,9 +284,14 @@ fn what_a_daemon_left_stops_when_its_lease_ends() {
         tap.comes_in(&packet(SHARED, 2));
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(wait_for(&mut analyser, 0).len(), 0);
+        // A lease alone can be renewed at once.
+        let lease = KernelDatapath::pinned_lease(&pins, &settings(mode)).expect("a lease");
+        lease.set(now().plus_millis(60_000));
+        tap.comes_in(&packet(SHARED, 3));
+        assert_eq!(wait_for(&mut analyser, 1).len(), 1);
         let datapath = KernelDatapath::adopt(&pins, settings(mode)).expect("adopted");
         let counters: BTreeMap<_, _> = datapath.counters().into_iter().collect();
-        assert_eq!((counters["forwarded"], counters["drop.no-lease"]), (1, 1));
+        assert_eq!((counters["forwarded"], counters["drop.no-lease"]), (2, 1));
         drop(datapath);
         KernelDatapath::unpin(&pins).expect("unpinned");
         unmount(directory);
@@ -295,9 +300,13 @@ fn what_a_daemon_left_stops_when_its_lease_ends() {
 
 /// Why adopting fails.
 fn refusal(pins: &Path, settings: Settings) -> String {
+    let lease = KernelDatapath::pinned_lease(pins, &settings).expect_err("a lease").to_string();
     match KernelDatapath::adopt(pins, settings) {
         Ok(_) => panic!("adopted"),
-        Err(error) => error.to_string(),
+        Err(error) => {
+            assert_eq!(error.to_string(), lease);
+            lease
+        }
     }
 }
 
