@@ -154,8 +154,8 @@ impl KernelDatapath {
         pinning::shared_words(directory, settings).map(|words| LeaseHandle(Arc::new(words)))
     }
 
-    /// Takes away what was left in a directory. The programs go off the interfaces at once, unless a
-    /// process that lives holds them; then they go with it.
+    /// Takes away what was left in a directory. The programs go off the interfaces within moments,
+    /// unless a process that lives holds them; then they go with it.
     pub fn unpin(directory: &Path) -> Result<(), Error> {
         pinning::unpin(directory)
     }
