@@ -456,7 +456,7 @@ impl Membership {
     }
 
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
-        let ready = self.is_ready() && self.is_voter();
+        let ready = self.is_ready();
         let synced = self.is_synced();
         let fenced = self.own_votes();
         let peer = &mut self.peers[usize::from(to.0)];
@@ -470,6 +470,7 @@ impl Membership {
             Place::Vacant | Place::Fenced(_) => None,
         };
         let grant = ready
+            && self.is_voter()
             && latest.is_some_and(|latest| latest.counted && kept == Some(latest.incarnation));
         let me = self.cluster.node();
         let member = self.role() == Role::Member;

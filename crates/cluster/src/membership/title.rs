@@ -38,6 +38,8 @@ fn epoch(list: &List, rank: usize) -> Epoch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
     version: Version,
+    /// Whether the lists that name this node speak of this life of it.
+    member: bool,
     /// Whether this node may acquire buckets now.
     acquiring: bool,
     dead: NodeSet,
@@ -104,6 +106,7 @@ impl Membership {
         let leased = self.role() == Role::Member && self.lease.is_held();
         Basis {
             version: self.map.version(),
+            member: self.role() == Role::Member,
             acquiring: leased && !behind,
             dead: self.dead,
             presumed: self.presumed,
@@ -194,7 +197,8 @@ impl Scene<'_> {
 
     /// Whether the life that a list speaks of is dead.
     fn is_dead(&self, node: NodeId, since: Version, dead: NodeSet) -> bool {
-        !self.map.stands_in(node, since) || dead.contains(node)
+        let before = node == self.me && !self.basis.member;
+        before || !self.map.stands_in(node, since) || dead.contains(node)
     }
 
     fn settled(&self, node: NodeId) -> Version {
