@@ -116,8 +116,10 @@ fn switch_on(world: &mut World) -> Result<(), String> {
 /// Operators move buckets and drain nodes, members join, and no packet may be lost or doubled.
 fn planned(world: &mut World) -> Result<(), String> {
     let voters = world.machines[0].cluster.first_voters();
+    let owners = world.machines.len() - world.options.witnesses;
+    let none = !world.machines[..owners].iter().any(|machine| machine.on);
     for node in 0..world.machines.len() {
-        if voters.contains(NodeId(node as u8)) && !world.machines[node].on {
+        if (none || voters.contains(NodeId(node as u8))) && !world.machines[node].on {
             world.start(node);
         }
     }

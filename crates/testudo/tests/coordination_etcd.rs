@@ -109,6 +109,11 @@ fn start(server: &Server, count: u8) -> Vec<Node> {
     nodes
 }
 
+/// Among other things: on a busy machine etcd may be silent for a moment.
+fn was_told(node: &Node, expected: &str) -> bool {
+    node.troubles.iter().any(|trouble| trouble == expected)
+}
+
 fn all_have(nodes: &[Node], count: usize) -> bool {
     nodes.iter().all(|node| node.lines.len() == count && node.lines == nodes[0].lines)
 }
@@ -136,9 +141,8 @@ fn a_refused_command_changes_nothing_anywhere() {
     let server = Server::start();
     let mut nodes = start(&server, 2);
     nodes[0].propose("!no");
-    until("told", &mut nodes, |nodes| !nodes[0].troubles.is_empty());
     let expected = "a command may not have been agreed on: the command is refused: !no again";
-    assert_eq!(nodes[0].troubles, [expected]);
+    until("told", &mut nodes, |nodes| was_told(&nodes[0], expected));
     nodes[1].propose("yes");
     until("the next one", &mut nodes, |nodes| all_have(nodes, 1));
 }
@@ -221,11 +225,11 @@ fn an_etcd_that_lost_the_log_is_noticed() {
     nodes[0].propose("first");
     until("the first line", &mut nodes, |nodes| all_have(nodes, 1));
     server.delete("log/", "log0");
-    until("told", &mut nodes, |nodes| !nodes[0].troubles.is_empty());
     let expected = "the keys in etcd are not as Testudo writes them: command 1 is gone";
-    assert_eq!(nodes[0].troubles[0], expected);
+    until("told", &mut nodes, |nodes| was_told(&nodes[0], expected));
     nodes[0].propose("second");
-    until("told again", &mut nodes, |nodes| nodes[0].troubles.len() > 1);
+    let expected = format!("a command may not have been agreed on: {expected}");
+    until("told again", &mut nodes, |nodes| was_told(&nodes[0], &expected));
     assert_eq!(server.count("log/", "log0"), 0);
 }
 

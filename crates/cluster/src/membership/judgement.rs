@@ -22,6 +22,7 @@ impl Membership {
             self.fence_the_suspected();
         }
         self.count_the_dead();
+        self.note_agreed();
         self.settle_ownership();
     }
 
@@ -126,6 +127,7 @@ impl Membership {
         self.in_touch_since = None;
         self.idle_since = None;
         self.synced = None;
+        self.agreed = Version(0);
         let nodes = self.cluster.members().len();
         self.lease = Lease::new(self.cluster.timing().lease, nodes);
         self.peers.iter_mut().for_each(super::peer::Peer::forget);

@@ -112,6 +112,7 @@ pub struct Membership {
     /// Whether the replica is complete, and by which version of the map it knows the owners.
     synced: Option<Version>,
     settled: Version,
+    agreed: Version,
     peers: Vec<Peer>,
     suspected: NodeSet,
     fenced: NodeSet,
@@ -152,6 +153,7 @@ impl Membership {
             fit: true,
             synced: None,
             settled: Version(0),
+            agreed: Version(0),
             peers: vec![Peer::default(); nodes],
             suspected: NodeSet::default(),
             fenced: NodeSet::default(),
@@ -454,7 +456,7 @@ impl Membership {
     }
 
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
-        let ready = self.is_ready() && self.is_voter();
+        let ready = self.is_ready();
         let synced = self.is_synced();
         let fenced = self.own_votes();
         let peer = &mut self.peers[usize::from(to.0)];
@@ -468,6 +470,7 @@ impl Membership {
             Place::Vacant | Place::Fenced(_) => None,
         };
         let grant = ready
+            && self.is_voter()
             && latest.is_some_and(|latest| latest.counted && kept == Some(latest.incarnation));
         let me = self.cluster.node();
         let member = self.role() == Role::Member;

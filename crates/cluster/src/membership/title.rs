@@ -11,6 +11,9 @@
 //!    have settled a newer list, or have handed the bucket over to it. Nodes after it act on an older
 //!    list only when this node's life is dead, and a life that has a lease is not.
 //!
+//! A list is acted upon only when a majority of the voters goes by it: nobody who hears of that
+//! takes the bucket by an older list, so the epochs under which a bucket is acted upon only rise.
+//!
 //! Invariant: a node that owns a bucket and is not to own it by the present list goes on owning it
 //! until its replica says that it has let go ([`super::Membership::handle_given_up`]). What it has
 //! settled does not pass the list that it owns by, as long as it acts on an older list than the
@@ -35,6 +38,8 @@ fn epoch(list: &List, rank: usize) -> Epoch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
     version: Version,
+    /// Whether the lists that name this node speak of this life of it.
+    member: bool,
     /// Whether this node may acquire buckets now.
     acquiring: bool,
     dead: NodeSet,
@@ -42,6 +47,8 @@ pub(super) struct Basis {
     /// What each node has settled, while that matters.
     settled: Vec<Version>,
     handed: usize,
+    /// By which version a majority of the voters goes.
+    agreed: Version,
 }
 
 /// What a node knows when it looks at one bucket.
@@ -71,6 +78,24 @@ impl Membership {
         }
     }
 
+    /// The latest version that a majority of the voters goes by, or has gone by.
+    pub(super) fn note_agreed(&mut self) {
+        let mut versions: Vec<_> = self.map.voters().iter().map(|node| self.version(node)).collect();
+        versions.sort_unstable_by(|a, b| b.cmp(a));
+        let agreed = versions.get(self.map.majority() - 1).copied().unwrap_or_default();
+        self.agreed = self.agreed.max(agreed).min(self.map.version());
+    }
+
+    fn version(&self, node: NodeId) -> Version {
+        if node == self.cluster.node() {
+            return self.map.version();
+        }
+        let peer = &self.peers[usize::from(node.0)];
+        let said = peer.fresh(self.now, self.cluster.timing().freshness());
+        let said = said.map_or(Version(0), |said| said.version);
+        peer.progress().map_or(said, |progress| progress.version.max(said))
+    }
+
     fn basis(&self) -> Basis {
         let moving = self.map.is_moving();
         let settled = self.cluster.nodes().filter(|_| moving).map(|node| {
@@ -81,11 +106,13 @@ impl Membership {
         let leased = self.role() == Role::Member && self.lease.is_held();
         Basis {
             version: self.map.version(),
+            member: self.role() == Role::Member,
             acquiring: leased && !behind,
             dead: self.dead,
             presumed: self.presumed,
             settled: settled.collect(),
             handed: self.handed.len(),
+            agreed: self.agreed,
         }
     }
 }
@@ -115,6 +142,9 @@ impl Scene<'_> {
         let owning = told.owner == self.me;
         let first = self.first(list, self.basis.presumed);
         let next = first.map(|rank| (list.ranks[rank], epoch(list, rank)));
+        if list.since > self.basis.agreed {
+            return if owning { Title::of(told) } else { self.acting(bucket, told) };
+        }
         match next {
             Some((node, epoch)) if node == self.me => {
                 let dead = self.first(list, self.basis.dead) == first;
@@ -167,7 +197,8 @@ impl Scene<'_> {
 
     /// Whether the life that a list speaks of is dead.
     fn is_dead(&self, node: NodeId, since: Version, dead: NodeSet) -> bool {
-        !self.map.stands_in(node, since) || dead.contains(node)
+        let before = node == self.me && !self.basis.member;
+        before || !self.map.stands_in(node, since) || dead.contains(node)
     }
 
     fn settled(&self, node: NodeId) -> Version {

@@ -243,7 +243,9 @@ impl Planner {
     fn coming_voter(&self, scene: &Scene<'_>, voters: &NodeSet) -> Option<NodeId> {
         let comes = |standing: &&Standing| {
             let complete = standing.synced || scene.cluster.is_witness(standing.node);
-            !voters.contains(standing.node) && complete && scene.is_there(standing)
+            // One that is in quarantine grants nothing: all leases would run out.
+            let able = complete && standing.ready;
+            !voters.contains(standing.node) && able && scene.is_there(standing)
         };
         let pair = self.cluster.min_voters() == 1 && scene.living().count() == 2;
         if voters.len() >= MAX_VOTERS || pair {

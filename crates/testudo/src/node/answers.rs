@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::Role;
 use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 
 use super::mailbox::Sender;
 use super::question::{Question, Standing};
@@ -62,7 +62,21 @@ pub struct Answerer {
     pub heartbeats: Sender<heartbeat::Input>,
     /// Who does what operators ask for.
     pub operator: Operator,
+    /// What a scan for others' entries has found.
+    pub scanned: Mutex<Scanned>,
 }
+
+/// What a scan of the node table has found, when, and how long it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scanned {
+    foreign: u64,
+    begun: Nanos,
+    took: Duration,
+}
+
+/// A scan is good for so many times as long as it took: who asks all the time may not keep a processor
+/// and the memory busy that packets need.
+const SCAN_SHARE: u32 = 20;
 
 impl Answerer {
     /// Answers a question, or says why not.
@@ -93,7 +107,7 @@ impl Answerer {
 
     fn status(&self) -> Result<protocol::Status, NoAnswer> {
         let table = self.table()?;
-        let foreign = self.foreign(table)?;
+        let foreign = self.recent_foreign(table)?;
         let view = self.view()?;
         let standing = self.ask(Question::Standing)?;
         let node_table = protocol::NodeTable {
@@ -206,6 +220,17 @@ impl Answerer {
             Some(seen) if u32::from(seen) >= buckets => Err(NoAnswer::NoBucket { seen, buckets }),
             bucket => Ok(bucket.map(BucketId)),
         }
+    }
+
+    /// As [`Self::foreign`], from a while ago if a scan takes long.
+    fn recent_foreign(&self, table: &SharedTable) -> Result<u64, NoAnswer> {
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = clock::now();
+        if clock::between(scanned.begun, begun) >= scanned.took * SCAN_SHARE {
+            let foreign = self.foreign(table)?;
+            *scanned = Scanned { foreign, begun, took: clock::between(begun, clock::now()) };
+        }
+        Ok(scanned.foreign)
     }
 
     /// How many flows of the node table are in buckets that this node does not own, nor is just

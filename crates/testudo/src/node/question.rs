@@ -19,8 +19,8 @@ pub enum Question {
     Standing(Answers<Standing>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
-    /// Of which buckets are entries rightly in the node table: of those that are the node's, and of
-    /// those that it is handing over?
+    /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
+    /// handing over, and whose entries it is just taking out?
     Kept(Answers<Vec<bool>>),
     /// How many flows has each bucket?
     Counts(Answers<Vec<u32>>),
@@ -60,6 +60,7 @@ impl Question {
         replica: &Replica,
         datapath: &dyn Datapath<Table = SharedTable>,
         tallies: &Tallies,
+        swept: &dyn Fn(BucketId) -> bool,
     ) {
         let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let slots = || all().map(|bucket| datapath.bucket(bucket)).collect();
@@ -78,7 +79,8 @@ impl Question {
                 .is_err(),
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
-                let kept = all().map(|bucket| own(bucket) || replica.is_leaving(bucket));
+                let leaves = |bucket| replica.is_leaving(bucket) || swept(bucket);
+                let kept = all().map(|bucket| own(bucket) || leaves(bucket));
                 answers.try_send(kept.collect()).is_err()
             }
             Self::Slots(answers) => answers.try_send(slots()).is_err(),

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use mio::Poll;
@@ -286,6 +286,7 @@ fn serve(
         engine: mail.engine.0.clone(),
         heartbeats: mail.heartbeats.0.clone(),
         operator,
+        scanned: Mutex::default(),
     };
     Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)
 }

@@ -121,7 +121,7 @@ impl<M: StateMachine> Worker<M> {
     fn write(&mut self) {
         while let Some((command, since)) = self.commands.front() {
             match self.log.append(&mut self.client, command) {
-                Ok(changed) => self.changed |= changed,
+                Ok(()) => {}
                 Err(LogError::Call(_)) if since.elapsed() < TENACITY => return,
                 Err(error) => {
                     self.log.give_up();
@@ -134,7 +134,6 @@ impl<M: StateMachine> Worker<M> {
 
     fn look(&mut self) {
         let result = self.log.catch_up(&mut self.client);
-        let result = result.map(|changed| self.changed |= changed);
         if self.note(result) && self.leadership.leads(Instant::now()) {
             let result = self.log.cut(&mut self.client);
             self.note(result);
@@ -165,6 +164,7 @@ impl<M: StateMachine> Worker<M> {
 
     /// Hands out answers as long as there is room; says whether there was.
     fn tell(&mut self) -> bool {
+        self.changed |= self.log.take_changed();
         if self.changed {
             if self.outbox.try_send(Answer::Changed(self.log.machine().clone())).is_err() {
                 return false;
