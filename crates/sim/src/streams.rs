@@ -47,8 +47,7 @@ impl World {
         let (life, peers) = (daemon.life, daemon.replica.connects_to().collect::<Vec<_>>());
         let dialled = daemon.streams.values().filter(|(_, side)| *side == 0);
         let ends = dialled.filter_map(|(id, _)| self.streams.get(id));
-        let connected: Vec<_> =
-            ends.filter(|ends| ends[0].open).map(|ends| ends[1].node).collect();
+        let connected: Vec<_> = ends.filter(|ends| ends[0].open).map(|ends| ends[1].node).collect();
         for peer in peers.into_iter().map(|peer| usize::from(peer.0)) {
             if connected.contains(&peer) || self.no_stream(from, peer) {
                 continue;

@@ -158,7 +158,9 @@ impl Replica {
         let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
         // A bucket that is loading can't yield yet: what it handles would not be told. When it has
         // loaded, the next owner is asked.
-        if peer.connection.is_none() || self.slots[usize::from(bucket.0)].state != BucketState::Active {
+        if peer.connection.is_none()
+            || self.slots[usize::from(bucket.0)].state != BucketState::Active
+        {
             return;
         }
         peer.outgoing.check(bucket);
@@ -346,7 +348,8 @@ impl Replica {
         if known.is_some() {
             self.hold_no_more(bucket);
         }
-        let arriving = Arriving { from: peer, since, epoch, proved, holding, released, handled, begun };
+        let arriving =
+            Arriving { from: peer, since, epoch, proved, holding, released, handled, begun };
         self.moves.arriving.insert(bucket, arriving);
     }
 

@@ -6,7 +6,7 @@ use testudo_cluster::map::Command;
 use testudo_cluster::membership::Standing;
 use testudo_cluster::planner;
 use testudo_coordinator::{Coordinator, MessageError, Output, Ticket};
-use testudo_packet::bucket::{NodeId, Nanos};
+use testudo_packet::bucket::{Nanos, NodeId};
 
 use crate::machine::{Input, Order, Purpose, Thread};
 use crate::options::MS;
@@ -106,7 +106,7 @@ impl World {
         match command {
             Ok(command) => {
                 self.propose(node, now, &command);
-            },
+            }
             Err(error) => self.say(node, || format!("refuses the operator: {error}")),
         }
     }

@@ -83,7 +83,9 @@ impl World {
         if taken.is_empty() {
             return;
         }
-        self.say(node, || format!("takes {:?}", taken.iter().map(|(b, _)| b.0).collect::<Vec<_>>()));
+        self.say(node, || {
+            format!("takes {:?}", taken.iter().map(|(b, _)| b.0).collect::<Vec<_>>())
+        });
         let planned = taken.iter().filter(|(_, slot)| {
             slot.previous != NodeId::NONE && self.machines[usize::from(slot.previous.0)].is_up()
         });
