@@ -129,7 +129,9 @@ impl Replica {
     /// all there is.
     fn trust(&mut self, peer: NodeId, bucket: BucketId) {
         let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
-        if slot.owner == peer && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch) {
+        if slot.owner == peer
+            && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch)
+        {
             self.doubtful[index] = false;
             self.now_complete(bucket);
         }
