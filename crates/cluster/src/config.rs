@@ -38,8 +38,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(100),
-            takeover: Duration::from_millis(160),
+            lease: Duration::from_millis(200),
+            takeover: Duration::from_millis(260),
             formation: Duration::from_secs(5),
             removal: Duration::from_secs(3),
             handover: Duration::from_secs(1),
@@ -468,7 +468,7 @@ mod tests {
     fn a_wait_as_short_as_the_lease_is_refused() {
         assert_eq!(
             error(|s| s.timing.takeover = s.timing.lease),
-            "takeover is 100ms with a lease of 100ms; expected at least 111ms, or two nodes could \
+            "takeover is 200ms with a lease of 200ms; expected at least 212ms, or two nodes could \
              own one bucket"
         );
     }
@@ -491,7 +491,7 @@ mod tests {
         assert!(error(|s| s.max_flows = 0).contains("0 flows"));
         assert!(error(|s| s.timing.heartbeat = ms(0)).contains("at least 1ms"));
         assert!(error(|s| s.timing.lease = ms(30)).contains("at least 60ms"));
-        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 160ms"));
+        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 260ms"));
         assert!(error(|s| s.timing.formation = ms(9_000_000)).contains("at most 3600s"));
     }
 
