@@ -6,6 +6,7 @@
 
 #[path = "../../datapath/tests/privileged/mod.rs"]
 mod privileged;
+#[allow(dead_code, reason = "each file of tests uses its part")]
 mod standing;
 
 use std::fs;

@@ -35,7 +35,19 @@ pub struct Agreed {
     buckets: Vec<(Value, Value)>,
 }
 
+impl Agreed {
+    /// How many commands have changed the map.
+    pub fn version(&self) -> u64 {
+        self.version.as_u64().expect("a number")
+    }
+}
+
 impl Standing {
+    /// Its name, and its cluster's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Builds the hosts and writes the configurations of a cluster of `nodes`; no daemon runs yet.
     pub fn bare(story: &str, nodes: u8, options: &[&str]) -> Self {
         let name = format!("test-{story}-{}", std::process::id());
@@ -62,6 +74,9 @@ impl Standing {
     /// As [`Standing::bare`], and starts the nodes; all have buckets when this returns.
     pub fn up(story: &str, nodes: u8, options: &[&str]) -> Self {
         let standing = Self::bare(story, nodes, options);
+        if options.contains(&"etcd") {
+            standing.order("start", "etcd");
+        }
         for node in 1..=nodes {
             standing.order("start", &format!("n{node}"));
         }
