@@ -41,8 +41,8 @@
 
 #![forbid(unsafe_code)]
 
-mod consensus;
 mod bucket_map;
+mod consensus;
 mod convert;
 mod guard;
 mod log;

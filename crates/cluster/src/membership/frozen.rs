@@ -165,11 +165,7 @@ impl Membership {
     /// # Errors
     ///
     /// See [`ResumeError`].
-    pub fn resume(
-        cluster: Arc<Cluster>,
-        frozen: &Frozen,
-        now: Nanos,
-    ) -> Result<Self, ResumeError> {
+    pub fn resume(cluster: Arc<Cluster>, frozen: &Frozen, now: Nanos) -> Result<Self, ResumeError> {
         let (ours, expected) = (cluster.node(), cluster.fingerprint());
         let (node, seen) = (frozen.node, frozen.fingerprint);
         if (node, seen) != (ours, expected) {
@@ -197,7 +193,11 @@ impl Membership {
             let peer = known.thaw();
             all.peers[index] = peer;
             if let Some(admission) = admission {
-                all.peers[index].take_back(now, admission, frozen.fenced.contains(NodeId(index as u8)));
+                all.peers[index].take_back(
+                    now,
+                    admission,
+                    frozen.fenced.contains(NodeId(index as u8)),
+                );
             }
         }
         debug_assert_eq!(all.role(), Role::Member);

@@ -69,8 +69,8 @@
 //! Two voters stop when one of them dies: a majority of two is both. Clocks may differ in rate by the
 //! margin of [`crate::config::Timing::margin`], in nothing else.
 
-mod judgement;
 mod frozen;
+mod judgement;
 mod lease;
 mod output;
 mod pause;
@@ -513,3 +513,6 @@ impl Membership {
         self.due = self.cluster.peers().collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,9 +132,7 @@ impl Membership {
     fn has_disowned(&self, node: NodeId, peer: &Peer) -> bool {
         let Place::Kept(admission, _) = peer.place else { return false };
         let said = peer.fresh(self.now, self.cluster.timing().freshness());
-        said.is_some_and(|said| {
-            said.incarnation != admission.life && self.is_fenced_by(said, node)
-        })
+        said.is_some_and(|said| said.incarnation != admission.life && self.is_fenced_by(said, node))
     }
 
     /// Whether a pause is over.

@@ -136,10 +136,9 @@ impl Answerer {
         let all = (0..self.cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let shown = all.zip(slots.iter().zip(counts));
         let shown = shown.filter(|(bucket, _)| only.is_none_or(|only| only == *bucket));
-        let shown =
-            shown.map(|(bucket, (slot, entries))| {
-                self.bucket((bucket, ranks(bucket)), slot, entries, &gone)
-            });
+        let shown = shown.map(|(bucket, (slot, entries))| {
+            self.bucket((bucket, ranks(bucket)), slot, entries, &gone)
+        });
         Ok(protocol::Buckets { buckets: shown.collect() })
     }
 

@@ -293,7 +293,9 @@ fn packet_handling(
     let mode = match (config.cluster.mode, &config.node.tap) {
         (config::cluster::Mode::Shared, _) => Mode::Shared,
         (config::cluster::Mode::Steered, _) => Mode::Steered,
-        (config::cluster::Mode::Tap, Some(tap)) => Mode::Tap { interface: interfaces::number(tap)? },
+        (config::cluster::Mode::Tap, Some(tap)) => {
+            Mode::Tap { interface: interfaces::number(tap)? }
+        }
         (config::cluster::Mode::Tap, None) => Mode::Shared,
     };
     let settings = testudo_datapath::Settings {

@@ -67,9 +67,9 @@ mod tests {
         assert_eq!(book.own(), Some(vec![Mac(1), Mac(2)]));
         book.note(NodeId(0), vec![Mac(3), Mac(4), Mac(5)]);
         book.note(own, vec![Mac(6)]);
-        let station = |interface, node, mac| Station { interface, node: NodeId(node), mac: Mac(mac) };
-        let all =
-            [station(7, 0, 3), station(9, 0, 4), station(7, 1, 1), station(9, 1, 2)];
+        let station =
+            |interface, node, mac| Station { interface, node: NodeId(node), mac: Mac(mac) };
+        let all = [station(7, 0, 3), station(9, 0, 4), station(7, 1, 1), station(9, 1, 2)];
         assert_eq!(book.all(), all);
         assert_eq!(StationBook::new(false, own, &[]).own(), None);
     }

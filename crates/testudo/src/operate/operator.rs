@@ -12,9 +12,9 @@ use testudo_packet::bucket::{BucketId, NodeId};
 
 use super::order::{self, Answers, Refusal};
 use crate::control::protocol::{self, MAX_CHANGES};
-use crate::node::{clock, coordination};
 use crate::node::health::Handle;
 use crate::node::mailbox::Sender;
+use crate::node::{clock, coordination};
 
 /// How long the coordinator's thread may take. A client waits longer; the control socket's thread,
 /// which waits here, keeps others waiting meanwhile.

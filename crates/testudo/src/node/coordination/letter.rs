@@ -104,12 +104,8 @@ fn read_load(bytes: &[u8; LOAD_BYTES]) -> (BucketId, Load) {
         word.map_or(0, |word| u64::from_le_bytes(*word))
     };
     let bucket = BucketId(u16::from_le_bytes([bytes[0], bytes[1]]));
-    let load = Load {
-        packets: number(2),
-        bytes: number(10),
-        new_flows: number(18),
-        tunnels: number(26),
-    };
+    let load =
+        Load { packets: number(2), bytes: number(10), new_flows: number(18), tunnels: number(26) };
     (bucket, load)
 }
 

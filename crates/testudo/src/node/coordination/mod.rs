@@ -199,7 +199,10 @@ impl Coordination {
         if sent.is_err()
             && let Some(held_back) = self.unsent.admit(clock::now())
         {
-            tracing::warn!(held_back, "the engine takes no more letters now; they will be repeated");
+            tracing::warn!(
+                held_back,
+                "the engine takes no more letters now; they will be repeated"
+            );
         }
     }
 

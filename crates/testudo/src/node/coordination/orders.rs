@@ -45,7 +45,10 @@ impl Coordination {
 
     fn known(&self) -> Result<(), Refusal> {
         if self.standings.is_empty() {
-            return Err(Refusal::new("this node knows nothing of the others yet", "to be asked again"));
+            return Err(Refusal::new(
+                "this node knows nothing of the others yet",
+                "to be asked again",
+            ));
         }
         if self.parts.coordinator.leader().is_none() {
             return Err(Refusal::new(
@@ -141,11 +144,7 @@ fn show_change(change: &Change, name: impl Fn(NodeId) -> String) -> order::Chang
         1 => "1 bucket moved".to_owned(),
         many => format!("{many} buckets moved"),
     };
-    order::Change {
-        version: change.version.0,
-        change: moved,
-        reason: change.reason.describe(name),
-    }
+    order::Change { version: change.version.0, change: moved, reason: change.reason.describe(name) }
 }
 
 fn show_report(report: &DrainReport) -> order::Plan {
