@@ -2,23 +2,28 @@
 //!
 //! An input is a run of records; each is a head of [`HEAD`] bytes and a frame. The head says how
 //! long the frame is, what happens to the node before it (time passes, a bucket changes hands, what
-//! is silent expires), and whether the frame is sent to the cluster. So a mutation of one byte
-//! leaves the other packets what they were.
+//! is silent expires), and who the frame is sent to. So a mutation of one byte leaves the other packets
+//! what they were. Each input runs in every reception mode.
 //!
-//! After each frame: every packet is counted once, under one counter; the table's count is the
-//! number of the flows in it; a flow's bucket is, or has been, this node's; a frame that was not
-//! answered has not changed. At the end everything expires and the table is empty.
+//! After each frame: every packet is counted once, under one counter, and once more when it has waited
+//! for a decision; the table's count is the number of the flows in it; a flow's bucket is, or has been,
+//! this node's; a frame that was not answered has not changed, but for its addresses on the link if it
+//! was passed. In `tap` mode nothing is answered, passed or left to the stack. At the end everything
+//! expires and the table is empty.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Answer, BucketSet, Datapath, NodeTable, Settings};
+use testudo_datapath::{Answer, BucketSet, Datapath, NodeTable, Settings, Station};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
+use testudo_packet::event::Occurrence;
 use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Ports, Rule};
 use testudo_packet::tracking::{Phase, Timeouts};
 use testudo_packet::verdict::Verdict;
@@ -29,31 +34,40 @@ const BUCKETS: u16 = 16;
 const SLOTS: u32 = 64;
 const NODE: NodeId = NodeId(1);
 const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0x00, 0x01];
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 /// Longer frames are cut: no interface gives them.
 const MAX_FRAME: usize = 4096;
 
 struct Fuzzed {
+    mode: Mode,
     datapath: UserDatapath,
     now: Nanos,
     handled: u64,
 }
 
 fuzz_target!(|input: &[u8]| {
-    let mut fuzzed = Fuzzed::new();
+    for mode in [Mode::Shared, Mode::Steered, Mode::Tap { interface: 2 }] {
+        run(mode, input);
+    }
+});
+
+fn run(mode: Mode, input: &[u8]) {
+    let mut fuzzed = Fuzzed::new(mode);
     let mut rest = input;
     while let Some((&[kind, argument, high, low], behind)) = rest.split_first_chunk::<HEAD>() {
         let length = usize::from(u16::from_be_bytes([high, low])).min(behind.len()).min(MAX_FRAME);
         let (frame, next) = behind.split_at(length);
         fuzzed.happen(kind, argument);
-        fuzzed.handle(frame, kind & 0x80 == 0);
+        fuzzed.handle(frame, kind);
         rest = next;
     }
     fuzzed.end();
-});
+}
 
 impl Fuzzed {
-    fn new() -> Self {
-        let own = Mac::from_bytes([2, 0, 0, 0, 1, 1]);
+    fn new(mode: Mode) -> Self {
+        let own = Mac::from_bytes(OWN_MAC);
         let answer = |address| Answer { interface: 1, address, own };
         let settings = Settings {
             node: NODE,
@@ -66,6 +80,7 @@ impl Fuzzed {
                 answer(Address::v4(0x0a0a_0001)),
                 answer(Address { high: 0xfd10 << 48, low: 1 }),
             ],
+            mode,
         };
         let mut datapath = UserDatapath::new(settings).expect("good settings");
         let refused = Ports { first: 9, last: 9 };
@@ -75,7 +90,12 @@ impl Fuzzed {
         ];
         datapath.set_rules(&rules).expect("few rules");
         datapath.set_lease(Nanos(u64::MAX));
-        let mut fuzzed = Self { datapath, now: Nanos(1), handled: 0 };
+        let station = |node, mac| Station { interface: 1, node, mac: Mac::from_bytes(mac) };
+        let stations = [station(NODE, OWN_MAC), station(NodeId(2), PEER_MAC)];
+        datapath.set_peers(&stations).expect("two stations");
+        let local = "10.10.2.3".parse().expect("an address");
+        datapath.set_local_addresses(&[local]).expect("one address");
+        let mut fuzzed = Self { mode, datapath, now: Nanos(1), handled: 0 };
         for bucket in 0..BUCKETS {
             let owner = if bucket % 4 == 3 { NodeId(2) } else { NODE };
             fuzzed.set_bucket(bucket, owner, BucketState::Active);
@@ -107,6 +127,10 @@ impl Fuzzed {
             }
             6 => self.datapath.set_lease(Nanos(u64::from(argument & 1) * u64::MAX)),
             7 => self.answer_upcalls(argument),
+            8 => self.set_bucket(bucket, NODE, BucketState::Holding),
+            9 => self.set_bucket(bucket, NODE, BucketState::Yielding),
+            10 => self.release(bucket, argument),
+            11 => self.handled += self.datapath.discard_held(BucketId(bucket)) as u64,
             _ => {}
         }
     }
@@ -119,24 +143,55 @@ impl Fuzzed {
             let record = FlowRecord { bucket, epoch: Epoch(4), key: *key, state };
             (argument & 1 == 0).then_some(record)
         };
-        let handled = self.datapath.handle_upcalls(self.now, &mut known);
-        self.handled += handled as u64;
-        assert_eq!(self.datapath.take_released().len(), handled);
+        let taken = self.datapath.handle_upcalls(self.now, &mut known);
+        let decided = self.datapath.take_released().len();
+        assert!(decided <= taken);
+        self.handled += decided as u64;
         self.check();
     }
 
-    fn handle(&mut self, frame: &[u8], to_cluster: bool) {
+    /// A bucket has come, or another node has it after all; some of its packets were handled elsewhere.
+    fn release(&mut self, bucket: u16, argument: u8) {
+        let owner = if argument & 0x40 == 0 { NODE } else { NodeId(2) };
+        let state = if argument & 0x20 == 0 { BucketState::Active } else { BucketState::Loading };
+        self.set_bucket(bucket, owner, state);
+        if owner != NODE {
+            let mut lost = BucketSet::new(u32::from(BUCKETS));
+            lost.insert(BucketId(bucket));
+            self.datapath.table().clear(&lost);
+        }
+        let mut elsewhere = |hash: PacketHash| hash.0 % 2 == 0;
+        let bucket = BucketId(bucket);
+        let released =
+            self.datapath.release_held(self.now, bucket, &mut elsewhere, &mut |_, _| None);
+        let decided = self.datapath.take_released().len();
+        assert!(decided >= released.sent + released.dropped);
+        assert_eq!(self.datapath.held(bucket), 0);
+        self.handled += (decided + released.skipped) as u64;
+        self.check();
+    }
+
+    fn handle(&mut self, frame: &[u8], kind: u8) {
         let mut sent = frame.to_vec();
-        if to_cluster && let Some(destination) = sent.first_chunk_mut() {
-            *destination = CLUSTER_MAC;
+        let destination = if kind & 0x40 == 0 { CLUSTER_MAC } else { OWN_MAC };
+        if kind & 0x80 == 0 && sent.len() >= 6 {
+            sent[..6].copy_from_slice(&destination);
+        }
+        if kind & 0x20 != 0 && sent.len() >= 12 {
+            sent[6..12].copy_from_slice(&PEER_MAC);
         }
         let mut after = sent.clone();
         let verdict = self.datapath.handle(&mut after, 1, self.now);
         self.handled += 1;
         assert_eq!(after.len(), sent.len());
-        if verdict != Verdict::Answer {
-            assert_eq!(after, sent, "{verdict:?} changed the frame");
+        match verdict {
+            Verdict::Answer => {}
+            Verdict::Pass(_) => assert_eq!(after[12..], sent[12..], "more than the link changed"),
+            _ => assert_eq!(after, sent, "{verdict:?} changed the frame"),
         }
+        let elsewhere = matches!(verdict, Verdict::Answer | Verdict::Pass(_) | Verdict::Stack);
+        assert!(self.mode.is_inline() || !elsewhere, "{verdict:?} of a tap");
+        assert!(self.mode == Mode::Steered || !matches!(verdict, Verdict::Pass(_)));
         self.check();
     }
 
@@ -153,8 +208,10 @@ impl Fuzzed {
         });
         assert_eq!(table.len(), flows);
         assert!(flows <= table.capacity());
-        let drained = self.datapath.drain_events(&mut |event| {
-            assert_eq!(testudo_packet::event::Event::from_words(event.to_words()), Some(event));
+        let drained = self.datapath.drain_events(&mut |occurrence| {
+            if let Occurrence::Flow(event) = occurrence {
+                assert_eq!(testudo_packet::event::Event::from_words(event.to_words()), Some(event));
+            }
         });
         assert_eq!(drained.lost, 0);
     }

@@ -42,6 +42,13 @@ pub enum Ownership {
         /// Each with the version that said where it goes.
         buckets: Vec<(BucketId, Version)>,
     },
+    /// This life of a peer is the one that is heard; another that claims its name is not believed.
+    Life {
+        /// The peer.
+        node: NodeId,
+        /// The life.
+        life: Incarnation,
+    },
     /// All that follows from this version of the map has been told.
     Told {
         /// The version.
@@ -87,8 +94,9 @@ pub(crate) struct Ledger {
     before: BTreeMap<BucketId, BucketSlot>,
     moved: BTreeMap<BucketId, Option<Move>>,
     let_go: Vec<(BucketId, Version)>,
-    /// Given up, and not known to have arrived.
-    delivering: BTreeMap<BucketId, Version>,
+    lives: BTreeMap<NodeId, Incarnation>,
+    /// Given up, and not known to have arrived: by which version, and which version first said so.
+    delivering: BTreeMap<BucketId, (Version, Version)>,
     version: Version,
     told_version: Version,
 }
@@ -105,6 +113,7 @@ impl Ledger {
             before: BTreeMap::new(),
             moved: BTreeMap::new(),
             let_go: Vec::new(),
+            lives: BTreeMap::new(),
             delivering: BTreeMap::new(),
             version: Version(0),
             told_version: Version(0),
@@ -116,10 +125,21 @@ impl Ledger {
         self.told.iter().filter(|slot| slot.owner == self.me).count()
     }
 
-    /// The buckets that are not with their next owners yet, each with the version that says so.
-    pub(crate) fn moves(&self) -> impl Iterator<Item = (BucketId, Version)> + '_ {
-        let moving = self.moving.iter().map(|(&bucket, moving)| (bucket, moving.since));
-        moving.chain(self.delivering.iter().map(|(&bucket, &since)| (bucket, since)))
+    /// The earliest version that this node does not follow yet: `next(bucket, epoch)` is the version
+    /// of the list after the one that gave a bucket this epoch, if there is one.
+    pub(crate) fn first_unsettled(
+        &self,
+        next: impl Fn(BucketId, Epoch) -> Option<Version>,
+    ) -> Option<Version> {
+        let buckets = (0..=u16::MAX).map(BucketId).zip(&self.told);
+        let owned = buckets.filter(|(_, slot)| slot.owner == self.me);
+        let owned = owned.filter_map(|(bucket, slot)| next(bucket, slot.epoch));
+        owned.chain(self.delivering.values().map(|&(_, first)| first)).min()
+    }
+
+    /// This life of a peer is heard now.
+    pub(crate) fn note_life(&mut self, node: NodeId, life: Incarnation) {
+        self.lives.insert(node, life);
     }
 
     /// A ledger that goes on with what was told before, all of it fetched and nothing on its way.
@@ -160,7 +180,7 @@ impl Ledger {
 
     /// The next owner knows all of a bucket that was let go. Says whether that was waited for.
     pub(crate) fn delivered(&mut self, bucket: BucketId, since: Version) -> bool {
-        let waited = self.delivering.get(&bucket) == Some(&since);
+        let waited = self.delivering.get(&bucket).is_some_and(|&(version, _)| version == since);
         if waited {
             self.delivering.remove(&bucket);
         }
@@ -169,18 +189,24 @@ impl Ledger {
 
     /// The replica has stopped handling a bucket, for a move that was told. Says whether that move
     /// still stands.
-    pub(crate) fn given_up(&mut self, bucket: BucketId, since: Version) -> bool {
+    pub(crate) fn given_up(
+        &mut self,
+        bucket: BucketId,
+        since: Version,
+        next: impl Fn(BucketId, Epoch) -> Option<Version>,
+    ) -> bool {
         let Some(moving) = self.moving.get(&bucket).filter(|moving| moving.since == since) else {
             return false;
         };
         let Move { to, epoch, .. } = *moving;
         let told = &mut self.told[usize::from(bucket.0)];
+        let first = next(bucket, told.epoch).unwrap_or(since);
         *told = BucketSlot { owner: to, previous: self.me, epoch, ..*told };
         self.moving.remove(&bucket);
         self.moved.remove(&bucket);
         self.before.remove(&bucket);
         self.let_go.push((bucket, since));
-        self.delivering.insert(bucket, since);
+        self.delivering.insert(bucket, (since, first));
         true
     }
 
@@ -237,6 +263,9 @@ impl Ledger {
     pub(crate) fn poll(&mut self) -> Option<Ownership> {
         if let Some((buckets, incarnation)) = self.release.take() {
             return Some(Ownership::Release { buckets, incarnation });
+        }
+        if let Some((node, life)) = self.lives.pop_first() {
+            return Some(Ownership::Life { node, life });
         }
         if !self.taken.is_empty() {
             let buckets = std::mem::take(&mut self.taken);
@@ -333,19 +362,20 @@ mod tests {
         assert_eq!(ledger.poll(), Some(Ownership::Told { version: Version(3) }));
         ledger.update(Version(3), |_, _| to_move);
         assert_eq!(ledger.poll(), None);
-        assert_eq!(ledger.moves().collect::<Vec<_>>(), [(bucket, Version(3))]);
+        let next = |_, _| Some(Version(3));
+        assert_eq!(ledger.first_unsettled(next), Some(Version(3)));
         update(&mut ledger, |_| slot(1, 5));
         assert_eq!(ledger.poll(), Some(Ownership::Move { buckets: vec![(bucket, None)] }));
-        assert!(!ledger.given_up(bucket, Version(3)), "it was taken back");
+        assert!(!ledger.given_up(bucket, Version(3), next), "it was taken back");
         ledger.update(Version(4), |_, _| to_move);
         ledger.poll();
-        assert!(!ledger.given_up(bucket, Version(2)), "of another move");
-        assert!(ledger.given_up(bucket, Version(3)));
+        assert!(!ledger.given_up(bucket, Version(2), next), "of another move");
+        assert!(ledger.given_up(bucket, Version(3), next));
         let let_go = Ownership::LetGo { buckets: vec![(bucket, Version(3))] };
         assert_eq!(ledger.poll(), Some(let_go));
         assert_eq!(ledger.owned(), 0);
-        assert_eq!(ledger.moves().count(), 1, "it has not arrived");
+        assert_eq!(ledger.first_unsettled(|_, _| None), Some(Version(3)), "it has not arrived");
         assert!(ledger.delivered(bucket, Version(3)) && !ledger.delivered(bucket, Version(3)));
-        assert_eq!(ledger.moves().count(), 0);
+        assert_eq!(ledger.first_unsettled(next), None);
     }
 }

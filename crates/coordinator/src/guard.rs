@@ -32,6 +32,11 @@ pub fn fault<S: Storage>(message: &Message, raft: &Raft<S>, settings: &Settings)
     if message.entries.iter().any(|entry| !names_nodes(entry, settings)) {
         return Some("a vote for a node that is not in the cluster".to_owned());
     }
+    // A leader that was asleep says what was right in its time. The library tells it so, and looks no
+    // further; the log may have gone on without it.
+    if term < raft.term && kind != MessageType::MsgPropose {
+        return None;
+    }
     match kind {
         MessageType::MsgPropose => propose_fault(message, settings),
         MessageType::MsgAppend => {

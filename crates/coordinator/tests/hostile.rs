@@ -2,7 +2,7 @@
 //! but it can't bring a node down.
 //!
 //! Real messages are caught, changed at random, and given to a node that has seen real ones before.
-//! `COORDINATOR_SEED=n` replays one seed.
+//! A failure ends with the command that replays it.
 
 mod world;
 
@@ -49,7 +49,10 @@ fn no_message_brings_a_node_down() {
     let one = std::env::var("COORDINATOR_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let (mut refused, mut taken) = (0, 0);
     for seed in one.map_or(0..40, |seed: u64| seed..seed + 1) {
-        eprintln!("replay: COORDINATOR_SEED={seed}");
+        // Shown only if the test fails; the last one is the one that failed.
+        println!(
+            "replay: COORDINATOR_SEED={seed} cargo test -p testudo-coordinator --test hostile"
+        );
         let mut world = World::new(seed, 3, &[0, 1, 2], CALM);
         let messages = real_messages(&mut world);
         let mut random = Random(seed);

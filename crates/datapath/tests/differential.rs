@@ -188,7 +188,7 @@ fn handle_upcalls(kernel: &mut KernelDatapath, user: &mut UserDatapath) {
 fn release(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
     assert_eq!(events(kernel), events(user));
     let mut held = 0;
-    let mut elsewhere = |hash: PacketHash| hash.0 % 2 == 0;
+    let mut elsewhere = |hash: PacketHash| hash.0.is_multiple_of(2);
     for bucket in (0..BUCKETS as u16).filter(|&bucket| slot(bucket).state == BucketState::Holding) {
         let id = BucketId(bucket);
         assert_eq!(kernel.held(id), user.held(id), "bucket {bucket}");

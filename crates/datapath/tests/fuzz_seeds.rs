@@ -55,6 +55,16 @@ fn write_the_seeds() {
     gone.extend((0..16).map(|bucket| (5, bucket, flows(2).remove(1))));
     gone.push((7, 0, Vec::new()));
     seeds.push(("gone", gone));
+    // Buckets come and go with packets waiting for them; the frames go to and come from nodes.
+    let mut moving: Vec<Step> = (0..16).map(|bucket| (8, bucket, flows(1).remove(0))).collect();
+    moving.extend(flows(12).into_iter().map(|frame| (0x40, 0, frame)));
+    moving.push((7, 0, Vec::new()));
+    moving.extend((0..8).map(|bucket| (10, bucket | 0x20, flows(2).remove(1))));
+    moving.extend((8..16).map(|bucket| (10, bucket | 0x40, flows(2).remove(1))));
+    moving.extend((0..8).map(|bucket| (9, bucket, flows(3).remove(2))));
+    moving.extend(flows(12).into_iter().map(|frame| (0x60, 0, frame)));
+    moving.push((11, 3, Vec::new()));
+    seeds.push(("moving", moving));
     let cut = |mut frame: Vec<u8>, by: usize| {
         frame.truncate(frame.len() - by);
         (0x80, 0, frame)

@@ -7,10 +7,13 @@
 mod privileged;
 
 use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
 
 const TESTUDO: &str = env!("CARGO_BIN_EXE_testudo");
 
@@ -21,10 +24,49 @@ struct Standing {
 
 impl Standing {
     fn up(story: &str) -> Standing {
+        Standing::of(story, &[])
+    }
+
+    fn of(story: &str, options: &[&str]) -> Standing {
         let standing = Standing { name: name(story) };
-        let output = lab(&["up", "--bare", "--nodes", "2", "--name", &standing.name]);
+        let mut arguments = vec!["up", "--bare", "--nodes", "2", "--name", &standing.name];
+        arguments.extend_from_slice(options);
+        let output = lab(&arguments);
         assert!(output.status.success(), "{output:?}");
         standing
+    }
+
+    /// Do `work` on a thread inside a host's network namespace.
+    fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(format!("{}-{host}", self.name));
+        let namespace = fs::File::open(path).expect("the host's namespace");
+        thread::scope(|scope| {
+            let enter = || {
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the host");
+                work()
+            };
+            scope.spawn(enter).join().expect("the work in the host")
+        })
+    }
+
+    /// Packets that a host's link has received.
+    fn received(&self, host: &str, link: &str) -> u64 {
+        let counters = text(&self.exec(host, &["cat", "/proc/net/dev"]));
+        let line = counters.lines().find_map(|line| line.trim().strip_prefix(&format!("{link}:")));
+        let fields = line.expect("the link").split_whitespace();
+        fields.map(|field| field.parse().unwrap_or_default()).nth(1).expect("a counter")
+    }
+
+    /// Open TCP connections from the client to the server, all from different ports.
+    fn connect(&self, server: &str, count: usize) {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7000));
+        let listener = self.inside("server", || TcpListener::bind(any)).expect("a listener");
+        let server = SocketAddr::new(server.parse().expect("an address"), 7000);
+        for _ in 0..count {
+            let connect = || TcpStream::connect_timeout(&server, Duration::from_secs(3));
+            self.inside("client", connect).expect("a connection through the lab");
+            listener.accept().expect("a connection at the server");
+        }
     }
 
     fn exec(&self, host: &str, command: &[&str]) -> Output {
@@ -91,6 +133,46 @@ fn hosts_are_built_and_nothing_is_left_after_down() {
     assert_eq!(traces(&name), Vec::<PathBuf>::new());
 }
 
+/// What the data links of both nodes have received.
+fn links_of(standing: &Standing) -> [u64; 4] {
+    let links = [("n1", "in0"), ("n1", "out0"), ("n2", "in0"), ("n2", "out0")];
+    links.map(|(node, link)| standing.received(node, link))
+}
+
+/// The nodes of a bare lab are plain routers, so what is seen here is what the two routers do.
+fn routers_spread_flows_over_the_nodes_and_back_by_others() {
+    let standing = Standing::of("steered", &["--mode", "steered", "--witness"]);
+    standing.connect("10.21.2.1", 30);
+    standing.connect("fd21::2:1", 30);
+    let received = links_of(&standing);
+    assert!(received.iter().all(|packets| *packets > 30), "{received:?}");
+    let links = text(&standing.exec("n3", &["cat", "/proc/net/dev"]));
+    assert!(links.contains("sync0:") && !links.contains("in0:"), "a witness: {links}");
+
+    // One flow: with two nodes, what goes by the one comes back by the other.
+    let before = links_of(&standing);
+    standing.connect("10.21.2.1", 1);
+    let after = links_of(&standing);
+    let [n1_in, n1_out, n2_in, n2_out] = std::array::from_fn(|link| after[link] - before[link]);
+    let by_n1 = n1_in >= 3 && n2_out >= 1 && n2_in < 3;
+    let by_n2 = n2_in >= 3 && n1_out >= 1 && n1_in < 3;
+    assert!(by_n1 || by_n2, "in {n1_in} {n2_in}, back {n1_out} {n2_out}");
+}
+
+fn a_tap_shows_every_packet_to_every_node_and_needs_none() {
+    let standing = Standing::of("tap", &["--mode", "tap"]);
+    standing.connect("10.20.2.1", 20);
+    standing.connect("fd20::2:1", 20);
+    // Each connection is at least three packets there and two back.
+    for node in ["n1", "n2"] {
+        let received = standing.received(node, "in0");
+        assert!(received >= 40 * 5, "{node}: {received}");
+    }
+    let links = text(&standing.exec("n1", &["cat", "/proc/net/dev"]));
+    assert!(links.contains("tap0:") && links.contains("ids0:"), "{links}");
+    assert!(!links.contains("out0:"), "{links}");
+}
+
 fn a_command_runs_in_its_host_and_its_exit_status_is_passed() {
     let standing = Standing::up("exec");
     assert_eq!(standing.exec("client", &["sh", "-c", "exit 7"]).status.code(), Some(7));
@@ -151,6 +233,14 @@ fn main() -> std::process::ExitCode {
             (
                 "hosts_are_built_and_nothing_is_left_after_down",
                 hosts_are_built_and_nothing_is_left_after_down,
+            ),
+            (
+                "routers_spread_flows_over_the_nodes_and_back_by_others",
+                routers_spread_flows_over_the_nodes_and_back_by_others,
+            ),
+            (
+                "a_tap_shows_every_packet_to_every_node_and_needs_none",
+                a_tap_shows_every_packet_to_every_node_and_needs_none,
             ),
             (
                 "a_command_runs_in_its_host_and_its_exit_status_is_passed",

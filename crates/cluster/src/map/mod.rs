@@ -110,6 +110,12 @@ pub enum Outdated {
         /// The bucket.
         bucket: BucketId,
     },
+    /// A bucket would have nobody.
+    #[error("bucket {bucket} would be nobody's; expected a list of at least one node")]
+    Hole {
+        /// The bucket.
+        bucket: BucketId,
+    },
     /// A node got a new life after the plan was made, or has none yet.
     #[error("node {} was admitted in version {since:?}, the plan is for version {}", node.0, basis.0)]
     Admitted {
@@ -207,6 +213,14 @@ impl Map {
     #[must_use]
     pub fn is_moving(&self) -> bool {
         self.buckets.iter().any(|bucket| !bucket.older.is_empty())
+    }
+
+    /// The version that last put a list in the place of another. Once everyone who is not dead has
+    /// settled it, no bucket is on its way.
+    #[must_use]
+    pub fn latest_move(&self) -> Version {
+        let moving = self.buckets.iter().filter(|bucket| !bucket.older.is_empty());
+        moving.map(|bucket| bucket.list.since).max().unwrap_or_default()
     }
 
     /// The life that a node's place belongs to.
@@ -366,6 +380,9 @@ impl Map {
         }
         if own.unsettled(settled) >= MAX_OLDER {
             return Err(Outdated::Unsettled { bucket });
+        }
+        if ranks.is_empty() {
+            return Err(Outdated::Hole { bucket });
         }
         for &node in ranks {
             self.known(node)?;

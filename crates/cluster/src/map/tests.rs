@@ -54,6 +54,8 @@ fn a_plan_for_an_older_map_changes_nothing() {
     assert_eq!(seen, Err(Outdated::Bucket { bucket, since: Version(2), basis }));
     map.apply(&Command::Drain { node: node(7) }).unwrap_err();
     map.apply(&assign(2, 0, 9, &[1])).unwrap_err();
+    let hole = map.apply(&assign(2, 0, 1, &[])).unwrap_err().to_string();
+    assert_eq!(hole, "bucket 1 would be nobody's; expected a list of at least one node");
     assert_eq!(map, before);
 }
 

@@ -189,15 +189,13 @@ impl Membership {
         all.ledger = Ledger::resumed(ours, frozen.slots.clone());
         all.pausing = Some(Pausing { ask: frozen.ask.min(MAX_PAUSE), since: now, resumed: true });
         for (index, known) in frozen.peers.iter().enumerate() {
-            let admission = all.map.admission(NodeId(index as u8));
-            let peer = known.thaw();
-            all.peers[index] = peer;
-            if let Some(admission) = admission {
-                all.peers[index].take_back(
-                    now,
-                    admission,
-                    frozen.fenced.contains(NodeId(index as u8)),
-                );
+            let node = NodeId(index as u8);
+            all.peers[index] = known.thaw();
+            if let Some((life, ..)) = known.latest {
+                all.ledger.note_life(node, life);
+            }
+            if let Some(admission) = all.map.admission(node) {
+                all.peers[index].take_back(now, admission, frozen.fenced.contains(node));
             }
         }
         debug_assert_eq!(all.role(), Role::Member);

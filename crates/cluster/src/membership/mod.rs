@@ -94,6 +94,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
+/// How often an operator is told at most that another process runs under this node's name.
+const IMPERSONATION_EVERY: Duration = Duration::from_secs(5);
+
 /// How many notices wait for being fetched; more are counted and dropped.
 const MAX_NOTICES: usize = 256;
 
@@ -143,6 +146,7 @@ pub struct Membership {
     ledger: Ledger,
     ledger_basis: Option<title::Basis>,
     next_heartbeat: Nanos,
+    next_impersonation: Nanos,
     due: NodeSet,
     notices: VecDeque<Notice>,
     counters: Counters,
@@ -179,6 +183,7 @@ impl Membership {
             handed: std::collections::BTreeMap::new(),
             ledger_basis: None,
             next_heartbeat: now,
+            next_impersonation: now,
             due: NodeSet::default(),
             notices: VecDeque::new(),
             counters: Counters::default(),
@@ -214,11 +219,15 @@ impl Membership {
             && said.echo_sent <= now
             && now <= after(said.echo_sent, freshness);
         let Heartbeat { incarnation, sequence, sent, .. } = said;
-        let forgetful = peer.latest.is_some_and(|latest| latest.incarnation != incarnation);
+        let known = peer.latest.map(|latest| latest.incarnation);
         peer.latest = Some(Latest { incarnation, sequence, sent, counted });
-        if forgetful {
+        if known != Some(incarnation) {
+            self.ledger.note_life(from, incarnation);
+        }
+        if known.is_some_and(|known| known != incarnation) {
             self.mistrust(from);
         }
+        self.note_echo(&said);
         let peer = &mut self.peers[usize::from(from.0)];
         if counted {
             peer.view = Some(View { at: said.echo_sent, said });
@@ -316,7 +325,8 @@ impl Membership {
     /// [`crate::ownership::Ownership::Move`].
     pub fn handle_given_up(&mut self, now: Nanos, bucket: BucketId, since: Version) {
         self.advance(now);
-        if self.ledger.given_up(bucket, since) {
+        let next = |bucket, epoch| title::superseded(&self.map, bucket, epoch);
+        if self.ledger.given_up(bucket, since, next) {
             self.ledger_basis = None;
         }
         self.judge();
@@ -455,6 +465,18 @@ impl Membership {
             self.suspected.remove(said.from);
             self.notice(Notice::HeardAgain(said.from));
             self.hurry();
+        }
+    }
+
+    /// A peer that goes on listening to another life of this node's name when it should long have
+    /// heard this one hears somebody else who runs under the name.
+    fn note_echo(&mut self, said: &Heartbeat) {
+        let strange = said.echo != self.incarnation && said.echo != Incarnation(0);
+        let settled = self.now >= after(self.quarantine_end(), self.cluster.timing().takeover);
+        if strange && settled && self.next_impersonation <= self.now {
+            self.next_impersonation = after(self.now, IMPERSONATION_EVERY);
+            let (by, life) = (said.from, said.echo);
+            self.notice(Notice::Impersonated { heard_by: by, life });
         }
     }
 

@@ -41,6 +41,13 @@ pub enum Notice {
     Dead(NodeId),
     /// Two processes speak as this peer: the operator has started it twice.
     Doubled(NodeId),
+    /// A peer hears another process that runs under this node's name: the operator has started two.
+    Impersonated {
+        /// The peer.
+        heard_by: NodeId,
+        /// The life that it hears.
+        life: Incarnation,
+    },
     /// This node has begun a new life.
     Restarted {
         /// The new life.

@@ -13,7 +13,8 @@
 //!
 //! Invariant: a node that owns a bucket and is not to own it by the present list goes on owning it
 //! until its replica says that it has let go ([`super::Membership::handle_given_up`]). What it has
-//! settled does not pass such a list before.
+//! settled does not pass the list that it owns by, as long as it acts on an older list than the
+//! present one for whatever reason: others take settled lists for granted, in any order.
 
 use super::Membership;
 use crate::heartbeat::Role;
@@ -64,7 +65,7 @@ impl Membership {
             scene.title(bucket, told, handed)
         });
         self.ledger_basis = Some(basis);
-        let settled = settled(&self.ledger, self.map.version());
+        let settled = settled(&self.ledger, &self.map);
         if std::mem::replace(&mut self.settled, settled) != settled {
             self.hurry();
         }
@@ -89,10 +90,17 @@ impl Membership {
     }
 }
 
-/// The latest version by which a node lets nobody wait for a bucket.
-fn settled(ledger: &Ledger, version: Version) -> Version {
-    let earliest = ledger.moves().map(|(_, since)| Version(since.0 - 1)).min();
-    earliest.unwrap_or(version).min(version)
+/// The latest version such that this node acts on no older list than that version's.
+fn settled(ledger: &Ledger, map: &Map) -> Version {
+    let first = ledger.first_unsettled(|bucket, epoch| superseded(map, bucket, epoch));
+    first.map_or(map.version(), |first| Version(first.0 - 1))
+}
+
+/// The version that put another list in the place of the one that an epoch is of, if one did.
+pub(super) fn superseded(map: &Map, bucket: BucketId, epoch: Epoch) -> Option<Version> {
+    let version = Version(u64::from(epoch.0 >> RANK_BITS));
+    let lists = map.older(bucket).map(|(list, _)| list).chain(map.list(bucket));
+    lists.map(|list| list.since).find(|&since| since > version)
 }
 
 impl Scene<'_> {
@@ -141,8 +149,14 @@ impl Scene<'_> {
             Some((list, rank)) if list.ranks[rank] != self.me => {
                 Title::of(slot(list.ranks[rank], told, epoch(list, rank), BucketState::Active))
             }
-            // It will be this node's when nobody else can act on it, or is nobody's.
-            _ => Title::of(told),
+            // It will be this node's when nobody else can act on it.
+            Some(_) => Title::of(told),
+            // All that could own it are dead: nobody has more of it than this node.
+            None if told.owner != NodeId::NONE => {
+                let (previous, owner) = (told.owner, NodeId::NONE);
+                Title::of(BucketSlot { owner, previous, ..told })
+            }
+            None => Title::of(told),
         }
     }
 

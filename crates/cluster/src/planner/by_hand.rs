@@ -4,7 +4,7 @@ use testudo_packet::bucket::{BucketId, NodeId};
 
 use super::{RANKS, candidates};
 use crate::config::Cluster;
-use crate::map::{Command, Map, Reason};
+use crate::map::{Command, Map, Reason, Version};
 use crate::membership::Standing;
 
 /// Why a bucket can't be moved as asked. Nothing was moved.
@@ -25,6 +25,14 @@ pub enum ByHandError {
     CannotOwn {
         /// The node's name.
         node: String,
+    },
+    /// An earlier change of the bucket is not through.
+    #[error("bucket {bucket} is on its way by version {} of the map; try again when it has arrived", since.0)]
+    OnItsWay {
+        /// The bucket.
+        bucket: BucketId,
+        /// The version that sent it.
+        since: Version,
     },
     /// It owns the bucket already.
     #[error("{node} is the owner of bucket {bucket} already")]
@@ -58,15 +66,19 @@ pub fn move_bucket(
     if list.ranks.first() == Some(&node) {
         return Err(ByHandError::OwnsAlready { node: name(), bucket });
     }
+    let living = standings.iter().filter(|standing| !standing.gone);
+    let settled = living.map(|standing| standing.settled).min().unwrap_or_default();
+    if map.older(bucket).next().is_some() && settled < list.since {
+        return Err(ByHandError::OnItsWay { bucket, since: list.since });
+    }
     let stays = |&other: &NodeId| {
         other != node && candidates.iter().any(|c| c.node == other && c.may_succeed)
     };
     let others = list.ranks.iter().copied().filter(stays);
     let ranks: Vec<_> = [node].into_iter().chain(others).take(RANKS).collect();
-    let living = standings.iter().filter(|standing| !standing.gone);
     Ok(Command::Assign {
         basis: map.version(),
-        settled: living.map(|standing| standing.settled).min().unwrap_or_default(),
+        settled,
         lists: vec![(bucket, ranks)],
         reason: Reason::Operator(node),
     })

@@ -55,8 +55,6 @@ pub struct Planner {
     waiting: (Version, Nanos),
     gone_since: Vec<Option<Nanos>>,
     counted: Option<plan::Settled>,
-    /// The last command that moved buckets.
-    moved_at: Version,
     moved: Vec<Moved>,
     costs: Vec<f64>,
     peak: Option<f64>,
@@ -84,7 +82,6 @@ impl Planner {
             waiting: (Version(0), Nanos(0)),
             gone_since: vec![None; nodes],
             counted: None,
-            moved_at: Version(0),
             moved: Vec::new(),
             costs: Vec::new(),
             peak: None,
@@ -162,6 +159,11 @@ impl Planner {
         Some(command)
     }
 
+    /// The command that was named last could not be proposed: another may be named at once.
+    pub fn not_proposed(&mut self) {
+        self.waiting.1 = Nanos(0);
+    }
+
     fn note_gone(&mut self, scene: &Scene<'_>) {
         for (standing, since) in scene.standings.iter().zip(&mut self.gone_since) {
             *since = standing.gone.then(|| since.unwrap_or(scene.now));
@@ -173,7 +175,6 @@ impl Planner {
         for (bucket, ranks) in lists {
             if scene.map.ranks(*bucket).first() != ranks.first() {
                 self.moved.push(Moved { bucket: *bucket, at: scene.now });
-                self.moved_at = Version(scene.map.version().0 + 1);
             }
         }
     }
@@ -262,7 +263,8 @@ impl Planner {
         if !changes.is_empty() {
             return scene.assign(changes, Reason::Succession);
         }
-        if scene.least(|standing| standing.settled) < self.moved_at {
+        // A bucket that is on its way is not sent elsewhere: its packets wait at the next owner.
+        if scene.least(|standing| standing.settled) < scene.map.latest_move() {
             return None;
         }
         let (changes, reason) = self.moves(scene, &held, &candidates)?;

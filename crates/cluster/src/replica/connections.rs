@@ -104,9 +104,20 @@ impl Replica {
     }
 
     /// The peer at the other end has proved who it is.
-    pub(super) fn open(&mut self, connection: ConnectionId, identity: Identity) {
-        let Identity { node: peer, .. } = identity;
-        let Some(state) = self.peers.get(usize::from(peer.0)) else { return };
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::OtherLife`] if it is not the life that heartbeats are heard of.
+    pub(super) fn open(
+        &mut self,
+        connection: ConnectionId,
+        identity: &Identity,
+    ) -> Result<(), SyncError> {
+        let peer = identity.node;
+        let Some(state) = self.peers.get(usize::from(peer.0)) else { return Ok(()) };
+        if let Some(heard) = state.life.filter(|&life| life != identity.incarnation) {
+            return Err(SyncError::OtherLife { node: peer, seen: identity.incarnation, heard });
+        }
         if let Some(older) = state.connection {
             self.close(older, SyncError::Superseded);
         }
@@ -120,6 +131,7 @@ impl Replica {
         }
         self.effects.push_back(Effect::PeerConnected { peer, connection });
         self.resume_moves(peer);
+        Ok(())
     }
 
     /// A snapshot of this bucket that is under way is not believed any more, unless it is the owner's.

@@ -104,6 +104,12 @@ impl Replica {
         (self.moves.leaving.len(), self.moves.arriving.len())
     }
 
+    /// Whether a bucket is on its way from this node to another.
+    #[must_use]
+    pub fn is_leaving(&self, bucket: BucketId) -> bool {
+        self.moves.leaving.contains_key(&bucket)
+    }
+
     // The owner's side.
 
     pub(super) fn move_bucket(&mut self, bucket: BucketId, moving: Option<Move>) {
@@ -139,15 +145,21 @@ impl Replica {
         let Some(Leaving { moving, .. }) = self.moves.leaving.get(&bucket) else { return };
         let Move { to, since, epoch } = *moving;
         let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
-        if peer.connection.is_none() {
+        // A bucket that is loading can't yield yet: what it handles would not be told. When it has
+        // loaded, the next owner is asked.
+        if peer.connection.is_none() || self.slots[usize::from(bucket.0)].state != BucketState::Active {
             return;
         }
         peer.outgoing.check(bucket);
         peer.outgoing.tell(Frame::Prepare { bucket, since, epoch });
-        let slot = self.slot(bucket);
-        if slot.state == BucketState::Active {
-            let slot = BucketSlot { state: BucketState::Yielding, ..slot };
-            self.effects.push_back(Effect::SetBucket { bucket, slot });
+        let slot = BucketSlot { state: BucketState::Yielding, ..self.slot(bucket) };
+        self.effects.push_back(Effect::SetBucket { bucket, slot });
+    }
+
+    /// The entries of a bucket are in the node table: it can be handed over now.
+    pub(super) fn ask_when_loaded(&mut self, bucket: BucketId) {
+        if self.moves.leaving.get(&bucket).is_some_and(|leaving| leaving.phase == Phase::Asked) {
+            self.ask(bucket);
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Rejected {
 
 #[derive(Debug, Default)]
 struct Peer {
+    /// The life that heartbeats are heard of.
+    life: Option<Incarnation>,
     connection: Option<ConnectionId>,
     outgoing: Outgoing,
 }
@@ -202,7 +204,9 @@ impl Replica {
                 }
                 self.abandon_moves();
                 self.incarnation = incarnation;
-                self.doubtful.fill(true);
+                // The streams go on, so what is known of other nodes' buckets is as good as before.
+                // The membership has forgotten it and has to be told anew.
+                self.synced = None;
                 self.note_synced();
                 self.effects.push_back(Effect::Released { incarnation });
             }
@@ -231,6 +235,11 @@ impl Replica {
             Ownership::LetGo { buckets } => {
                 for (bucket, since) in buckets {
                     self.let_go(bucket, since);
+                }
+            }
+            Ownership::Life { node, life } => {
+                if let Some(peer) = self.peers.get_mut(usize::from(node.0)) {
+                    peer.life = Some(life);
                 }
             }
             Ownership::Told { version } => {
@@ -289,6 +298,7 @@ impl Replica {
         let slot = self.slot(bucket);
         if slot.owner == self.cluster.node() && slot.epoch == epoch {
             self.set_slot(bucket, BucketSlot { state: BucketState::Active, ..slot });
+            self.ask_when_loaded(bucket);
         }
     }
 

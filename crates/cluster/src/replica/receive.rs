@@ -26,10 +26,7 @@ impl Replica {
             let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
             let result = match session.next(&self.cluster, &mut input) {
                 Ok(None) => return Ok(()),
-                Ok(Some(Incoming::Opened(identity))) => {
-                    self.open(connection, identity);
-                    Ok(())
-                }
+                Ok(Some(Incoming::Opened(identity))) => self.open(connection, &identity),
                 Ok(Some(Incoming::Frame(frame))) => self.handle_frame(connection, frame),
                 Err(error) => Err(error),
             };

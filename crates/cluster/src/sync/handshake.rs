@@ -25,7 +25,7 @@ use crate::wire::{Reader, Truncated};
 use testudo_packet::bucket::NodeId;
 
 const MAGIC: [u8; 8] = *b"TESTUDOS";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The length of a nonce.
 pub const NONCE_BYTES: usize = 16;

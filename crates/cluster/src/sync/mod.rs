@@ -89,6 +89,19 @@ pub enum SyncError {
         /// Who was expected.
         expected: String,
     },
+    /// Two processes run as one node, or a restarted one is early: its heartbeats are not heard yet.
+    #[error(
+        "node {} spoke as life {seen}; its heartbeats are of life {heard}; if that goes on, two \
+         processes run as one node", node.0
+    )]
+    OtherLife {
+        /// The node.
+        node: NodeId,
+        /// The life at the other end.
+        seen: Incarnation,
+        /// The one that is heard.
+        heard: Incarnation,
+    },
     /// A frame without meaning. The peer's build is at fault.
     #[error("a frame of kind {kind} with contents that mean nothing")]
     Frame {

@@ -319,3 +319,22 @@ fn load_is_counted_for_the_owner_of_a_bucket_only() {
     node.takes(INSIDE, &frame);
     assert_eq!(loads(&node), expected);
 }
+
+#[test]
+fn a_packet_that_goes_up_is_reported_once_it_is_handled() {
+    use testudo_packet::table::{Slot, Slots, word};
+    let (mut old, _) = old_and_new();
+    // Another writer, a daemon that died, holds every flow's place.
+    let table = old.datapath.table().clone();
+    for slot in (0..table.capacity() as u32).filter_map(|index| Slots::slot(&&table, index)) {
+        slot.store::<{ word::HOME }>(2 << 32);
+    }
+    let frame = udp(CLIENT, SERVER, &[]);
+    assert_eq!(old.takes(INSIDE, &frame).0, Verdict::Upcall(UpcallReason::Contended));
+    assert_eq!(old.occurrences(), (vec![], vec![]));
+    assert_eq!(table.break_locks(), table.capacity());
+    old.datapath.handle_upcalls(old.now, &mut |_, _| None);
+    assert_eq!(old.datapath.take_released()[0].1, Verdict::Forward);
+    let (events, handled) = old.occurrences();
+    assert_eq!((events.len(), handled.len()), (1, 1));
+}

@@ -182,6 +182,9 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// How many peers' deaths it has taken buckets over from.
     pub takeovers: u64,
+    /// How the last of them went.
+    #[serde(default)]
+    pub takeover: Takeover,
     /// How many buckets it has taken over.
     pub buckets_taken: u64,
     /// Every counter of packets and events by name; they only rise.
@@ -196,6 +199,14 @@ pub enum Role {
     Member,
     /// Its life was not admitted yet, so it takes no buckets.
     Joining,
+}
+
+/// How the last takeover of another node's buckets went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// From the decision to the first packet of these buckets, in microseconds; `null` if none has
+    /// come, or nothing was taken over yet.
+    pub first_packet_micros: Option<u64>,
 }
 
 /// A node's right to handle packets.

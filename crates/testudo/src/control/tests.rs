@@ -54,7 +54,7 @@ pub(crate) fn status_json() -> serde_json::Value {
             {"name": "n3", "state": "fenced", "heard_ms": null,
              "sync": {"connected": false, "sent": 0, "acknowledged": 0, "pending": 7}},
         ],
-        "takeovers": 1, "buckets_taken": 43,
+        "takeovers": 1, "takeover": {"first_packet_micros": 900}, "buckets_taken": 43,
         "counters": {"forwarded": 12, "drop_no_rule": 0},
     })
 }

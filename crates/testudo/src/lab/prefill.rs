@@ -18,6 +18,7 @@ use nix::sys::socket::{MsgFlags, send};
 
 use super::interrupt::Interrupt;
 use super::narrator::Narrator;
+use super::nodes::last_words;
 use super::plan::{CLUSTER_MAC, HOST_LINK, Host, Mode, Plan};
 use super::running::{Lab, ask};
 use super::sniffer::{link_address, packet_socket};
@@ -75,6 +76,10 @@ fn settle(lab: &Lab, flows: u32, interrupt: &Interrupt) -> Result<u64> {
     let (mut least, mut idle) = (0, 0);
     while idle < IDLE_LOOKS {
         interrupt.wait(LOOK, || false)?;
+        let mut dead = lab.state().nodes.iter().filter(|n| n.process.is_some_and(|p| !p.alive()));
+        if let Some(node) = dead.next() {
+            bail!("{} ended under {flows} made-up flows; {}", node.name, last_words(node));
+        }
         let nodes = lab.state().nodes.iter().filter(|node| !node.witness);
         let known =
             nodes.map(|node| ask(&node.control).map_or(0, |status| status.common_table.entries));

@@ -17,6 +17,11 @@ use super::offload::Offloads;
 use super::plan::{ANALYSER_LINK, Attachment, Host, Mode, Plan, Segment, TAP_LINK};
 use super::{Unable, netns};
 
+/// Hash the fields that are named, and which: source and destination address, protocol, source and
+/// destination port (Documentation/networking/ip-sysctl.rst).
+const CUSTOM_FIELDS: &str = "3";
+const FIVE_TUPLE: &str = "55";
+
 /// The namespaces of a lab that stands.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -82,10 +87,7 @@ impl Topology {
             add_analyser(&mut own, &namespace)?;
         }
         if matches!(host, Host::ClientRouter | Host::ServerRouter) {
-            // Ports count, and the same flow goes the same way in every run.
-            namespace.set("ipv4/fib_multipath_hash_policy", "1")?;
-            namespace.set("ipv6/fib_multipath_hash_policy", "1")?;
-            namespace.set("ipv4/fib_multipath_hash_seed", "1")?;
+            hash_headers(&namespace)?;
         }
         for route in self.plan.routes(host) {
             own.set_route(&route)?;
@@ -138,6 +140,21 @@ fn add_link(links: &mut Links, namespace: &Namespace, attachment: &Attachment) -
     own.set_up(attachment.link, true)?;
     for (address, prefix) in &attachment.addresses {
         add_address(&mut own, attachment.link, *address, *prefix)?;
+    }
+    Ok(())
+}
+
+/// Let a router choose among next hops by what the packet's headers say: addresses, protocol, ports.
+/// The kernel's own policy of that name takes the sending socket's hash where there is one, which no
+/// router outside this machine could see.
+fn hash_headers(namespace: &Namespace) -> Result<()> {
+    for family in ["ipv4", "ipv6"] {
+        namespace.set(&format!("{family}/fib_multipath_hash_policy"), CUSTOM_FIELDS)?;
+        namespace.set(&format!("{family}/fib_multipath_hash_fields"), FIVE_TUPLE)?;
+    }
+    if Path::new("/proc/sys/net/ipv4/fib_multipath_hash_seed").exists() {
+        // The same flow goes the same way in every run.
+        namespace.set("ipv4/fib_multipath_hash_seed", "1")?;
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use testudo_cluster::map::Map;
 use testudo_cluster::plan::BalanceSettings;
 use testudo_coordinator::{Coordinator, Raft, Settings, StartError, Static};
 
-use super::coordination::{self, Owner, Store, StoreError};
+use super::coordination::etcd::{self, Etcd};
+use super::coordination::{self, External, Owner, Store, StoreError};
 use super::health::Handle;
 use super::mailbox::{Mailbox, Sender};
 use super::{engine, heartbeat};
@@ -21,6 +22,12 @@ const MAX_MESSAGE: usize = 1 << 20;
 /// How long a bucket stays where balancing has moved it.
 const REST: Duration = Duration::from_secs(60);
 
+/// How long a leader that etcd does not hear counts as one. It decides who plans, not who forwards.
+const ETCD_LEASE: Duration = Duration::from_secs(5);
+
+/// How many commands etcd keeps behind a snapshot.
+const ETCD_SNAPSHOT_AFTER: u64 = 256;
+
 /// Why this node can't take part. Nothing was changed but the coordinator's own store.
 #[derive(Debug, thiserror::Error)]
 pub enum AgreementError {
@@ -30,6 +37,19 @@ pub enum AgreementError {
     /// The coordinator.
     #[error("the coordinator can't start: {0}")]
     Start(#[from] StartError),
+    /// The way to etcd.
+    #[error(transparent)]
+    Etcd(#[from] etcd::StartError),
+}
+
+fn etcd_settings(cluster: &Cluster, at: &config::etcd::Etcd) -> etcd::Settings {
+    etcd::Settings {
+        cluster: cluster.name().to_owned(),
+        node: cluster.node(),
+        endpoints: at.endpoints.clone(),
+        lease: ETCD_LEASE,
+        snapshot_after: ETCD_SNAPSHOT_AFTER,
+    }
 }
 
 /// A coordinator that is ready to begin.
@@ -62,7 +82,12 @@ impl Agreement {
                 let raft = Raft::new(settings, map, stored, super::clock::now())?;
                 Self { kind: "embedded", coordinator: Box::new(raft), store: Some(store) }
             }
-            config::agreement::Coordinator::Etcd(_) => todo!(),
+            config::agreement::Coordinator::Etcd(at) => {
+                let map = cluster.first_map();
+                let etcd = Etcd::start(etcd_settings(cluster, at), map.clone())?;
+                let external = External::new(etcd, cluster.node(), map);
+                Self { kind: "etcd", coordinator: Box::new(external), store: None }
+            }
         })
     }
 

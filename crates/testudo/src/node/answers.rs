@@ -119,6 +119,10 @@ impl Answerer {
             },
             peers,
             takeovers: standing.tallies.takeovers,
+            takeover: protocol::Takeover {
+                first_packet_micros: Some(standing.tallies.first_packet_micros)
+                    .filter(|&micros| micros > 0),
+            },
             buckets_taken: standing.tallies.buckets_taken,
             counters: counters(&standing, view.counters),
         })
@@ -204,16 +208,16 @@ impl Answerer {
         }
     }
 
-    /// How many flows of the node table are in buckets that this node does not own.
+    /// How many flows of the node table are in buckets that this node does not own, nor is just
+    /// handing over.
     ///
     /// Owners change while the table is gone over, so a flow counts only if it is still there, and
     /// its bucket another's, by the slots as they are after that.
     fn foreign(&self, table: &SharedTable) -> Result<u64, NoAnswer> {
-        let own = self.cluster.node();
-        let strange = |slots: &[BucketSlot], bucket: BucketId| {
-            slots.get(usize::from(bucket.0)).is_none_or(|slot| slot.owner != own)
+        let strange = |kept: &[bool], bucket: BucketId| {
+            kept.get(usize::from(bucket.0)).is_none_or(|kept| !kept)
         };
-        let before = self.ask(Question::Slots)?;
+        let before = self.ask(Question::Kept)?;
         let mut suspects = Vec::new();
         table.scan(&mut |view: &EntryView| {
             if strange(&before, view.record.bucket) {
@@ -223,7 +227,7 @@ impl Answerer {
         if suspects.is_empty() {
             return Ok(0);
         }
-        let after = self.ask(Question::Slots)?;
+        let after = self.ask(Question::Kept)?;
         let still = |bucket, key| strange(&after, bucket) && table.get(key).is_some();
         Ok(suspects.iter().filter(|flow| still(flow.bucket, &flow.key)).count() as u64)
     }

@@ -236,7 +236,7 @@ impl Engine {
                 tracing::debug!(buckets = buckets.len(), "buckets are to be handed over");
                 None
             }
-            Ownership::LetGo { .. } | Ownership::Told { .. } => None,
+            Ownership::LetGo { .. } | Ownership::Life { .. } | Ownership::Told { .. } => None,
         };
         let mut begun = begun;
         if let Some(begun) = &mut begun {

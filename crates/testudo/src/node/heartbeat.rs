@@ -364,6 +364,12 @@ impl Heartbeats {
                 peer = name(node),
                 "two processes speak as this peer; expected one; stop one of them"
             ),
+            Notice::Impersonated { heard_by, life } => tracing::error!(
+                peer = name(heard_by),
+                %life,
+                "the peer hears another process that runs as this node, and not this one; expected \
+                 one process; stop one of them"
+            ),
             Notice::Restarted { incarnation, cause } => {
                 let cause = match cause {
                     Cause::Fenced => "the others have fenced it",

@@ -19,6 +19,9 @@ pub enum Question {
     Standing(Answers<Standing>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
+    /// Of which buckets are entries rightly in the node table: of those that are the node's, and of
+    /// those that it is handing over?
+    Kept(Answers<Vec<bool>>),
     /// How many flows has each bucket?
     Counts(Answers<Vec<u32>>),
     /// Which flows does the whole cluster have?
@@ -73,6 +76,11 @@ impl Question {
                     counters: datapath.counters(),
                 })
                 .is_err(),
+            Self::Kept(answers) => {
+                let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
+                let kept = all().map(|bucket| own(bucket) || replica.is_leaving(bucket));
+                answers.try_send(kept.collect()).is_err()
+            }
             Self::Slots(answers) => answers.try_send(slots()).is_err(),
             Self::Counts(answers) => {
                 answers.try_send(all().map(|bucket| table.count(bucket)).collect()).is_err()

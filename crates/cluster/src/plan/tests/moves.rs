@@ -79,7 +79,7 @@ fn a_share_rounded_the_other_way_is_left_alone() {
 #[test]
 fn a_drain_goes_before_a_join_and_the_old_owner_before_other_last_resorts() {
     let mut cluster = Cluster::new(&[1; 3], 12, 3);
-    cluster.candidates.push(candidate(3, 1));
+    cluster.candidates.push(candidate(3, 4));
     cluster.set_may_own(1, false);
     let changes = rebalance(&cluster.held(), &cluster.candidates, 3, 1);
     assert_eq!(cluster.owner(usize::from(changes[0].bucket.0)), Some(NodeId(1)));

@@ -8,6 +8,8 @@
 //! takeovers need neither. A store that fails ends the process: a coordinator that goes on would
 //! promise what it can't keep.
 
+pub mod etcd;
+mod external;
 mod letter;
 mod loads;
 mod orders;
@@ -32,6 +34,7 @@ use super::throttle::Throttle;
 use super::{clock, engine, heartbeat};
 use crate::node::health::{Finding, Handle};
 use crate::operate::order;
+pub use external::External;
 pub use letter::Letter;
 use loads::Loads;
 pub use loads::PERIOD as LOAD_PERIOD;
@@ -250,9 +253,9 @@ impl Coordination {
     }
 
     fn propose(&mut self, now: Nanos, command: &Command) {
-        if let Err(error) = self.parts.coordinator.propose(now, command.encode())
-            && let Some(held_back) = self.trouble.admit(now)
-        {
+        let Err(error) = self.parts.coordinator.propose(now, command.encode()) else { return };
+        self.planner.not_proposed();
+        if let Some(held_back) = self.trouble.admit(now) {
             tracing::warn!(%error, held_back, "a command could not be proposed");
         }
     }

@@ -50,7 +50,8 @@ impl Coordination {
                 "to be asked again",
             ));
         }
-        if self.parts.coordinator.leader().is_none() {
+        // Of an etcd, only the leader itself knows that it leads.
+        if self.parts.kind == "embedded" && self.parts.coordinator.leader().is_none() {
             return Err(Refusal::new(
                 "nobody leads the agreement",
                 "a majority of the voters that hear each other",

@@ -116,7 +116,8 @@ impl Engine {
         let mut loads = vec![BucketLoad::default(); self.parts.cluster.buckets() as usize];
         let came = waiting.count(self.parts.datapath.as_ref(), &mut loads) > waiting.packets;
         if came {
-            let micros = waited.as_micros() as u64;
+            // 0 stands for none.
+            let micros = (waited.as_micros() as u64).max(1);
             self.tallies.first_packet_micros = micros;
             tracing::info!(micros, "the first packet of buckets that were taken has come");
         }

@@ -6,22 +6,26 @@ use std::collections::BTreeMap;
 use testudo_packet::bucket::BucketId;
 use testudo_packet::entry::FlowState;
 
-use crate::harness::world::World;
+use crate::world::World;
 
 type Flows = BTreeMap<u16, FlowState>;
 
 /// To be asked when nothing has happened for a while.
+///
+/// # Errors
+///
+/// Whose table differs, and in what.
 pub fn tables_agree(world: &World) -> Result<(), String> {
     let mut digests = BTreeMap::new();
-    for (number, node) in world.nodes.iter().enumerate().filter(|(_, node)| node.is_up()) {
-        let Some(daemon) = &node.daemon else { continue };
+    for (number, machine) in world.machines.iter().enumerate().filter(|(_, m)| m.is_up()) {
+        let Some(daemon) = &machine.daemon else { continue };
         let table = daemon.replica.table();
         digests.insert(number, (table.digest(), table.len()));
         for bucket in 0..world.options.buckets as usize {
             let Some(owner) = world.handler(bucket) else {
                 return Err(format!("bucket {bucket} has no owner to compare with"));
             };
-            let truth: Flows = world.nodes[owner]
+            let truth: Flows = world.machines[owner]
                 .kernel
                 .of_bucket(bucket)
                 .map(|record| (record.key.initiator.port, record.state))
@@ -33,8 +37,7 @@ pub fn tables_agree(world: &World) -> Result<(), String> {
             if truth != known {
                 return Err(format!(
                     "bucket {bucket}: its owner, node {owner}, has {truth:?}; node {number} knows \
-                     {known:?}; {}",
-                    world.describe()
+                     {known:?}"
                 ));
             }
         }

@@ -3,24 +3,26 @@
 use std::collections::VecDeque;
 
 use testudo_cluster::replica::{ConnectionId, Side};
-use testudo_packet::bucket::NodeId;
+use testudo_cluster::sync::frame::{FRAME_BYTES, Frame};
+use testudo_packet::bucket::{BucketId, NodeId};
 
-use super::node::{Input, Life};
-use super::options::MS;
-use super::world::World;
+use crate::machine::{Input, Life};
+use crate::options::{MS, Plant};
+use crate::world::World;
 
 /// How many bytes may be under way in one direction.
-const WINDOW: usize = 4096;
+const WINDOW: usize = 8192;
 
+/// A stream, by a number that is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
 /// One end; what it has sent is under way to the other.
-pub struct End {
-    pub node: usize,
-    pub life: Life,
-    pub connection: Option<ConnectionId>,
-    pub open: bool,
+pub(crate) struct End {
+    node: usize,
+    life: Life,
+    connection: Option<ConnectionId>,
+    open: bool,
     pieces: VecDeque<Vec<u8>>,
     under_way: usize,
     /// When the last piece sent arrives.
@@ -35,22 +37,26 @@ impl End {
 }
 
 impl World {
+    fn no_stream(&self, a: usize, b: usize) -> bool {
+        self.cut.streams[a][b] || self.cut.streams[b][a]
+    }
+
     /// Dials the peers that are to be dialled and are not.
-    pub(super) fn dial(&mut self, from: usize) {
-        let Some(daemon) = &self.nodes[from].daemon else { return };
+    pub(crate) fn dial(&mut self, from: usize) {
+        let Some(daemon) = &self.machines[from].daemon else { return };
         let (life, peers) = (daemon.life, daemon.replica.connects_to().collect::<Vec<_>>());
+        let dialled = daemon.streams.values().filter(|(_, side)| *side == 0);
+        let ends = dialled.filter_map(|(id, _)| self.streams.get(id));
+        let connected: Vec<_> = ends.filter(|ends| ends[0].open).map(|ends| ends[1].node).collect();
         for peer in peers.into_iter().map(|peer| usize::from(peer.0)) {
-            let connected = self.streams.values().any(|[dialler, acceptor]| {
-                dialler.open && (dialler.node, dialler.life, acceptor.node) == (from, life, peer)
-            });
-            let reachable = !self.cut[from][peer] && !self.cut[peer][from];
-            let Some(theirs) = self.nodes[peer].life().filter(|_| !connected && reachable) else {
+            if connected.contains(&peer) || self.no_stream(from, peer) {
                 continue;
-            };
+            }
+            let Some(theirs) = self.machines[peer].life() else { continue };
             self.streams_made += 1;
             let id = StreamId(self.streams_made);
-            let (at, nonce) = (self.nodes[from].kernel.clock.read(self.now), self.rng.bytes());
-            let Some(daemon) = &mut self.nodes[from].daemon else { return };
+            let (at, nonce) = (self.machines[from].read(self.now), self.rng.bytes());
+            let Some(daemon) = &mut self.machines[from].daemon else { return };
             let side = Side::Dialled(NodeId(peer as u8));
             let Ok(connection) = daemon.replica.handle_connected(at, side, nonce) else { return };
             daemon.streams.insert(connection, (id, 0));
@@ -62,10 +68,10 @@ impl World {
         }
     }
 
-    pub(super) fn accept(&mut self, node: usize, id: StreamId) {
-        let (at, nonce) = (self.nodes[node].kernel.clock.read(self.now), self.rng.bytes());
+    pub(crate) fn accept(&mut self, node: usize, id: StreamId) {
+        let (at, nonce) = (self.machines[node].read(self.now), self.rng.bytes());
         let Some(ends) = self.streams.get_mut(&id) else { return };
-        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
         match daemon.replica.handle_connected(at, Side::Accepted, nonce) {
             Ok(connection) => {
                 ends[1].connection = Some(connection);
@@ -81,16 +87,19 @@ impl World {
     }
 
     /// Takes from the daemon what its streams can carry.
-    pub(super) fn pump(&mut self, node: usize) {
-        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+    pub(crate) fn pump(&mut self, node: usize) {
+        let Some(daemon) = &self.machines[node].daemon else { return };
         let streams: Vec<_> = daemon.streams.iter().map(|(&c, &s)| (c, s)).collect();
         for (connection, (id, side)) in streams {
             let Some(ends) = self.streams.get_mut(&id) else { continue };
-            let Some(daemon) = &mut self.nodes[node].daemon else { return };
+            let Some(daemon) = &mut self.machines[node].daemon else { return };
             let room = WINDOW.saturating_sub(ends[side].under_way);
             let mut out = Vec::new();
             if daemon.replica.poll_transmit(connection, &mut out, room) == 0 {
                 continue;
+            }
+            if self.options.plant == Plant::ChangesLost {
+                lose_changes(&mut out);
             }
             ends[side].under_way += out.len();
             // Streams have no borders between messages.
@@ -102,22 +111,24 @@ impl World {
     }
 
     fn carry(&mut self, id: StreamId, side: usize, piece: Vec<u8>) {
-        let earliest = self.now + self.way();
+        let way = self.way();
         let Some(ends) = self.streams.get_mut(&id) else { return };
-        let at = ends[side].until.max(earliest);
+        let (from, to) = (ends[side].node, ends[1 - side].node);
+        let slow = self.machines[from].slow.max(self.machines[to].slow);
+        let at = ends[side].until.max(self.now + way + slow);
         ends[side].until = at;
         ends[side].pieces.push_back(piece);
-        let (node, life) = (ends[1 - side].node, ends[1 - side].life);
-        self.input_at(at, node, life, Input::Bytes(id, side));
+        let life = ends[1 - side].life;
+        self.input_at(at, to, life, Input::Bytes(id, side));
     }
 
     /// The next piece that end `side` has sent arrives at `node`, unless the way is cut: then it is
     /// sent again, until the sender loses patience.
-    pub(super) fn bytes(&mut self, node: usize, id: StreamId, side: usize) {
-        let Some(ends) = self.streams.get_mut(&id) else { return };
+    pub(crate) fn bytes(&mut self, node: usize, id: StreamId, side: usize) {
+        let Some(ends) = self.streams.get(&id) else { return };
         let Some(connection) = ends[1 - side].connection else { return };
         let (sender, life) = (ends[side].node, ends[1 - side].life);
-        if self.cut[sender][node] || self.cut[node][sender] {
+        if self.no_stream(sender, node) {
             if self.rng.chance(100) {
                 self.hang_up(id, side);
             } else {
@@ -125,26 +136,30 @@ impl World {
             }
             return;
         }
+        let Some(ends) = self.streams.get_mut(&id) else { return };
         let Some(piece) = ends[side].pieces.pop_front() else { return };
         ends[side].under_way -= piece.len();
-        let at = self.nodes[node].kernel.clock.read(self.now);
-        let Some(daemon) = &mut self.nodes[node].daemon else { return };
+        let at = self.machines[node].read(self.now);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
         let result = daemon.replica.handle_bytes(at, connection, &piece);
         if let Err(error) = result {
             self.sync_errors.push(error);
             self.hang_up(id, 1 - side);
         }
         // There is room again.
-        self.pump(sender);
+        if self.machines[sender].is_up() {
+            self.pump(sender);
+        }
     }
 
     /// End `side` closes its stream.
-    pub(super) fn hang_up(&mut self, id: StreamId, side: usize) {
+    pub(crate) fn hang_up(&mut self, id: StreamId, side: usize) {
         let at = self.now + self.way();
         let Some(ends) = self.streams.get_mut(&id) else { return };
         if !std::mem::replace(&mut ends[side].open, false) {
             return;
         }
+        self.tally.count("streams ended");
         ends.iter_mut().for_each(|end| end.pieces.clear());
         let (mine, theirs) = (&ends[side], &ends[1 - side]);
         let (node, life, connection) = (mine.node, mine.life, mine.connection);
@@ -154,7 +169,7 @@ impl World {
         } else {
             self.streams.remove(&id);
         }
-        if let Some(daemon) = &mut self.nodes[node].daemon
+        if let Some(daemon) = &mut self.machines[node].daemon
             && daemon.life == life
             && let Some(connection) = connection
         {
@@ -163,13 +178,38 @@ impl World {
         }
     }
 
+    /// A daemon hears that the other end has closed a stream, if it can hear that.
+    pub(crate) fn hear_hang_up(&mut self, node: usize, id: StreamId, side: usize) {
+        let Some(ends) = self.streams.get(&id) else { return };
+        let life = ends[side].life;
+        if self.no_stream(ends[1 - side].node, node) {
+            let at = self.now + 50 * MS;
+            return self.input_at(at, node, life, Input::HangUp(id, side));
+        }
+        self.hang_up(id, side);
+    }
+
     /// All streams of a daemon that is no more.
-    pub(super) fn hang_up_all(&mut self, node: usize) {
+    pub(crate) fn hang_up_all(&mut self, node: usize) {
         let open = |(&id, ends): (&StreamId, &[End; 2])| {
             (0..2).find(|&side| ends[side].open && ends[side].node == node).map(|side| (id, side))
         };
         for (id, side) in self.streams.iter().filter_map(open).collect::<Vec<_>>() {
             self.hang_up(id, side);
+        }
+    }
+}
+
+/// Puts a frame that means nothing in the place of each change of a flow.
+fn lose_changes(out: &mut [u8]) {
+    if out.len() % FRAME_BYTES != 0 {
+        return;
+    }
+    for frame in out.chunks_exact_mut(FRAME_BYTES) {
+        if let Ok(Frame::Upsert(_)) = Frame::decode(frame) {
+            let mut harmless = Vec::new();
+            Frame::Want { bucket: BucketId(u16::MAX) }.encode(&mut harmless);
+            frame.copy_from_slice(&harmless);
         }
     }
 }

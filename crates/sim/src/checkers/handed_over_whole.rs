@@ -1,0 +1,30 @@
+//! A bucket that is handed over comes with all flows that its owner before had, acknowledged or not.
+
+use testudo_packet::bucket::BucketId;
+
+use crate::world::World;
+
+/// To be asked when `to` says that `from` has handed a bucket over to it.
+///
+/// # Errors
+///
+/// Which flow is missing.
+pub fn handed_over_whole(
+    world: &World,
+    from: usize,
+    to: usize,
+    bucket: BucketId,
+) -> Result<(), String> {
+    let table = |node: usize| world.machines[node].daemon.as_ref().map(|d| d.replica.table());
+    let (Some(before), Some(after)) = (table(from), table(to)) else { return Ok(()) };
+    for record in before.bucket(bucket) {
+        let known = after.get(bucket, &record.key);
+        if known.map(|known| known.state) != Some(record.state) {
+            return Err(format!(
+                "node {from} has handed bucket {bucket} over with {record:?}, of which node {to} \
+                 has {known:?}"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! What of a node goes on while its daemon is stopped: its clock, its lease word, its slots and the
+//! flows of the packets that it handles.
+//!
+//! Invariant: what becomes of a packet follows from the slot, the lease and the flows alone, by the
+//! rules of the packet pipeline. What the daemon has to hear waits in two queues that are bounded: events, of which the daemon
+//! is told how many were lost, and packets that need user space.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use testudo_cluster::config::Cluster;
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::event::{Event, EventKind};
+use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
+use testudo_packet::tracking::Phase;
+
+use crate::clock::Clock;
+use crate::options::{Mode, Plant};
+
+/// The tick of the coarsest clock that leases may be checked by.
+const TICK: u64 = 10_000_000;
+
+/// How many events wait for the daemon at most, so few that they get lost now and then.
+const EVENTS: usize = 64;
+
+/// How many packets wait for the daemon at most.
+const UPCALLS: usize = 4096;
+
+/// A packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its number, which no other has; its hash, too.
+    pub id: u64,
+    /// The port of its flow's initiator, which is all that flows differ in.
+    pub port: u16,
+    /// Whether the flow ends with it.
+    pub last: bool,
+    /// Who has passed it on.
+    pub passed_by: Option<NodeId>,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was handled.
+    Handled,
+    /// It waits for the daemon.
+    Waits,
+    /// It goes on to another node.
+    Passed(NodeId),
+    /// It was dropped.
+    Dropped,
+}
+
+/// The kernel's half of a node.
+#[derive(Debug)]
+pub struct Kernel {
+    me: NodeId,
+    mode: Mode,
+    plant: Plant,
+    /// The machine's clock.
+    pub clock: Clock,
+    /// Until when packets are handled.
+    pub lease: Nanos,
+    /// The slot of each bucket.
+    pub slots: Vec<BucketSlot>,
+    /// The flows, by the initiator's port.
+    pub flows: BTreeMap<u16, FlowRecord>,
+    /// What the daemon has to hear.
+    pub events: VecDeque<Event>,
+    /// How many events found no room.
+    pub events_lost: u64,
+    /// Packets for the daemon.
+    pub upcalls: VecDeque<Packet>,
+    /// Of each bucket, the packets handled since it began to yield.
+    pub reported: Vec<Vec<u64>>,
+}
+
+impl Kernel {
+    /// A kernel that owns nothing.
+    #[must_use]
+    pub fn new(cluster: &Cluster, clock: Clock, mode: Mode, plant: Plant) -> Self {
+        let buckets = cluster.buckets() as usize;
+        Self {
+            me: cluster.node(),
+            mode,
+            plant,
+            clock,
+            lease: Nanos(0),
+            slots: vec![BucketSlot::VACANT; buckets],
+            flows: BTreeMap::new(),
+            events: VecDeque::new(),
+            events_lost: 0,
+            upcalls: VecDeque::new(),
+            reported: vec![Vec::new(); buckets],
+        }
+    }
+
+    /// Whether the lease has not run out, by a clock that lags as far as it may.
+    #[must_use]
+    pub fn leased(&self, now: u64) -> bool {
+        let shown = Nanos(self.clock.read(now).0 / TICK * TICK);
+        shown < self.lease || self.plant == Plant::LeaseIgnored && self.lease > Nanos(0)
+    }
+
+    /// Whether packets of a bucket are handled here.
+    #[must_use]
+    pub fn handles(&self, now: u64, bucket: usize) -> bool {
+        let slot = self.slots[bucket];
+        slot.owner == self.me && slot.state != BucketState::Holding && self.leased(now)
+    }
+
+    /// Writes a slot.
+    pub fn set_slot(&mut self, bucket: BucketId, mut slot: BucketSlot) {
+        let index = usize::from(bucket.0);
+        if self.plant == Plant::EpochsOld {
+            slot.epoch.0 = u32::MAX - slot.epoch.0;
+        }
+        let before = std::mem::replace(&mut self.slots[index], slot).state;
+        if slot.state == BucketState::Yielding && before != BucketState::Yielding {
+            self.reported[index].clear();
+        }
+    }
+
+    /// Which packets of a bucket were handled since it began to yield.
+    pub fn take_reported(&mut self, bucket: BucketId) -> Vec<u64> {
+        let packets = std::mem::take(&mut self.reported[usize::from(bucket.0)]);
+        if self.plant == Plant::HashesForgotten { Vec::new() } else { packets }
+    }
+
+    /// Takes the flows of a bucket out.
+    pub fn clear(&mut self, bucket: BucketId) {
+        self.flows.retain(|_, record| record.bucket != bucket);
+    }
+
+    /// Puts flows in, unless they are known in a newer state.
+    pub fn install(&mut self, records: impl Iterator<Item = FlowRecord>) {
+        for record in records {
+            let port = record.key.initiator.port;
+            let known = self.flows.get(&port);
+            if known.is_none_or(|known| record.supersedes(known)) {
+                self.flows.insert(port, record);
+            }
+        }
+    }
+
+    /// The flows of a bucket.
+    pub fn of_bucket(&self, bucket: usize) -> impl Iterator<Item = &FlowRecord> {
+        self.flows.values().filter(move |record| usize::from(record.bucket.0) == bucket)
+    }
+
+    /// The bucket of a packet.
+    #[must_use]
+    pub fn bucket(&self, packet: &Packet) -> usize {
+        usize::from(packet.port) % self.slots.len()
+    }
+
+    /// A packet has come by the network.
+    pub fn meet(&mut self, now: u64, packet: Packet) -> Fate {
+        let bucket = self.bucket(&packet);
+        let slot = self.slots[bucket];
+        if slot.owner != self.me {
+            return self.pass(now, &packet, slot);
+        }
+        if !self.leased(now) {
+            return Fate::Dropped;
+        }
+        match slot.state {
+            BucketState::Holding if self.plant == Plant::HoldingForgotten => Fate::Dropped,
+            BucketState::Holding => self.call_up(packet),
+            BucketState::Loading if !self.flows.contains_key(&packet.port) => self.call_up(packet),
+            _ => self.handle(packet),
+        }
+    }
+
+    fn pass(&self, now: u64, packet: &Packet, slot: BucketSlot) -> Fate {
+        if self.mode != Mode::Steered || slot.owner == NodeId::NONE || !self.leased(now) {
+            return Fate::Dropped;
+        }
+        // Twice only by a node that has just given the bucket away.
+        if packet.passed_by.is_some() && slot.previous != self.me {
+            return Fate::Dropped;
+        }
+        Fate::Passed(slot.owner)
+    }
+
+    fn call_up(&mut self, packet: Packet) -> Fate {
+        if self.upcalls.len() >= UPCALLS {
+            return Fate::Dropped;
+        }
+        self.upcalls.push_back(packet);
+        Fate::Waits
+    }
+
+    /// Handles a packet of a bucket that is this node's.
+    pub fn handle(&mut self, packet: Packet) -> Fate {
+        let bucket = self.bucket(&packet);
+        let slot = self.slots[bucket];
+        if slot.state == BucketState::Yielding && self.mode == Mode::Shared {
+            self.reported[bucket].push(packet.id);
+        }
+        let event = match self.flows.get_mut(&packet.port) {
+            None => {
+                // Sequences belong to places in a table: a new flow's can be below an old one's.
+                let sequence = 1 + (packet.id % 5) as u32;
+                let record = FlowRecord {
+                    bucket: BucketId(bucket as u16),
+                    epoch: slot.epoch,
+                    key: key(packet.port),
+                    state: state(Phase::SynSent, sequence),
+                };
+                self.flows.insert(packet.port, record);
+                Event { kind: EventKind::Created, record }
+            }
+            Some(record) => {
+                let phase = if packet.last { Phase::TimeWait } else { Phase::Established };
+                record.epoch = slot.epoch;
+                record.state = state(phase, record.state.sequence + 1);
+                let kind = if packet.last { EventKind::Closed } else { EventKind::Updated };
+                Event { kind, record: *record }
+            }
+        };
+        if self.events.len() < EVENTS {
+            self.events.push_back(event);
+        } else {
+            self.events_lost += 1;
+        }
+        Fate::Handled
+    }
+}
+
+fn state(phase: Phase, sequence: u32) -> FlowState {
+    FlowState { phase, confirmed: phase == Phase::Established, rule: 1, sequence }
+}
+
+/// The key of the flow with this port.
+#[must_use]
+pub fn key(port: u16) -> FlowKey {
+    let end = |host, port| Endpoint { address: Address::v4(host), port };
+    FlowKey {
+        initiator: end(0x0a00_0001, port),
+        responder: end(0x0a00_0002, 80),
+        protocol: Protocol::TCP,
+    }
+}

@@ -1,0 +1,142 @@
+//! What a run is made of: the cluster, the network, the disks, and the bug that a test plants.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::node_set::NodeSet;
+use testudo_packet::bucket::NodeId;
+
+/// A millisecond of the world.
+pub const MS: u64 = 1_000_000;
+
+/// The secret of the cluster under test.
+pub const SECRET: [u8; 16] = [7; 16];
+
+/// How packets reach the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every node sees every packet.
+    Shared,
+    /// A router picks a node, which passes on what is another's.
+    Steered,
+}
+
+/// A bug that a test plants in the world around the nodes, to see a checker notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// No bug.
+    None,
+    /// The kernels handle packets without a lease.
+    LeaseIgnored,
+    /// The kernels drop packets that they should hold.
+    HoldingForgotten,
+    /// The daemons do not tell which packets they have handled while they yielded.
+    HashesForgotten,
+    /// So many of a thousand events of the kernel never reach the daemon.
+    Swallowed(u64),
+    /// The streams lose changes of flows, and acknowledge them.
+    ChangesLost,
+    /// The kernels write slots with an epoch that is too old.
+    EpochsOld,
+    /// The logs are never cut.
+    LogUncut,
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many members the cluster has.
+    pub nodes: usize,
+    /// How many of them, the last ones, are witnesses.
+    pub witnesses: usize,
+    /// How many voters are left at least.
+    pub min_voters: usize,
+    /// How many buckets.
+    pub buckets: u32,
+    /// How many flows there can be at once.
+    pub flows: u64,
+    /// Times.
+    pub timing: Timing,
+    /// How packets come.
+    pub mode: Mode,
+    /// The longest way of a datagram or a piece of a stream, in nanoseconds.
+    pub delay: u64,
+    /// How many of a thousand datagrams get lost.
+    pub loss: u64,
+    /// How many of a thousand datagrams come twice.
+    pub doubled: u64,
+    /// How long a batch takes to get to the disk at most, in nanoseconds.
+    pub disk: u64,
+    /// How many of a thousand inputs find their thread late by some milliseconds.
+    pub late: u64,
+    /// Whether the planner balances by load.
+    pub balance: bool,
+    /// The bug.
+    pub plant: Plant,
+}
+
+impl Options {
+    /// A quiet cluster of so many nodes, with short times.
+    #[must_use]
+    pub fn of(nodes: usize) -> Self {
+        Self {
+            nodes,
+            witnesses: 0,
+            min_voters: 2.min(nodes),
+            buckets: 32,
+            flows: 400,
+            timing: Timing {
+                heartbeat: Duration::from_millis(30),
+                lease: Duration::from_millis(100),
+                takeover: Duration::from_millis(120),
+                formation: Duration::from_millis(400),
+                removal: Duration::from_millis(600),
+                handover: Duration::from_millis(150),
+            },
+            mode: Mode::Shared,
+            delay: 2 * MS,
+            loss: 0,
+            doubled: 0,
+            disk: MS,
+            late: 0,
+            balance: false,
+            plant: Plant::None,
+        }
+    }
+
+    /// The cluster as node `node` knows it, if everyone knows `secret`.
+    ///
+    /// # Panics
+    ///
+    /// If the options make no cluster.
+    #[must_use]
+    pub fn cluster(&self, node: usize, secret: [u8; 16]) -> Arc<Cluster> {
+        let settings = Settings {
+            name: "lab".into(),
+            secret,
+            members: (1..=self.nodes).map(|number| format!("n{number}")).collect(),
+            weights: vec![100; self.nodes],
+            witnesses: self.witnesses(),
+            min_voters: self.min_voters,
+            node: NodeId(node as u8),
+            buckets: self.buckets,
+            timing: self.timing,
+            max_flows: 1000,
+        };
+        // Not `new`: a planted bug is a timing that `new` refuses.
+        Arc::new(Cluster::with_any_timing(settings).expect("settings that work"))
+    }
+
+    /// The members that own nothing.
+    #[must_use]
+    pub fn witnesses(&self) -> NodeSet {
+        (self.nodes - self.witnesses..self.nodes).map(|node| NodeId(node as u8)).collect()
+    }
+}
+
+/// A span in the world's nanoseconds.
+#[must_use]
+pub fn nanos(span: Duration) -> u64 {
+    span.as_nanos() as u64
+}

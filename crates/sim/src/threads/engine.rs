@@ -1,0 +1,274 @@
+//! The engine: it drives the replica, writes slots, and serves the packets that need user space.
+
+use std::collections::BTreeMap;
+
+use testudo_cluster::ownership::Ownership;
+use testudo_cluster::replica::{Effect, Refused};
+use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
+use testudo_packet::event::Event;
+use testudo_packet::tracking::Phase;
+
+use crate::checkers::{bounded, handed_over_whole};
+use crate::kernel::{Fate, Packet, key};
+use crate::machine::{Input, Thread};
+use crate::options::{MS, Plant};
+use crate::world::World;
+
+/// How often deadlines of streams and moves are looked at.
+const TICK: u64 = 100 * MS;
+
+/// How long a packet that met a bucket's old slot may still be under way.
+const GRACE: u64 = MS;
+
+/// The most packets of a bucket that are held.
+const MAX_HELD: usize = 1 << 14;
+
+impl World {
+    pub(crate) fn engine(&mut self, node: usize, input: Input) {
+        let now = self.machines[node].read(self.now);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        let replica = &mut daemon.replica;
+        match input {
+            Input::Tick => {
+                let life = daemon.life;
+                replica.handle_tick(now);
+                self.dial(node);
+                self.input_at(self.now + TICK, node, life, Input::Tick);
+                if let Err(error) = bounded(self, node) {
+                    self.fail(|| error);
+                }
+            }
+            Input::Ownership(change) => self.change_owners(node, change),
+            Input::Loaded(bucket, epoch) => self.load(node, bucket, epoch),
+            Input::Queues => {
+                daemon.looks = false;
+                self.look_at_queues(node);
+            }
+            Input::Yielded(bucket) => {
+                self.look_at_queues(node);
+                let machine = &mut self.machines[node];
+                let packets = machine.kernel.take_reported(bucket);
+                if let Some(daemon) = &mut machine.daemon {
+                    daemon.replica.handle_yielded(bucket, packets);
+                }
+            }
+            Input::Post(to, bytes) => replica.send_letter(to, &bytes),
+            Input::Accept(stream) => self.accept(node, stream),
+            Input::Bytes(stream, side) => self.bytes(node, stream, side),
+            Input::HangUp(stream, side) => self.hear_hang_up(node, stream, side),
+            _ => return,
+        }
+        while let Some(daemon) = &mut self.machines[node].daemon
+            && let Some(effect) = daemon.replica.poll_effect()
+        {
+            self.do_effect(node, effect);
+        }
+        self.pump(node);
+        self.note_acknowledged(node);
+    }
+
+    fn change_owners(&mut self, node: usize, change: Ownership) {
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        let taken: Vec<_> = match &change {
+            Ownership::TakeOver { buckets } => buckets.clone(),
+            _ => Vec::new(),
+        };
+        daemon.replica.handle_ownership(change);
+        if taken.is_empty() {
+            return;
+        }
+        self.say(node, || {
+            format!("takes {:?}", taken.iter().map(|(b, _)| b.0).collect::<Vec<_>>())
+        });
+        let planned = taken.iter().filter(|(_, slot)| {
+            slot.previous != NodeId::NONE && self.machines[usize::from(slot.previous.0)].is_up()
+        });
+        let planned = planned.count();
+        self.tally.add("buckets taken from nodes that are up", planned as u64);
+        self.tally.add("buckets taken over or first taken", (taken.len() - planned) as u64);
+        for (bucket, _) in taken {
+            self.note_taken(node, bucket);
+        }
+    }
+
+    fn load(&mut self, node: usize, bucket: BucketId, epoch: Epoch) {
+        let machine = &mut self.machines[node];
+        let Some(daemon) = &mut machine.daemon else { return };
+        let slot = daemon.replica.slot(bucket);
+        if slot.owner == machine.cluster.node() && slot.epoch == epoch {
+            machine.kernel.install(daemon.replica.table().bucket(bucket));
+        }
+        daemon.replica.handle_loaded(bucket, epoch);
+    }
+
+    /// Takes in what the kernel has for the daemon.
+    pub(crate) fn look_at_queues(&mut self, node: usize) {
+        while let Some(event) = self.machines[node].kernel.events.pop_front() {
+            let swallowed = match self.options.plant {
+                Plant::Swallowed(per_mille) => self.rng.chance(per_mille),
+                _ => false,
+            };
+            if !swallowed {
+                self.take_event(node, event);
+            }
+        }
+        let machine = &mut self.machines[node];
+        let lost = std::mem::take(&mut machine.kernel.events_lost);
+        if let Some(daemon) = machine.daemon.as_mut().filter(|_| lost > 0) {
+            self.tally.count("node tables read anew");
+            daemon.replica.handle_rescan(machine.kernel.flows.values().copied());
+            self.note_rescan(node);
+        }
+        self.expire(node);
+        for packet in std::mem::take(&mut self.machines[node].kernel.upcalls) {
+            self.serve(node, packet);
+        }
+    }
+
+    fn take_event(&mut self, node: usize, event: Event) {
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        match daemon.replica.handle_event(event) {
+            Ok(()) => self.note_event(node, event.record),
+            // Of a bucket that was given up meanwhile.
+            Err(Refused::NotOwner { .. }) => {}
+            Err(error) => {
+                let record = event.record;
+                self.fail(|| {
+                    format!("node {node} does not take its own flow {record:?} over: {error}")
+                });
+            }
+        }
+    }
+
+    /// Takes flows that are over out of the node table.
+    fn expire(&mut self, node: usize) {
+        let machine = &mut self.machines[node];
+        let Some(daemon) = &mut machine.daemon else { return };
+        let mut over = Vec::new();
+        machine.kernel.flows.retain(|_, record| {
+            let keep = record.state.phase != Phase::TimeWait;
+            if !keep && daemon.replica.handle_expired(record).is_ok() {
+                over.push(record.key.initiator.port);
+            }
+            keep
+        });
+        over.into_iter().for_each(|port| self.acknowledged.end(port));
+    }
+
+    /// A packet that needs user space is handled by the same rules, with the common table at hand.
+    fn serve(&mut self, node: usize, packet: Packet) {
+        let machine = &mut self.machines[node];
+        let bucket = machine.kernel.bucket(&packet);
+        let slot = machine.kernel.slots[bucket];
+        let Some(daemon) = &mut machine.daemon else { return };
+        let fate = if slot.owner != machine.cluster.node() {
+            machine.kernel.meet(self.now, packet)
+        } else if !machine.kernel.leased(self.now) {
+            Fate::Dropped
+        } else if slot.state == BucketState::Holding {
+            let held = daemon.held.entry(BucketId(bucket as u16)).or_default();
+            if held.len() < MAX_HELD {
+                held.push(packet);
+                self.tally.count("packets held");
+                Fate::Waits
+            } else {
+                Fate::Dropped
+            }
+        } else {
+            let known = daemon.replica.table().get(BucketId(bucket as u16), &key(packet.port));
+            if slot.state == BucketState::Loading {
+                machine.kernel.install(known.into_iter());
+            }
+            machine.kernel.handle(packet)
+        };
+        self.account(node, packet, fate);
+    }
+
+    fn do_effect(&mut self, node: usize, effect: Effect) {
+        let Some(life) = self.machines[node].life() else { return };
+        let mail = |input| Some((Thread::Engine, input));
+        let mail = match effect {
+            Effect::SetBucket { bucket, slot } => {
+                self.machines[node].kernel.set_slot(bucket, slot);
+                self.check(node, Some(usize::from(bucket.0)));
+                None
+            }
+            Effect::Clear { bucket } => {
+                self.machines[node].kernel.clear(bucket);
+                None
+            }
+            Effect::Install { bucket, epoch } => {
+                let at = self.now + self.rng.within(0..20 * MS);
+                self.input_at(at, node, life, Input::Loaded(bucket, epoch));
+                None
+            }
+            Effect::Yield { bucket, slot } => {
+                self.machines[node].kernel.set_slot(bucket, slot);
+                self.say(node, || format!("yields {bucket} to {}", slot.owner.0));
+                let at = self.now + GRACE + self.rng.within(0..MS);
+                self.input_at(at, node, life, Input::Yielded(bucket));
+                None
+            }
+            Effect::ReleaseHeld { bucket, handled } => {
+                self.release_held(node, bucket, &handled);
+                None
+            }
+            Effect::DiscardHeld { bucket } => {
+                self.discard_held(node, bucket);
+                None
+            }
+            Effect::GivenUp { bucket, since } => mail(Input::GivenUp(bucket, since)),
+            Effect::Delivered { bucket, since } => mail(Input::Delivered(bucket, since)),
+            Effect::HandedOver { bucket, from, since } => {
+                self.tally.count("buckets handed over");
+                if let Err(error) = handed_over_whole(self, usize::from(from.0), node, bucket) {
+                    self.fail(|| error);
+                }
+                mail(Input::HandedOver(bucket, from, since))
+            }
+            Effect::Synced { version } => mail(Input::Synced(version)),
+            Effect::Letter { from, bytes } => mail(Input::Letter(from, bytes)),
+            Effect::Released { incarnation } => mail(Input::Released(incarnation)),
+            Effect::Close { connection, error } => {
+                self.sync_errors.push(error);
+                let daemon = self.machines[node].daemon.as_ref();
+                if let Some(&(id, side)) = daemon.and_then(|d| d.streams.get(&connection)) {
+                    self.hang_up(id, side);
+                }
+                None
+            }
+            Effect::PeerConnected { .. } | Effect::PeerClosed { .. } => None,
+        };
+        if let Some((thread, input)) = mail {
+            self.mail(node, thread, input);
+        }
+    }
+
+    /// The bucket is this node's: what it held is handled, but for what the owner before has handled.
+    fn release_held(&mut self, node: usize, bucket: BucketId, handled: &[u64]) {
+        self.look_at_queues(node);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        let held = daemon.held.remove(&bucket).unwrap_or_default();
+        let mut done: BTreeMap<u64, u32> = BTreeMap::new();
+        for &hash in handled {
+            *done.entry(hash).or_default() += 1;
+        }
+        self.say(node, || format!("releases {} of {bucket}, but {done:?}", held.len()));
+        for packet in held {
+            match done.get_mut(&packet.id).filter(|left| **left > 0) {
+                Some(left) => *left -= 1,
+                None => {
+                    self.tally.count("packets released");
+                    self.serve(node, packet);
+                }
+            }
+        }
+    }
+
+    fn discard_held(&mut self, node: usize, bucket: BucketId) {
+        self.look_at_queues(node);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        let held = daemon.held.remove(&bucket).unwrap_or_default();
+        self.tally.add("packets held in vain", held.len() as u64);
+    }
+}
