@@ -227,6 +227,10 @@ impl Ledger {
             if (slot.owner, slot.epoch) == (told.owner, told.epoch) {
                 continue;
             }
+            if slot.owner != told.owner {
+                // Whoever it was let go for is not there to take it.
+                self.delivering.remove(&bucket);
+            }
             if slot.owner == self.me && told.owner != self.me {
                 self.taken.push((bucket, slot));
             } else {

@@ -91,8 +91,10 @@ fn handle_ip<E: Env, F: Frame>(
     if slot.state == BucketState::Holding {
         return Verdict::Upcall(UpcallReason::Held);
     }
+    // The verifier need not remember the state on all the paths in between.
+    let yielding = env.opaque(u64::from(slot.state == BucketState::Yielding));
     let verdict = handle_own(env, headers, place, slot, now, bytes, interface);
-    if slot.state == BucketState::Yielding && !matches!(env.mode(), Mode::Steered) {
+    if yielding != 0 && !matches!(env.mode(), Mode::Steered) {
         report(env, frame, place.bucket, verdict);
     }
     verdict

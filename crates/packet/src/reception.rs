@@ -89,17 +89,23 @@ pub fn receive<E: Env, F: Frame>(
     if link.destination.is_group() {
         return Err(neighbour::handle(env, frame, link, interface));
     }
-    let steered = matches!(mode, Mode::Steered) && is_ip;
-    if steered && is_own_station(env, link, interface) && !is_for_node(env, frame, link) {
-        return Ok(());
+    if matches!(mode, Mode::Steered) && is_ip && !is_for_node(env, frame, link) {
+        return steered(env, link, interface);
     }
     Err(Verdict::Stack)
 }
 
-/// Whether the frame is addressed to this node. A switch may flood frames for others.
+/// Whether a frame in `steered` mode that is not for the node itself was sent to it. A switch may flood
+/// frames for others, and the stack leaves them. But as long as this node's own address is not known
+/// here, the frame may be for it, and the stack would forward it.
 #[inline(always)]
-fn is_own_station<E: Env>(env: &E, link: &Link, interface: u32) -> bool {
-    env.station(interface, link.destination).is_some_and(|node| node == env.node())
+fn steered<E: Env>(env: &E, link: &Link, interface: u32) -> Result<(), Verdict> {
+    let node = env.node();
+    match env.station(interface, link.destination) {
+        Some(station) if station == node => Ok(()),
+        _ if env.station_mac(interface, node).is_some() => Err(Verdict::Stack),
+        _ => Err(Verdict::Drop(DropReason::NoPeer)),
+    }
 }
 
 /// Whether an IP packet that is addressed to this node on the link ends here: it goes to an address

@@ -82,7 +82,7 @@ reasons! {
     HoldFull "drop.hold-full" "Too many packets wait for a bucket that is on its way here.",
     HoldDiscarded "drop.hold-discarded" "It waited for a bucket that did not come after all.",
     PassedTwice "drop.passed-twice" "Another node passed it here, and the bucket is not here either.",
-    NoPeer "drop.no-peer" "Its owner has no known address on the interface that it came in by.",
+    NoPeer "drop.no-peer" "Its owner, or this node, has no known address on the interface that it came in by.",
     Internal "drop.internal" "A limit of this build that should not be reachable.",
 }
 

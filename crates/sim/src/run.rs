@@ -115,12 +115,13 @@ fn switch_on(world: &mut World) -> Result<(), String> {
 
 /// Operators move buckets and drain nodes, members join, and no packet may be lost or doubled.
 fn planned(world: &mut World) -> Result<(), String> {
-    if world.machines.iter().filter(|machine| machine.on).count() <= world.machines.len() / 2 {
-        (0..world.machines.len())
-            .filter(|&n| !world.machines[n].on)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|node| world.start(node));
+    let voters = world.machines[0].cluster.first_voters();
+    let owners = world.machines.len() - world.options.witnesses;
+    let none = !world.machines[..owners].iter().any(|machine| machine.on);
+    for node in 0..world.machines.len() {
+        if (none || voters.contains(NodeId(node as u8))) && !world.machines[node].on {
+            world.start(node);
+        }
     }
     world.wait(RECOVERY_MILLIS, healed).map_err(|error| format!("never formed: {error}"))?;
     world.traffic.gap = Some(MS / 4);

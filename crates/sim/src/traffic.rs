@@ -2,6 +2,8 @@
 //!
 //! Invariant: every packet that a node handles is told to the checker of that, by whatever way it came.
 
+use testudo_packet::bucket::NodeId;
+
 use crate::checkers::HandledOnce;
 use crate::kernel::{Fate, Packet};
 use crate::machine::Input;
@@ -61,9 +63,13 @@ impl World {
                 }
             }
             Mode::Steered => {
-                // A node that has lost the majority tells the router.
-                let leased = |&node: &usize| self.machines[node].kernel.leased(self.now);
-                let nodes: Vec<_> = (0..self.machines.len()).filter(leased).collect();
+                // A node that has no lease, or does not know all owners, tells the router.
+                let serves = |&node: &usize| {
+                    let kernel = &self.machines[node].kernel;
+                    let known = kernel.slots.iter().all(|slot| slot.owner != NodeId::NONE);
+                    kernel.leased(self.now) && known
+                };
+                let nodes: Vec<_> = (0..self.machines.len()).filter(serves).collect();
                 if !nodes.is_empty() {
                     let node = self.rng.pick(&nodes);
                     self.push(self.now, What::Arrives(node, packet));

@@ -15,7 +15,7 @@ use super::tree::{File, Tree};
 const ALLOWED: [(&str, &[&str]); 3] = [
     ("testudo-packet", &[]),
     ("testudo-cluster", &["testudo-packet"]),
-    ("testudo-coordinator", &["testudo-packet"]),
+    ("testudo-coordinator", &["testudo-cluster", "testudo-packet"]),
 ];
 /// The package on which none depends.
 const PROGRAM: &str = "testudo";

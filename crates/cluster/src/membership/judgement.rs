@@ -23,6 +23,7 @@ impl Membership {
             self.fence_the_suspected();
         }
         self.count_the_dead();
+        self.note_agreed();
         self.settle_ownership();
     }
 
@@ -118,6 +119,7 @@ impl Membership {
         self.in_touch_since = None;
         self.idle_since = None;
         self.synced = None;
+        self.agreed = Version(0);
         let nodes = self.cluster.members().len();
         self.lease = Lease::new(nodes);
         self.pausing = None;

@@ -134,6 +134,7 @@ pub struct Membership {
     /// Whether the replica is complete, and by which version of the map it knows the owners.
     synced: Option<Version>,
     settled: Version,
+    agreed: Version,
     peers: Vec<Peer>,
     suspected: NodeSet,
     fenced: NodeSet,
@@ -175,6 +176,7 @@ impl Membership {
             fit: true,
             synced: None,
             settled: Version(0),
+            agreed: Version(0),
             peers: vec![Peer::default(); nodes],
             suspected: NodeSet::default(),
             fenced: NodeSet::default(),

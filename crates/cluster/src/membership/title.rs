@@ -11,6 +11,9 @@
 //!    have settled a newer list, or have handed the bucket over to it. Nodes after it act on an older
 //!    list only when this node's life is dead, and a life that has a lease is not.
 //!
+//! A list is acted upon only when a majority of the voters goes by it: nobody who hears of that
+//! takes the bucket by an older list, so the epochs under which a bucket is acted upon only rise.
+//!
 //! Invariant: a node that owns a bucket and is not to own it by the present list goes on owning it
 //! until its replica says that it has let go ([`super::Membership::handle_given_up`]). What it has
 //! settled does not pass the list that it owns by, as long as it acts on an older list than the
@@ -42,6 +45,8 @@ pub(super) struct Basis {
     /// What each node has settled, while that matters.
     settled: Vec<Version>,
     handed: usize,
+    /// By which version a majority of the voters goes.
+    agreed: Version,
 }
 
 /// What a node knows when it looks at one bucket.
@@ -71,6 +76,24 @@ impl Membership {
         }
     }
 
+    /// The latest version that a majority of the voters goes by, or has gone by.
+    pub(super) fn note_agreed(&mut self) {
+        let mut versions: Vec<_> = self.map.voters().iter().map(|node| self.version(node)).collect();
+        versions.sort_unstable_by(|a, b| b.cmp(a));
+        let agreed = versions.get(self.map.majority() - 1).copied().unwrap_or_default();
+        self.agreed = self.agreed.max(agreed).min(self.map.version());
+    }
+
+    fn version(&self, node: NodeId) -> Version {
+        if node == self.cluster.node() {
+            return self.map.version();
+        }
+        let peer = &self.peers[usize::from(node.0)];
+        let said = peer.fresh(self.now, self.cluster.timing().freshness());
+        let said = said.map_or(Version(0), |said| said.version);
+        peer.progress().map_or(said, |progress| progress.version.max(said))
+    }
+
     fn basis(&self) -> Basis {
         let moving = self.map.is_moving();
         let settled = self.cluster.nodes().filter(|_| moving).map(|node| {
@@ -86,6 +109,7 @@ impl Membership {
             presumed: self.presumed,
             settled: settled.collect(),
             handed: self.handed.len(),
+            agreed: self.agreed,
         }
     }
 }
@@ -115,6 +139,9 @@ impl Scene<'_> {
         let owning = told.owner == self.me;
         let first = self.first(list, self.basis.presumed);
         let next = first.map(|rank| (list.ranks[rank], epoch(list, rank)));
+        if list.since > self.basis.agreed {
+            return if owning { Title::of(told) } else { self.acting(bucket, told) };
+        }
         match next {
             Some((node, epoch)) if node == self.me => {
                 let dead = self.first(list, self.basis.dead) == first;

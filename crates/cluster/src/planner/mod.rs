@@ -13,7 +13,8 @@
 //! Invariant: no bucket is given to a node whose common table is not complete, but for the first of all
 //! lists, when nobody has anything.
 //!
-//! Limits: buckets move in rounds of [`MOVES`], so a drain of a large cluster takes as many rounds.
+//! Limits: buckets move in rounds of [`MOVES`], so a drain of a large cluster takes as many rounds; those
+//! of a node that is not fit move all at once.
 
 mod by_hand;
 mod lists;
@@ -288,7 +289,11 @@ impl Planner {
     ) -> Option<(Vec<Change>, Reason)> {
         let counted = self.counted.get_or_insert_with(|| plan::Settled::assume(held, candidates));
         if counted.is_due(held, candidates) {
-            let changes = plan::rebalance(held, candidates, RANKS, MOVES);
+            // What is owned by a node that can't forward waits for nothing.
+            let broken = |standing: &Standing| !standing.gone && !standing.fit;
+            let all = scene.standings.iter().any(broken);
+            let most = if all { MAX_LISTS } else { MOVES };
+            let changes = plan::rebalance(held, candidates, RANKS, most);
             if !changes.is_empty() {
                 let reason = scene.reason(&changes, candidates);
                 return Some((changes, reason));

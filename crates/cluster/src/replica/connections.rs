@@ -81,6 +81,7 @@ impl Replica {
         if state.connection == Some(connection) {
             state.connection = None;
             state.outgoing = Outgoing::default();
+            self.moves.doubt(peer);
             self.effects.push_back(Effect::PeerClosed { peer });
         }
     }

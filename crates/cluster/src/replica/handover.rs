@@ -3,7 +3,8 @@
 //! ```text
 //!   owner                                         next owner
 //!   yields: tells of each packet  ── Prepare ──►
-//!                                                 (waits until its table is complete)
+//!                               ── Check ────►
+//!                                                 (asks for all of the bucket, if it differs)
 //!                                 ◄── Holding ──  holds the packets of the bucket
 //!   names the next owner in its slot
 //!   lets go                       ── changes ──►
@@ -11,7 +12,8 @@
 //!                                 ── Released ─►  owns it; handles what it held and the owner had not
 //! ```
 //!
-//! Invariant: the owner sends *Released* only after the membership has agreed that it does not own the
+//! Invariants: a next owner holds packets, and takes the bucket, only for whom it takes for the owner,
+//! and only when that has shown on the present stream that nothing is missing. The owner sends *Released* only after the membership has agreed that it does not own the
 //! bucket any more, and only behind all changes of its flows. So the next owner never acts too early,
 //! and never on less than all.
 //!
@@ -62,6 +64,8 @@ struct Arriving {
     from: NodeId,
     since: Version,
     epoch: Epoch,
+    /// Whether the owner has shown, on the present stream, that this node has all of the bucket.
+    proved: bool,
     holding: bool,
     released: bool,
     handled: Vec<u64>,
@@ -89,6 +93,19 @@ pub(super) struct Moves {
     pub(super) leaving: BTreeMap<BucketId, Leaving>,
     arriving: BTreeMap<BucketId, Arriving>,
     counters: MoveCounters,
+}
+
+impl Moves {
+    /// What a peer may have said on a stream that is over is not proved.
+    pub(super) fn doubt(&mut self, peer: NodeId) {
+        let of_peer = self.arriving.values_mut().filter(|arriving| arriving.from == peer);
+        of_peer.for_each(|arriving| arriving.proved = false);
+    }
+
+    /// Whether a bucket is to arrive of which this node is not known to have all.
+    pub(super) fn is_unproved(&self, bucket: BucketId) -> bool {
+        self.arriving.get(&bucket).is_some_and(|arriving| !arriving.proved)
+    }
 }
 
 impl Replica {
@@ -147,7 +164,9 @@ impl Replica {
         let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
         // A bucket that is loading can't yield yet: what it handles would not be told. When it has
         // loaded, the next owner is asked.
-        if peer.connection.is_none() || self.slots[usize::from(bucket.0)].state != BucketState::Active {
+        if peer.connection.is_none()
+            || self.slots[usize::from(bucket.0)].state != BucketState::Active
+        {
             return;
         }
         peer.outgoing.check(bucket);
@@ -207,8 +226,8 @@ impl Replica {
             let Move { to, epoch, .. } = leaving.moving;
             let previous = self.cluster.node();
             let slot = BucketSlot { owner: to, previous, state: BucketState::Active, epoch };
-            self.leaving.insert(bucket);
-            self.slots[usize::from(bucket.0)] = slot;
+            let before = std::mem::replace(&mut self.slots[usize::from(bucket.0)], slot);
+            self.leaving.insert(bucket, before);
             self.release(bucket);
         }
     }
@@ -239,6 +258,17 @@ impl Replica {
                 self.moves.leaving.remove(&bucket);
                 self.finish_leaving(bucket, since);
             }
+        }
+    }
+
+    /// A bucket that was let go is another's than the one it went to, or this node's again: nobody is
+    /// there to be told of it.
+    pub(super) fn not_leaving(&mut self, bucket: BucketId, owner: NodeId) {
+        let Some(leaving) = self.moves.leaving.get(&bucket) else { return };
+        if matches!(leaving.phase, Phase::LetGo(_)) && leaving.moving.to != owner {
+            self.moves.leaving.remove(&bucket);
+            self.leaving.remove(&bucket);
+            self.effects.push_back(Effect::Clear { bucket });
         }
     }
 
@@ -310,24 +340,33 @@ impl Replica {
             return;
         }
         let begun = None;
-        let (holding, released, handled) = (false, false, Vec::new());
+        let (proved, holding, released, handled) = (false, false, false, Vec::new());
         let known = self.moves.arriving.get(&bucket);
-        let known = known.is_some_and(|known| (known.from, known.since) == (peer, since));
-        if !known {
-            let arriving = Arriving { from: peer, since, epoch, holding, released, handled, begun };
-            self.moves.arriving.insert(bucket, arriving);
+        let known = known.map(|known| (known.from, known.since));
+        // A node that does not know yet that it owns nothing any more can't take the owner's place.
+        if known.is_some_and(|(from, _)| from != peer && self.slot(bucket).owner == from) {
+            return;
         }
-        if self.doubtful[index] {
-            self.peers[usize::from(peer.0)].outgoing.want(bucket);
-        } else {
-            self.hold(bucket);
+        if known == Some((peer, since)) {
+            // A check of what this node has follows each request.
+            return self.hold(bucket);
         }
+        if known.is_some() {
+            self.hold_no_more(bucket);
+        }
+        let arriving =
+            Arriving { from: peer, since, epoch, proved, holding, released, handled, begun };
+        self.moves.arriving.insert(bucket, arriving);
     }
 
     fn hold(&mut self, bucket: BucketId) {
         let me = self.cluster.node();
+        let owner = self.slot(bucket).owner;
         let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
-        let Arriving { from, since, epoch, .. } = *arriving;
+        let Arriving { from, since, epoch, proved, .. } = *arriving;
+        if !proved || from != owner {
+            return;
+        }
         if !std::mem::replace(&mut arriving.holding, true) {
             let state = BucketState::Holding;
             let slot = BucketSlot { owner: me, previous: from, state, epoch };
@@ -338,10 +377,16 @@ impl Replica {
 
     /// This node's copy of a bucket is complete.
     pub(super) fn now_complete(&mut self, bucket: BucketId) {
-        match self.moves.arriving.get(&bucket) {
-            Some(arriving) if arriving.released => self.tell_handed_over(bucket),
-            Some(arriving) if !arriving.holding => self.hold(bucket),
-            _ => {}
+        let owner = self.slot(bucket).owner;
+        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
+        if arriving.from != owner {
+            return;
+        }
+        arriving.proved = true;
+        if arriving.released {
+            self.tell_handed_over(bucket);
+        } else {
+            self.hold(bucket);
         }
     }
 
@@ -356,16 +401,15 @@ impl Replica {
     }
 
     pub(super) fn released(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
-        let index = usize::from(bucket.0);
         let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
         if (arriving.from, arriving.since) != (peer, since) {
             return;
         }
         arriving.released = true;
-        if self.doubtful[index] {
-            self.peers[usize::from(peer.0)].outgoing.want(bucket);
-        } else {
+        if arriving.proved {
             self.tell_handed_over(bucket);
+        } else {
+            self.peers[usize::from(peer.0)].outgoing.want(bucket);
         }
     }
 
@@ -385,9 +429,13 @@ impl Replica {
     /// This node owns a bucket from now on: its slot says so already.
     pub(super) fn arrived(&mut self, bucket: BucketId) {
         let Some(arriving) = self.moves.arriving.remove(&bucket) else { return };
-        if arriving.holding {
+        if arriving.holding && arriving.released {
             self.moves.counters.arrived += 1;
             self.effects.push_back(Effect::ReleaseHeld { bucket, handled: arriving.handled });
+        } else if arriving.holding {
+            // The owner has died meanwhile, and nobody knows which of them it has handled.
+            self.moves.counters.held_in_vain += 1;
+            self.effects.push_back(Effect::DiscardHeld { bucket });
         }
     }
 

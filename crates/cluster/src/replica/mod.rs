@@ -27,7 +27,7 @@ mod effect;
 mod handover;
 mod receive;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
@@ -97,8 +97,8 @@ pub struct Replica {
     effects: VecDeque<Effect>,
     rejected: Rejected,
     moves: handover::Moves,
-    /// Buckets that are let go, of which this node still has to tell.
-    leaving: BTreeSet<BucketId>,
+    /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
+    leaving: BTreeMap<BucketId, BucketSlot>,
     /// By which version of the map the owners are known.
     told: Option<Version>,
     synced: Option<Version>,
@@ -122,7 +122,7 @@ impl Replica {
             effects: VecDeque::new(),
             rejected: Rejected::default(),
             moves: handover::Moves::default(),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             told: None,
             synced: None,
             letters_lost: 0,
@@ -176,13 +176,20 @@ impl Replica {
         self.synced
     }
 
+    /// The buckets of other nodes of which this node may know less than their owner.
+    pub fn incomplete(&self) -> impl Iterator<Item = BucketId> + '_ {
+        let me = self.cluster.node();
+        let buckets = (0..=u16::MAX).map(BucketId).zip(self.slots.iter().zip(&self.doubtful));
+        buckets
+            .filter(move |(_, (slot, doubtful))| {
+                **doubtful && slot.owner != NodeId::NONE && slot.owner != me
+            })
+            .map(|(bucket, _)| bucket)
+    }
+
     /// Looks whether the table is complete.
     fn note_synced(&mut self) {
-        let me = self.cluster.node();
-        let complete =
-            self.slots.iter().zip(&self.doubtful).all(|(slot, &doubtful)| {
-                slot.owner == NodeId::NONE || slot.owner == me || !doubtful
-            });
+        let complete = self.incomplete().next().is_none();
         let synced = self.told.filter(|_| complete);
         if synced != self.synced {
             self.synced = synced;
@@ -212,6 +219,7 @@ impl Replica {
             }
             Ownership::TakeOver { buckets } => {
                 for &(bucket, slot) in &buckets {
+                    self.not_leaving(bucket, slot.owner);
                     self.set_slot(bucket, slot);
                 }
                 for (bucket, slot) in buckets {
@@ -263,6 +271,7 @@ impl Replica {
             return;
         }
         self.not_arriving(bucket, slot.owner);
+        self.not_leaving(bucket, slot.owner);
         if before.owner == me {
             self.moves.leaving.remove(&bucket);
             self.give_up(bucket, slot);
@@ -272,7 +281,10 @@ impl Replica {
         self.forget_snapshots(bucket, slot.owner);
         // It stays in doubt until an owner has answered: this one may be dead already.
         let behind = self.doubtful.get(usize::from(bucket.0)).is_some_and(|&doubtful| doubtful);
-        if behind && let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0)) {
+        let unproved = self.moves.is_unproved(bucket);
+        if (behind || unproved)
+            && let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0))
+        {
             owner.outgoing.want(bucket);
         }
     }
@@ -389,7 +401,7 @@ fn source<'a>(
     cluster: &Cluster,
     table: &'a CommonTable,
     slots: &'a [BucketSlot],
-    leaving: &'a BTreeSet<BucketId>,
+    leaving: &'a BTreeMap<BucketId, BucketSlot>,
 ) -> Source<'a> {
     Source { me: cluster.node(), table, slots, leaving }
 }

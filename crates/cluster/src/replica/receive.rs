@@ -53,7 +53,7 @@ impl Replica {
                 }
             }
             Frame::Want { bucket } => {
-                if self.check_own(bucket).is_ok() {
+                if self.check_own(bucket).is_ok() || self.leaving.contains_key(&bucket) {
                     self.peers[usize::from(peer.0)].outgoing.wanted(bucket);
                 }
             }
@@ -110,7 +110,13 @@ impl Replica {
         // A peer that is not believed may own the bucket, and this node hear of it later. One that is
         // believed although a successor has spoken may have spoilt what the successor has compared.
         let doubtful = !believed && slot.owner != self.cluster.node() || succeeded;
-        self.doubtful[usize::from(bucket.0)] |= doubtful;
+        if doubtful && !std::mem::replace(&mut self.doubtful[usize::from(bucket.0)], true) {
+            // Whoever owns it by what this node knows may have said all before. If another owns it,
+            // that one is asked when this node hears of it.
+            if let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0)) {
+                owner.outgoing.want(bucket);
+            }
+        }
         believed
     }
 

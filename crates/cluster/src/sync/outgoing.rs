@@ -18,7 +18,7 @@
 use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
 use testudo_packet::entry::FlowRecord;
 
@@ -113,14 +113,16 @@ pub(crate) struct Source<'a> {
     pub(crate) me: NodeId,
     pub(crate) table: &'a CommonTable,
     pub(crate) slots: &'a [BucketSlot],
-    /// Buckets that are let go, of which this node still has to tell.
-    pub(crate) leaving: &'a BTreeSet<BucketId>,
+    /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
+    pub(crate) leaving: &'a BTreeMap<BucketId, BucketSlot>,
 }
 
 impl Source<'_> {
     fn owned(&self, bucket: BucketId) -> Option<&BucketSlot> {
         let slot = self.slots.get(usize::from(bucket.0))?;
-        (slot.owner == self.me || self.leaving.contains(&bucket)).then_some(slot)
+        // It is told under the epoch that it was this node's in, which is the one that counts there.
+        let own = (slot.owner == self.me).then_some(slot);
+        own.or_else(|| self.leaving.get(&bucket))
     }
 }
 

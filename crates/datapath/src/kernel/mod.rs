@@ -148,8 +148,14 @@ impl KernelDatapath {
         pinning::adopt(directory, settings)
     }
 
-    /// Takes away what was left in a directory. The programs go off the interfaces at once, unless a
-    /// process that lives holds them; then they go with it.
+    /// The lease of what was left in a directory, at once: to load the programs anew takes a second or
+    /// more, which a lease may not have. The settings are checked as by [`KernelDatapath::adopt`].
+    pub fn pinned_lease(directory: &Path, settings: &Settings) -> Result<LeaseHandle, Error> {
+        pinning::shared_words(directory, settings).map(|words| LeaseHandle(Arc::new(words)))
+    }
+
+    /// Takes away what was left in a directory. The programs go off the interfaces within moments,
+    /// unless a process that lives holds them; then they go with it.
     pub fn unpin(directory: &Path) -> Result<(), Error> {
         pinning::unpin(directory)
     }

@@ -204,7 +204,7 @@ fn names(directory: &Path) -> Result<Vec<String>, Error> {
 
 pub(super) fn adopt(directory: &Path, settings: Settings) -> Result<KernelDatapath, Error> {
     let names = names(directory)?;
-    check(directory, &names, &settings)?;
+    shared_words(directory, &settings)?;
     let mut datapath = loader::build(settings, Some(directory))?;
     let shared = datapath.shared.clone();
     let count = |word: usize| shared.as_slice()[word].load(Ordering::Relaxed);
@@ -225,8 +225,9 @@ pub(super) fn adopt(directory: &Path, settings: Settings) -> Result<KernelDatapa
     Ok(datapath)
 }
 
-/// Refuses what can't be worked on.
-fn check(directory: &Path, names: &[String], settings: &Settings) -> Result<(), Error> {
+/// The shared words of what can be worked on; refuses all else.
+pub(super) fn shared_words(directory: &Path, settings: &Settings) -> Result<Words, Error> {
+    let names = names(directory)?;
     let differs = |what, seen, expected| Error::OtherPinned {
         directory: directory.display().to_string(),
         what,
@@ -256,7 +257,7 @@ fn check(directory: &Path, names: &[String], settings: &Settings) -> Result<(), 
     }
     match words.as_slice()[shared::PINNED].load(Ordering::Acquire) {
         0 => Err(differs("whether it is complete", 0, 1)),
-        _ => Ok(()),
+        _ => Ok(words),
     }
 }
 

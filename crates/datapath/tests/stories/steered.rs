@@ -224,6 +224,18 @@ fn what_a_switch_floods_is_left_alone() {
 }
 
 #[test]
+fn a_node_that_does_not_know_its_own_address_leaves_nothing_to_its_stack_to_forward() {
+    for frame in packets() {
+        let mut node = node(0, 0, NodeId::NONE, BucketState::Active);
+        node.datapath.set_peers(&[]).expect("none");
+        let frame = steered_to(0, &frame);
+        assert_eq!(node.takes(INSIDE, &frame).0, Verdict::Drop(DropReason::NoPeer));
+        let own = steered_to(0, &tcp(CLIENT, (LOCAL_V4, 22), SYN, 0));
+        assert_eq!(node.takes(INSIDE, &own).0, Verdict::Stack);
+    }
+}
+
+#[test]
 fn questions_for_cluster_addresses_have_one_answer_as_ever() {
     for question in [traffic::arp_request(3), traffic::solicitation(3)] {
         let mut owner = node(0, 0, NodeId::NONE, BucketState::Active);

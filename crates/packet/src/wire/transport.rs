@@ -121,10 +121,11 @@ fn isakmp<F: Frame>(frame: &F, ip: &Network, at: u32, udp: &mut Transport) {
     if at + 28 > ip.end {
         return;
     }
-    if let (Some(own), Some(message)) = (frame.u64(at), frame.u32(at + 20)) {
-        udp.packet_type = PacketType::Isakmp;
-        udp.identifiers = Identifiers { own, message };
-    }
+    // One after the other: the verifier can't follow that what was not read is not used.
+    let Some(own) = frame.u64(at) else { return };
+    let Some(message) = frame.u32(at + 20) else { return };
+    udp.packet_type = PacketType::Isakmp;
+    udp.identifiers = Identifiers { own, message };
 }
 
 /// Echo request and reply of RFC 792 and RFC 4443 §4; no other message is forwarded.

@@ -23,7 +23,10 @@ pub fn all_members(world: &World) -> Result<(), String> {
             return Err(format!("node {number} has not settled the map of all others"));
         }
         if daemon.replica.synced() != Some(map) {
-            return Err(format!("the table of node {number} is not complete"));
+            let missing: Vec<_> = daemon.replica.incomplete().collect();
+            let owners = missing.iter().map(|&bucket| daemon.replica.slot(bucket));
+            let owners: Vec<_> = owners.collect();
+            return Err(format!("the table of node {number} lacks {missing:?} of {owners:?}"));
         }
         if daemon.replica.moving() != (0, 0) {
             return Err(format!("node {number} still has buckets on their way"));

@@ -26,10 +26,6 @@ const MOST_TABLE_ENTRIES: u32 = 1 << 22;
 /// What the client may open through the cluster.
 const ALLOWED: [[&str; 3]; 2] = [["tcp", "udp", "icmp"], ["tcp", "udp", "icmpv6"]];
 
-/// Whether this executable's daemon has a coordinator, reception modes and witnesses, and takes the
-/// keys that they are configured by.
-const COORDINATED: bool = false;
-
 /// What the nodes of a lab have in common.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settings {
@@ -71,10 +67,7 @@ pub fn start(state: &mut State, topology: &Topology, number: u8) -> Result<Child
     // A node that comes back goes on in its log.
     let log = File::options().create(true).append(true).open(&node.log);
     let log = log.with_context(|| format!("open {}", node.log.display()))?;
-    if COORDINATED {
-        fs::create_dir_all(&node.state)
-            .with_context(|| format!("create {}", node.state.display()))?;
-    }
+    fs::create_dir_all(&node.state).with_context(|| format!("create {}", node.state.display()))?;
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["node", "--config"])
@@ -129,9 +122,7 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
         node.name,
         node.control.display(),
     );
-    if COORDINATED {
-        let _ = writeln!(text, "state = \"{}\"", node.state.display());
-    }
+    let _ = writeln!(text, "state = \"{}\"", node.state.display());
     if mode == Mode::Tap && !node.witness {
         let _ = writeln!(text, "tap = \"{TAP_LINK}\"");
     }

@@ -189,12 +189,7 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
     let agreement = Agreement::prepare(&config, &cluster)?;
     let (datapath, lease) = packet_handling(&config, &links)?;
     let own = config.own_member().sync;
-    let datagrams = datagram_socket(own)?;
-    let listener = TcpListener::bind(own).map_err(|source| StartError::Sync {
-        protocol: "TCP",
-        address: own,
-        source,
-    })?;
+    let (datagrams, listener) = (datagram_socket(own)?, stream_socket(own)?);
     let incarnation = Incarnation(random()?);
     let turns = Turns::default();
     let heartbeats = heartbeat::Parts {
@@ -256,7 +251,7 @@ fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
     Ok(Watcher::start(health::Parts {
         interfaces: names.chain(tap).collect(),
         probes: config.probes.clone(),
-        health: config.health.clone(),
+        health: config.health,
         on_change: Box::new(move |snapshot| {
             tracing::warn!(fit = snapshot.fit, "this node's fitness has changed");
             // If there is no room for it, the next change says more.
@@ -332,6 +327,11 @@ fn datagram_socket(address: SocketAddr) -> Result<UdpSocket, StartError> {
     let socket = UdpSocket::bind(address).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
+}
+
+fn stream_socket(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let protocol = "TCP";
+    TcpListener::bind(address).map_err(|source| StartError::Sync { protocol, address, source })
 }
 
 fn streams(

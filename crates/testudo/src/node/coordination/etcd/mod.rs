@@ -76,8 +76,6 @@ pub enum Request {
     Propose(Vec<u8>),
     /// Don't lead for the next two leases.
     StepDown,
-    /// Give everything back and end.
-    Stop,
     /// Something may have changed: of the watch.
     #[doc(hidden)]
     Look,

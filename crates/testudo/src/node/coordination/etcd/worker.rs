@@ -60,7 +60,7 @@ impl<M: StateMachine> Worker<M> {
             let wait = due.saturating_duration_since(Instant::now());
             let wait = if is_told { wait } else { wait.min(PATIENCE) };
             match inbox.recv_timeout(wait) {
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) => break,
                 Ok(request) => {
                     // Before looking: what comes later is worth another look.
                     if matches!(request, Request::Look) {
@@ -114,7 +114,6 @@ impl<M: StateMachine> Worker<M> {
                 let result = self.leadership.stand(&mut self.client);
                 self.note(result.map_err(LogError::from));
             }
-            Request::Stop => {}
         }
     }
 
