@@ -65,6 +65,15 @@ impl Timing {
         self.freshness() + self.takeover
     }
 
+    /// How long a lease may be that rests on others' waiting for so long.
+    #[must_use]
+    pub fn lease_within(&self, wait: Duration) -> Duration {
+        if wait <= self.takeover {
+            return self.lease;
+        }
+        wait.saturating_sub(Self::margin(wait)).max(self.lease)
+    }
+
     /// How old a peer's statement may be to count.
     #[must_use]
     pub fn freshness(&self) -> Duration {
@@ -97,6 +106,11 @@ impl Timing {
         if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
     }
 }
+
+/// The longest silence that voters wait out for a node that has announced it. A new life of a voter,
+/// which does not remember what was announced, waits for so long before it suspects whom it has never
+/// heard.
+pub const MAX_PAUSE: Duration = Duration::from_secs(3);
 
 /// What a node is told of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -131,6 +131,23 @@ impl Replica {
         }
     }
 
+    /// A node that goes on owning what another process has left to it. It knows no flow yet: what it
+    /// owns itself is to be read from the node table, by [`Self::handle_rescan`].
+    #[must_use]
+    pub fn resume(cluster: Arc<Cluster>, incarnation: Incarnation, slots: &[BucketSlot]) -> Self {
+        let me = cluster.node();
+        let mut replica = Self::new(cluster, incarnation);
+        for ((&slot, own), (bucket, doubtful)) in
+            slots.iter().zip(&mut replica.slots).zip((0..=u16::MAX).zip(&mut replica.doubtful))
+        {
+            let mine = slot.owner == me;
+            *own = if mine { BucketSlot { state: BucketState::Active, ..slot } } else { slot };
+            *doubtful = !mine;
+            replica.table.set_epoch(BucketId(bucket), slot.epoch);
+        }
+        replica
+    }
+
     /// The flows of all nodes.
     #[must_use]
     pub fn table(&self) -> &CommonTable {
