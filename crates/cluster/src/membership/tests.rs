@@ -44,7 +44,11 @@ fn cluster(node: u8, nodes: u8) -> Arc<Cluster> {
         min_voters: 2,
         node: NodeId(node),
         buckets: BUCKETS,
-        timing: Timing::default(),
+        timing: Timing {
+            lease: Duration::from_millis(100),
+            takeover: Duration::from_millis(160),
+            ..Timing::default()
+        },
         max_flows: 10,
     };
     Arc::new(Cluster::new(settings).unwrap())
