@@ -242,9 +242,10 @@ impl Ledger {
     }
 
     fn note_move(&mut self, bucket: BucketId, moving: Option<Move>) {
-        match moving {
-            Some(moving) => drop(self.moving.insert(bucket, moving)),
-            None => drop(self.moving.remove(&bucket)),
+        if let Some(moving) = moving {
+            self.moving.insert(bucket, moving);
+        } else {
+            self.moving.remove(&bucket);
         }
         self.moved.insert(bucket, moving);
     }

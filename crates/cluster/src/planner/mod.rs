@@ -218,9 +218,10 @@ impl Planner {
             return None;
         }
         let mut voters = scene.map.voters();
-        match self.leaving_voter(scene, &voters) {
-            Some(node) => drop(voters.remove(node)),
-            None => drop(voters.insert(self.coming_voter(scene, &voters)?)),
+        if let Some(node) = self.leaving_voter(scene, &voters) {
+            voters.remove(node);
+        } else {
+            voters.insert(self.coming_voter(scene, &voters)?);
         }
         Some(Command::Voters { acknowledged, voters })
     }
