@@ -80,7 +80,8 @@ impl Membership {
 
     /// The latest version that a majority of the voters goes by, or has gone by.
     pub(super) fn note_agreed(&mut self) {
-        let mut versions: Vec<_> = self.map.voters().iter().map(|node| self.version(node)).collect();
+        let mut versions: Vec<_> =
+            self.map.voters().iter().map(|node| self.version(node)).collect();
         versions.sort_unstable_by(|a, b| b.cmp(a));
         let agreed = versions.get(self.map.majority() - 1).copied().unwrap_or_default();
         self.agreed = self.agreed.max(agreed).min(self.map.version());
