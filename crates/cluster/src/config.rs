@@ -38,8 +38,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(100),
-            takeover: Duration::from_millis(160),
+            lease: Duration::from_millis(200),
+            takeover: Duration::from_millis(260),
             formation: Duration::from_secs(5),
             removal: Duration::from_secs(3),
             handover: Duration::from_secs(1),
@@ -63,6 +63,15 @@ impl Timing {
     #[must_use]
     pub fn quarantine(&self) -> Duration {
         self.freshness() + self.takeover
+    }
+
+    /// How long a lease may be that rests on others' waiting for so long.
+    #[must_use]
+    pub fn lease_within(&self, wait: Duration) -> Duration {
+        if wait <= self.takeover {
+            return self.lease;
+        }
+        wait.saturating_sub(Self::margin(wait)).max(self.lease)
     }
 
     /// How old a peer's statement may be to count.
@@ -97,6 +106,11 @@ impl Timing {
         if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
     }
 }
+
+/// The longest silence that voters wait out for a node that has announced it. A new life of a voter,
+/// which does not remember what was announced, waits for so long before it suspects whom it has never
+/// heard.
+pub const MAX_PAUSE: Duration = Duration::from_secs(3);
 
 /// What a node is told of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -468,7 +482,7 @@ mod tests {
     fn a_wait_as_short_as_the_lease_is_refused() {
         assert_eq!(
             error(|s| s.timing.takeover = s.timing.lease),
-            "takeover is 100ms with a lease of 100ms; expected at least 111ms, or two nodes could \
+            "takeover is 200ms with a lease of 200ms; expected at least 212ms, or two nodes could \
              own one bucket"
         );
     }
@@ -491,7 +505,7 @@ mod tests {
         assert!(error(|s| s.max_flows = 0).contains("0 flows"));
         assert!(error(|s| s.timing.heartbeat = ms(0)).contains("at least 1ms"));
         assert!(error(|s| s.timing.lease = ms(30)).contains("at least 60ms"));
-        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 160ms"));
+        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 260ms"));
         assert!(error(|s| s.timing.formation = ms(9_000_000)).contains("at most 3600s"));
     }
 

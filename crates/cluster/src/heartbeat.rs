@@ -7,8 +7,9 @@
 //! 40 echo: incarnation u64, sent u64 (of the receiver, as last heard by the sender)
 //! 56 flags u64
 //! 64 version u64, settled u64, standing u64 (all ones: none), of the bucket map
-//! 88 suspected, fenced: two sets of 32 bytes
-//! 152 HMAC-SHA256 over all before, cut to 16 bytes
+//! 88 pause u32, patience u32, offer u32: milliseconds
+//! 100 suspected, fenced: two sets of 32 bytes
+//! 164 HMAC-SHA256 over all before, cut to 16 bytes
 //! ```
 //!
 //! All numbers are little-endian. The code binds each statement to one sender and one receiver, so a
@@ -24,13 +25,14 @@ use crate::map::Version;
 use crate::node_set::{NODE_SET_BYTES, NodeSet};
 use crate::wire::{Reader, Truncated};
 use std::fmt;
+use std::time::Duration;
 use testudo_packet::bucket::{Nanos, NodeId};
 
 const MAGIC: [u8; 4] = *b"TSTH";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// The length of every heartbeat datagram.
-pub const HEARTBEAT_BYTES: usize = 88 + 2 * NODE_SET_BYTES + TAG_BYTES;
+pub const HEARTBEAT_BYTES: usize = 100 + 2 * NODE_SET_BYTES + TAG_BYTES;
 
 /// What has its place in every version: magic, version, sender, receiver, fingerprint.
 const HEAD_BYTES: usize = 16;
@@ -108,6 +110,14 @@ pub struct Heartbeat {
     pub settled: Version,
     /// The version since which the sender's life is a member; `None` if it is none.
     pub standing: Option<Version>,
+    /// How long the sender may be silent after this: it asks that its place be kept meanwhile. 0 if it
+    /// means to speak on.
+    pub pause: Duration,
+    /// With a grant: the sender will wait for so long, if that is longer than the takeover wait, from
+    /// when it heard the echoed heartbeat, unless it hears one that asks for less.
+    pub patience: Duration,
+    /// With a grant: the sender will wait for so long, whatever it hears.
+    pub offer: Duration,
     /// Whom the sender has not heard for too long. Can be taken back.
     pub suspected: NodeSet,
     /// Whose admitted lives the sender will never again support, in this life of the sender. Final.
@@ -246,6 +256,10 @@ impl Heartbeat {
         for word in [flags, self.version.0, self.settled.0, standing] {
             out.extend_from_slice(&word.to_le_bytes());
         }
+        for wait in [self.pause, self.patience, self.offer] {
+            let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&millis.to_le_bytes());
+        }
         self.suspected.encode(&mut out);
         self.fenced.encode(&mut out);
         let tag = cluster.keys().heartbeat.tag(&[&out]);
@@ -309,6 +323,8 @@ fn decode_body(
     let flags = reader.u64()?;
     let [version, settled] = [Version(reader.u64()?), Version(reader.u64()?)];
     let standing = Some(reader.u64()?).filter(|&word| word != NO_STANDING).map(Version);
+    let mut wait = || reader.u32().map(|millis| Duration::from_millis(millis.into()));
+    let [pause, patience, offer] = [wait()?, wait()?, wait()?];
     let [suspected, fenced] = [NodeSet::decode(reader)?, NodeSet::decode(reader)?];
     let bad = |field, seen| Ok(Err(HeartbeatError::Field { from, field, seen }));
     if usize::from(from.0) >= cluster.members().len() {
@@ -340,6 +356,9 @@ fn decode_body(
         version,
         settled,
         standing,
+        pause,
+        patience,
+        offer,
         suspected,
         fenced,
     }))

@@ -142,6 +142,23 @@ impl Ledger {
         self.lives.insert(node, life);
     }
 
+    /// A ledger that goes on with what was told before, all of it fetched and nothing on its way.
+    pub(crate) fn resumed(me: NodeId, told: Vec<BucketSlot>) -> Self {
+        let buckets = told.len() as u32;
+        Self { told, ..Self::new(me, buckets) }
+    }
+
+    /// What was told of each bucket; `None` if something is on its way.
+    pub(crate) fn settled(&self) -> Option<&[BucketSlot]> {
+        let rest = self.release.is_none()
+            && self.before.is_empty()
+            && self.moved.is_empty()
+            && self.let_go.is_empty()
+            && self.moving.is_empty()
+            && self.delivering.is_empty();
+        rest.then_some(&self.told)
+    }
+
     /// Gives all buckets of this node up.
     pub(crate) fn release(&mut self, incarnation: Incarnation) {
         self.forget_unfetched();
@@ -254,6 +271,10 @@ impl Ledger {
         if let Some((node, life)) = self.lives.pop_first() {
             return Some(Ownership::Life { node, life });
         }
+        // Before changes, which say of these buckets that they are another's.
+        if !self.let_go.is_empty() {
+            return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
+        }
         if !self.taken.is_empty() {
             let buckets = std::mem::take(&mut self.taken);
             self.fetched(&buckets);
@@ -267,9 +288,6 @@ impl Ledger {
         if !self.moved.is_empty() {
             let moved = std::mem::take(&mut self.moved);
             return Some(Ownership::Move { buckets: moved.into_iter().collect() });
-        }
-        if !self.let_go.is_empty() {
-            return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
         }
         if std::mem::replace(&mut self.told_version, self.version) != self.version {
             return Some(Ownership::Told { version: self.version });

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::Path;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
@@ -184,6 +185,11 @@ pub trait Datapath {
     /// Drops the packets that wait for a bucket, because it stays where it is; counts them. Returns how
     /// many they were.
     fn discard_held(&mut self, bucket: BucketId) -> usize;
+    /// Leaves everything in a directory of a BPF file system to another process, if it is of a kind that
+    /// can be left; nothing waits in this process for a bucket. An error leaves nothing.
+    fn leave_in(&mut self, directory: &Path) -> Result<(), Error>;
+    /// Keeps everything for this process, and ends with it.
+    fn leave_nothing(&mut self) -> Result<(), Error>;
     /// Every counter of the datapath by name, drops by their reason; they only rise.
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }

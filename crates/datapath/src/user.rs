@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -334,6 +335,15 @@ impl Datapath for UserDatapath {
         let count = self.held.take(bucket).count();
         self.counters[DropReason::HoldDiscarded.counter() as usize] += count as u64;
         count
+    }
+
+    fn leave_in(&mut self, _directory: &Path) -> Result<(), Error> {
+        // Its memory is this process's: there is nothing that could be left.
+        Ok(())
+    }
+
+    fn leave_nothing(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

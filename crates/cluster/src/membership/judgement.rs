@@ -1,7 +1,7 @@
 //! The verdicts of [`Membership`]: whether it is a member and has a lease, whom it suspects and
 //! fences, who is dead. All of it is drawn again after each input from what is remembered.
 
-use super::lease::{Change, Lease, Terms};
+use super::lease::{Change, Lease};
 use super::peer::{Place, Standing};
 use super::{Cause, Membership, Notice};
 use crate::heartbeat::{Heartbeat, Role};
@@ -16,6 +16,7 @@ impl Membership {
         self.note_touch();
         self.note_admission();
         self.refresh_lease();
+        self.judge_pause();
         self.judge_standing();
         if self.is_voter() && self.is_ready() {
             self.suspect_the_silent();
@@ -75,16 +76,7 @@ impl Membership {
     }
 
     fn refresh_lease(&mut self) {
-        let me = self.cluster.node();
-        let Some(admission) = self.map.admission(me).filter(|_| self.role() == Role::Member) else {
-            return;
-        };
-        let terms = Terms {
-            me,
-            voters: self.map.voters(),
-            voters_since: self.map.voters_since(),
-            standing: admission.since,
-        };
+        let Some(terms) = self.terms() else { return };
         match self.lease.refresh(self.now, &self.peers, &terms) {
             Change::None => {}
             Change::Gained => {
@@ -129,7 +121,8 @@ impl Membership {
         self.synced = None;
         self.agreed = Version(0);
         let nodes = self.cluster.members().len();
-        self.lease = Lease::new(self.cluster.timing().lease, nodes);
+        self.lease = Lease::new(nodes);
+        self.pausing = None;
         self.peers.iter_mut().for_each(super::peer::Peer::forget);
         for node in self.cluster.nodes() {
             if let Some(admission) = self.map.admission(node) {
@@ -155,7 +148,7 @@ impl Membership {
         match peer.place {
             Place::Kept(_, since) if !peer.suspected && self.is_voter() => {
                 let quiet_since = peer.heard.max(since).max(touch).max(self.born);
-                after(quiet_since, self.cluster.timing().takeover)
+                after(quiet_since, self.patience_with(node)).max(peer.promised)
             }
             _ => NEVER,
         }
@@ -187,7 +180,7 @@ impl Membership {
     }
 
     /// Whether a peer has fenced the life of a node that this node too takes for the admitted one.
-    fn is_fenced_by(&self, said: &Heartbeat, node: NodeId) -> bool {
+    pub(super) fn is_fenced_by(&self, said: &Heartbeat, node: NodeId) -> bool {
         let since = self.map.admission(node).map_or(Version(0), |admission| admission.since);
         said.fenced.contains(node) && said.version >= since
     }
@@ -266,7 +259,7 @@ impl Membership {
 
     fn standing(&self, node: NodeId) -> Standing {
         let peer = &self.peers[usize::from(node.0)];
-        let said = peer.fresh(self.now, self.cluster.timing().takeover);
+        let said = peer.fresh(self.now, self.silence_of(peer));
         let progress = peer.progress();
         Standing {
             node,

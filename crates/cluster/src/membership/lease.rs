@@ -1,8 +1,9 @@
 //! This node's lease: how long it may handle packets, and whose support counts for it.
 //!
 //! A supporter that grants the lease for a heartbeat will not help anyone take this node's buckets
-//! before the takeover wait, counted from when it heard that heartbeat. So the lease reaches `length`
-//! beyond the sending of a heartbeat that a majority of the voters has granted.
+//! before the takeover wait, counted from when it heard that heartbeat; or before a longer one, if it
+//! says so. Its support ends so much earlier that clocks can't make up for it. The lease ends when a
+//! majority of the voters has no support left that lasts longer.
 //!
 //! Invariant: once a lease has run out, only lives of peers that supported it before can renew it,
 //! and only under the voters that it ran out under. A peer that has fenced this node, then lost its
@@ -36,11 +37,12 @@ pub(super) struct Terms {
     pub(super) voters_since: Version,
     /// Since when this life is a member.
     pub(super) standing: Version,
+    /// How long this node supports itself from now on.
+    pub(super) own: Duration,
 }
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    length: Duration,
     deadline: Nanos,
     /// Whether it was in force when it was last looked at.
     held: bool,
@@ -51,9 +53,33 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(length: Duration, nodes: usize) -> Self {
+    pub(super) fn new(nodes: usize) -> Self {
         let trusted = vec![None; nodes];
-        Self { length, deadline: Nanos(0), held: false, voters_since: None, trusted }
+        Self { deadline: Nanos(0), held: false, voters_since: None, trusted }
+    }
+
+    /// A lease that was in force when its process was replaced.
+    pub(super) fn resumed(
+        deadline: Nanos,
+        voters_since: Version,
+        trusted: Vec<Option<Incarnation>>,
+    ) -> Self {
+        Self { deadline, held: true, voters_since: Some(voters_since), trusted }
+    }
+
+    /// The voters under which it was last in force.
+    pub(super) fn voters_since(&self) -> Version {
+        self.voters_since.unwrap_or(Version(0))
+    }
+
+    /// Whose support kept it in force, by peer.
+    pub(super) fn trusted(&self) -> &[Option<Incarnation>] {
+        &self.trusted
+    }
+
+    /// Gives up what is beyond that moment.
+    pub(super) fn shorten(&mut self, end: Nanos) {
+        self.deadline = self.deadline.min(end);
     }
 
     pub(super) fn deadline(&self) -> Nanos {
@@ -79,21 +105,7 @@ impl Lease {
         if !self.held && under != terms.voters_since {
             return ended;
         }
-        let mut moments: Vec<Nanos> = peers
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| terms.voters.contains(NodeId(*index as u8)))
-            .filter_map(|(index, peer)| Some((index, peer.support.as_ref()?)))
-            .filter(|(index, support)| self.counts(*index, support, terms.standing))
-            .map(|(_, support)| support.sent)
-            .collect();
-        if terms.voters.contains(terms.me) {
-            moments.push(now);
-        }
-        moments.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = terms.voters.len() / 2 + 1;
-        let granted = majority.checked_sub(1).and_then(|needed| moments.get(needed));
-        let granted = granted.map_or(Nanos(0), |&moment| after(moment, self.length));
+        let granted = self.granted(now, peers, terms, Support::end);
         // Under other voters, support that sufficed may suffice no more: what was granted stands.
         self.deadline = self.deadline.max(granted);
         if now >= granted {
@@ -104,12 +116,36 @@ impl Lease {
         if std::mem::replace(&mut self.held, true) { Change::None } else { Change::Gained }
     }
 
+    /// Until when a majority of the voters supports this node, if each does until `end`.
+    pub(super) fn granted(
+        &self,
+        now: Nanos,
+        peers: &[Peer],
+        terms: &Terms,
+        end: impl Fn(&Support) -> Nanos,
+    ) -> Nanos {
+        let mut ends: Vec<Nanos> = peers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| terms.voters.contains(NodeId(*index as u8)))
+            .filter_map(|(index, peer)| Some((index, peer.support.as_ref()?)))
+            .filter(|(index, support)| self.counts(*index, support, terms.standing))
+            .map(|(_, support)| end(support))
+            .collect();
+        if terms.voters.contains(terms.me) {
+            ends.push(after(now, terms.own));
+        }
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        let majority = terms.voters.len() / 2 + 1;
+        let granted = majority.checked_sub(1).and_then(|needed| ends.get(needed));
+        granted.copied().unwrap_or(Nanos(0))
+    }
+
     /// Remembers who supports a lease that holds.
     fn trust(&mut self, now: Nanos, peers: &[Peer], terms: &Terms) {
         for (index, peer) in peers.iter().enumerate() {
             let Some(support) = &peer.support else { continue };
-            if self.counts(index, support, terms.standing) && now < after(support.sent, self.length)
-            {
+            if self.counts(index, support, terms.standing) && now < support.end() {
                 self.trusted[index] = Some(support.by);
             }
         }
@@ -132,6 +168,7 @@ mod tests {
             voters: (0..nodes).map(NodeId).collect(),
             voters_since: Version(0),
             standing: Version(5),
+            own: LENGTH,
         }
     }
 
@@ -140,6 +177,8 @@ mod tests {
         let support = |given: Option<(u64, u64)>| {
             given.map(|(at, by)| Support {
                 sent: ms(at),
+                firm: after(ms(at), LENGTH),
+                asked: Nanos(0),
                 by: Incarnation(by),
                 standing: (by < 10).then_some(Version(5)),
             })
@@ -156,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_lease_follows_the_majority() {
-        let mut lease = Lease::new(LENGTH, 3);
+        let mut lease = Lease::new(3);
         assert_eq!(refresh(&mut lease, 10, [None, None]), Change::None);
         assert_eq!(refresh(&mut lease, 10, [Some((5, 1)), None]), Change::Gained);
         assert_eq!(lease.deadline(), ms(105));
@@ -168,19 +207,24 @@ mod tests {
 
     #[test]
     fn four_nodes_need_two_others() {
-        let mut lease = Lease::new(LENGTH, 4);
+        let mut lease = Lease::new(4);
         let mut four = peers([Some((5, 1)), None]);
         four.push(Peer::default());
         assert_eq!(lease.refresh(ms(10), &four, &terms(4)), Change::None);
-        four[3].support =
-            Some(Support { sent: ms(2), by: Incarnation(3), standing: Some(Version(1)) });
+        four[3].support = Some(Support {
+            sent: ms(2),
+            firm: ms(102),
+            asked: Nanos(0),
+            by: Incarnation(3),
+            standing: Some(Version(1)),
+        });
         assert_eq!(lease.refresh(ms(10), &four, &terms(4)), Change::Gained);
         assert_eq!(lease.deadline(), ms(102));
     }
 
     #[test]
     fn a_node_that_does_not_vote_needs_a_majority_of_others() {
-        let mut lease = Lease::new(LENGTH, 3);
+        let mut lease = Lease::new(3);
         let terms = Terms { voters: [1, 2].map(NodeId).into_iter().collect(), ..terms(3) };
         assert_eq!(lease.refresh(ms(10), &peers([Some((5, 1)), None]), &terms), Change::None);
         let both = peers([Some((5, 1)), Some((6, 2))]);
@@ -189,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_forgetful_peer_cannot_bring_a_lease_back() {
-        let mut lease = Lease::new(LENGTH, 3);
+        let mut lease = Lease::new(3);
         refresh(&mut lease, 10, [Some((5, 1)), None]);
         refresh(&mut lease, 20, [Some((15, 14)), None]);
         assert_eq!(refresh(&mut lease, 200, [Some((15, 14)), None]), Change::Lost);
@@ -200,14 +244,14 @@ mod tests {
 
     #[test]
     fn a_first_lease_takes_members_of_long_standing() {
-        let mut lease = Lease::new(LENGTH, 3);
+        let mut lease = Lease::new(3);
         assert_eq!(refresh(&mut lease, 10, [Some((5, 11)), Some((5, 12))]), Change::None);
         assert_eq!(refresh(&mut lease, 10, [Some((5, 11)), Some((5, 2))]), Change::Gained);
     }
 
     #[test]
     fn a_lease_that_ran_out_stays_out_under_other_voters() {
-        let mut lease = Lease::new(LENGTH, 3);
+        let mut lease = Lease::new(3);
         refresh(&mut lease, 10, [Some((5, 1)), None]);
         let alone = Terms {
             voters: [NodeId(0)].into_iter().collect(),
@@ -216,7 +260,7 @@ mod tests {
         };
         assert_eq!(lease.refresh(ms(300), &peers([None, None]), &alone), Change::Lost);
         assert_eq!(lease.refresh(ms(310), &peers([None, None]), &alone), Change::None);
-        let mut other = Lease::new(LENGTH, 3);
+        let mut other = Lease::new(3);
         refresh(&mut other, 10, [Some((5, 1)), None]);
         assert_eq!(other.refresh(ms(50), &peers([None, None]), &alone), Change::None);
         assert!(other.is_held(), "it changed voters while it was in force");
@@ -224,8 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_ends_when_the_majority_of_supports_has_ended() {
+        let mut lease = Lease::new(5);
+        let mut five = peers([Some((5, 1)), Some((6, 2))]);
+        five.extend([Peer::default(), Peer::default()]);
+        let long = Terms { own: LENGTH * 30, ..terms(5) };
+        assert_eq!(lease.refresh(ms(10), &five, &long), Change::Gained);
+        assert_eq!(lease.deadline(), ms(105), "the third-latest end, whoever it is");
+        for (peer, (firm, asked)) in [(1, (105, 2900)), (2, (2800, 0))] {
+            let support = five[peer].support.as_mut().unwrap();
+            (support.firm, support.asked) = (ms(firm), ms(asked));
+        }
+        lease.refresh(ms(20), &five, &long);
+        assert_eq!(lease.deadline(), ms(2800));
+        lease.shorten(ms(120));
+        five[1].support.as_mut().unwrap().asked = Nanos(0);
+        assert_eq!(lease.refresh(ms(20), &five, &terms(5)), Change::None);
+        assert_eq!((lease.deadline(), lease.is_held()), (ms(120), true));
+        assert_eq!(lease.refresh(ms(120), &five, &terms(5)), Change::Lost);
+    }
+
+    #[test]
     fn a_node_alone_renews_by_itself() {
-        let mut lease = Lease::new(LENGTH, 1);
+        let mut lease = Lease::new(1);
         assert_eq!(lease.refresh(ms(10), &[Peer::default()], &terms(1)), Change::Gained);
         lease.refresh(ms(50), &[Peer::default()], &terms(1));
         assert_eq!(lease.deadline(), ms(150));

@@ -32,6 +32,21 @@
 //! act go by the same voters or by neighbours in the sequence, and the argument above holds between
 //! them. A lease that ran out is not renewed under other voters than it ran out under.
 //!
+//! # A pause by agreement
+//!
+//! A node that is to be silent for a while, because its process is replaced, says so in its
+//! heartbeats: for how long. A voter that grants such a heartbeat waits for so long, from when it heard
+//! it, and says that; so its support, and with it the lease, lasts longer ([`pause`]). The *last*
+//! heartbeat counts: who means to speak on first shortens its lease to the usual length, and only then
+//! asks for nothing any more. A voter that has heard that waits for the takeover wait from then on, and
+//! the lease ends before; one that has not still waits for as long as it has said. What others have
+//! granted to heartbeats from before the pause lengthens no lease after it.
+//!
+//! Who pauses is a voter itself, perhaps, without whose support others would have to stop. So it
+//! *offers* not to suspect them for as long: whatever it hears, as it may be deaf meanwhile. When they
+//! hear a new life of it, which does not remember its offers, they shorten their leases before they
+//! answer; and it counts no other answer.
+//!
 //! # Lost memory
 //!
 //! Nothing here is written to disk, so a restarted node has forgotten its promises. Three rules make
@@ -41,7 +56,9 @@
 //! that supported it before. So at the moment of a death verdict the lease of the dead is over, no
 //! life that forgot its vote has supported it before, and none can bring it back. (3) *Standing*: a
 //! first lease counts only support of lives that are members for at least as long, or a life that was
-//! fenced before its first lease could find a majority of forgetful ones.
+//! fenced before its first lease could find a majority of forgetful ones. (4) *Patience*: whom a new
+//! life has never heard may have been promised a pause by an earlier one, so it suspects nobody unheard
+//! before the longest pause is over; unless another life of the same node says that it has ended.
 //!
 //! A member that hears a majority and gets no lease begins a new life after a while, as if it had been
 //! restarted, and has to be admitted again. That is always safe, and lets a cluster form again
@@ -52,12 +69,15 @@
 //! Two voters stop when one of them dies: a majority of two is both. Clocks may differ in rate by the
 //! margin of [`crate::config::Timing::margin`], in nothing else.
 
+mod frozen;
 mod judgement;
 mod lease;
 mod output;
+mod pause;
 mod peer;
 mod title;
 
+pub use frozen::{Frozen, FrozenError, ResumeError, Unsettled};
 pub use output::{Cause, Counters, Notice, Output};
 pub use peer::{PeerState, PeerStatus, Standing};
 
@@ -107,6 +127,8 @@ pub struct Membership {
     in_touch_since: Option<Nanos>,
     idle_since: Option<Nanos>,
     lease: Lease,
+    /// The pause that is asked for, or is coming to its end.
+    pausing: Option<pause::Pausing>,
     told_lease: Nanos,
     fit: bool,
     /// Whether the replica is complete, and by which version of the map it knows the owners.
@@ -138,7 +160,8 @@ impl Membership {
     pub fn new(cluster: Arc<Cluster>, incarnation: Incarnation, now: Nanos) -> Self {
         let nodes = cluster.members().len();
         Self {
-            lease: Lease::new(cluster.timing().lease, nodes),
+            lease: Lease::new(nodes),
+            pausing: None,
             ledger: Ledger::new(cluster.node(), cluster.buckets()),
             map: Arc::new(cluster.first_map()),
             cluster,
@@ -198,10 +221,14 @@ impl Membership {
             && said.echo_sent <= now
             && now <= after(said.echo_sent, freshness);
         let Heartbeat { incarnation, sequence, sent, .. } = said;
-        if peer.latest.is_none_or(|latest| latest.incarnation != incarnation) {
+        let known = peer.latest.map(|latest| latest.incarnation);
+        peer.latest = Some(Latest { incarnation, sequence, sent, counted });
+        if known != Some(incarnation) {
             self.ledger.note_life(from, incarnation);
         }
-        peer.latest = Some(Latest { incarnation, sequence, sent, counted });
+        if known.is_some_and(|known| known != incarnation) {
+            self.mistrust(from);
+        }
         self.note_echo(&said);
         let peer = &mut self.peers[usize::from(from.0)];
         if counted {
@@ -388,7 +415,7 @@ impl Membership {
         self.cluster.peers().map(move |node| {
             let peer = &self.peers[usize::from(node.0)];
             let view = peer.view.as_ref();
-            let fresh = peer.fresh(now, self.cluster.timing().takeover);
+            let fresh = peer.fresh(now, self.silence_of(peer));
             let state = match (fresh, peer.place) {
                 (Some(_), _) => PeerState::Alive,
                 (None, Place::Fenced(_)) => PeerState::Fenced,
@@ -425,13 +452,13 @@ impl Membership {
     /// Takes in what a peer said not long ago.
     fn listen(&mut self, said: &Heartbeat) {
         let now = self.now;
+        let granted = said.grant.then(|| self.support(said));
         let peer = &mut self.peers[usize::from(said.from.0)];
-        if said.grant {
-            let Heartbeat { incarnation: by, standing, echo_sent: sent, .. } = *said;
+        if let Some(granted) = granted {
             // An older heartbeat granted by a newer life says more than the other way round.
-            let newer = peer.support.is_none_or(|old| old.by != by || old.sent < sent);
-            if newer {
-                peer.support = Some(Support { sent, by, standing });
+            let newer = |old: Support| old.by != granted.by || old.sent < granted.sent;
+            if peer.support.is_none_or(newer) {
+                peer.support = Some(granted);
             }
         }
         peer.listen(now, said);
@@ -457,8 +484,11 @@ impl Membership {
 
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
         let ready = self.is_ready();
+        let votes = ready && self.is_voter();
         let synced = self.is_synced();
         let fenced = self.own_votes();
+        let (pause, offer) = self.announced();
+        let now = self.now;
         let peer = &mut self.peers[usize::from(to.0)];
         peer.sequence += 1;
         let sequence = peer.sequence;
@@ -469,9 +499,13 @@ impl Membership {
             Place::Kept(admission, _) => Some(admission.life),
             Place::Vacant | Place::Fenced(_) => None,
         };
-        let grant = ready
-            && self.is_voter()
+        let grant = votes
             && latest.is_some_and(|latest| latest.counted && kept == Some(latest.incarnation));
+        let (patience, offer) =
+            if grant { (peer.pause, offer) } else { (Duration::ZERO, Duration::ZERO) };
+        if !offer.is_zero() {
+            peer.promised = peer.promised.max(after(now, offer));
+        }
         let me = self.cluster.node();
         let member = self.role() == Role::Member;
         let standing = self.map.admission(me).filter(|_| member).map(|admission| admission.since);
@@ -491,6 +525,9 @@ impl Membership {
             version: self.map.version(),
             settled: self.settled,
             standing,
+            pause,
+            patience,
+            offer,
             suspected: self.suspected,
             fenced,
         }
@@ -501,3 +538,6 @@ impl Membership {
         self.due = self.cluster.peers().collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

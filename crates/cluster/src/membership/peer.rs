@@ -4,6 +4,7 @@
 //! this node has promised about the life that the peer's place was given to by agreement, and only
 //! moves forward until the place is given to another life.
 
+use crate::config::MAX_PAUSE;
 use crate::heartbeat::{Heartbeat, HeartbeatError, Incarnation, Role};
 use crate::map::{Admission, Version};
 use crate::time::after;
@@ -45,10 +46,22 @@ pub(super) struct View {
 pub(super) struct Support {
     /// When this node sent it.
     pub(super) sent: Nanos,
+    /// Until when the support lasts, whatever the peer hears of this node later.
+    pub(super) firm: Nanos,
+    /// Until when it lasts because this node has announced a pause. Of no worth any more when it ends
+    /// the pause.
+    pub(super) asked: Nanos,
     /// The life of the peer that supports it.
     pub(super) by: Incarnation,
     /// Since when that life has been a member by agreement.
     pub(super) standing: Option<Version>,
+}
+
+impl Support {
+    /// Until when the support lasts.
+    pub(super) fn end(&self) -> Nanos {
+        self.firm.max(self.asked)
+    }
 }
 
 /// The newest heartbeat of a peer, whether or not it counts.
@@ -77,6 +90,10 @@ pub(super) struct Peer {
     pub(super) place: Place,
     /// When the life that the place belongs to was last heard.
     pub(super) heard: Nanos,
+    /// How long it may be silent after that, by its own word.
+    pub(super) pause: Duration,
+    /// This node has promised not to suspect it before.
+    pub(super) promised: Nanos,
     pub(super) suspected: bool,
     pub(super) support: Option<Support>,
     pub(super) progress: Option<Progress>,
@@ -138,12 +155,21 @@ impl Peer {
             Some(Progress { life, version: version.max(old), settled: settled.max(before) });
         if self.place.life() == Some(life) {
             self.heard = now;
+            self.pause = said.pause.min(MAX_PAUSE);
         }
     }
 
     /// How far the life that the place belongs to has come.
     pub(super) fn progress(&self) -> Option<Progress> {
         self.progress.filter(|progress| self.place.life() == Some(progress.life))
+    }
+
+    /// The place belongs to this life, as an earlier process has known; what was heard of it is over.
+    pub(super) fn take_back(&mut self, now: Nanos, admission: Admission, fenced: bool) {
+        self.place = match fenced {
+            true => Place::Fenced(admission),
+            false => Place::Kept(admission, now),
+        };
     }
 
     /// The place belongs to this life from now on.
@@ -154,9 +180,11 @@ impl Peer {
         self.place = Place::Kept(admission, now);
         self.suspected = false;
         self.support = None;
+        self.promised = Nanos(0);
         // It may have been heard before it was admitted.
-        let speaks = self.view.is_some_and(|view| view.said.incarnation == admission.life);
-        self.heard = if speaks { self.view.map_or(Nanos(0), |view| view.at) } else { Nanos(0) };
+        let view = self.view.filter(|view| view.said.incarnation == admission.life);
+        self.heard = view.map_or(Nanos(0), |view| view.at);
+        self.pause = view.map_or(Duration::ZERO, |view| view.said.pause.min(MAX_PAUSE));
     }
 }
 

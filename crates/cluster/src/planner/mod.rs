@@ -262,7 +262,8 @@ impl Planner {
         }
         let lists = Lists::new(scene.map, scene.standings);
         let held = lists.held();
-        let changes = plan::succeed(&held, &candidates, RANKS);
+        let mut changes = plan::succeed(&held, &candidates, RANKS);
+        changes.retain(|change| !scene.is_on_its_way(change.bucket));
         if !changes.is_empty() {
             return scene.assign(changes, Reason::Succession);
         }
@@ -334,6 +335,17 @@ impl Scene<'_> {
     fn is_there(&self, standing: &Standing) -> bool {
         let admitted = self.map.admission(standing.node);
         !standing.gone && admitted.is_some_and(|admission| Some(admission.life) == standing.life)
+    }
+
+    /// Whether a bucket is on its way to its next owner, and everyone is there who has to do with it.
+    /// What changes its list then would take the move back, and packets would be lost.
+    fn is_on_its_way(&self, bucket: BucketId) -> bool {
+        let Some(list) = self.map.list(bucket) else { return false };
+        let moving = self.map.older(bucket).next().is_some();
+        let there = |node: &NodeId| self.living().any(|standing| standing.node == *node);
+        moving
+            && self.least(|standing| standing.settled) < list.since
+            && list.ranks.iter().all(|node| there(node) && self.map.stands_in(*node, list.since))
     }
 
     /// What no living member is behind.

@@ -89,8 +89,8 @@ pub struct Replica {
     slots: Vec<BucketSlot>,
     /// Buckets that this node may know less of than their owner, until that has said what it has.
     doubtful: Vec<bool>,
-    /// The latest epoch under which a peer was believed to own a bucket.
-    heard: Vec<Epoch>,
+    /// The latest epoch under which a peer was believed to own a bucket, and which peer.
+    heard: Vec<(Epoch, NodeId)>,
     peers: Vec<Peer>,
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
@@ -115,7 +115,7 @@ impl Replica {
             table: CommonTable::new(key, buckets, cluster.max_flows()),
             slots: vec![BucketSlot::VACANT; buckets as usize],
             doubtful: vec![true; buckets as usize],
-            heard: vec![Epoch(0); buckets as usize],
+            heard: vec![(Epoch(0), NodeId::NONE); buckets as usize],
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,
@@ -129,6 +129,23 @@ impl Replica {
             cluster,
             incarnation,
         }
+    }
+
+    /// A node that goes on owning what another process has left to it. It knows no flow yet: what it
+    /// owns itself is to be read from the node table, by [`Self::handle_rescan`].
+    #[must_use]
+    pub fn resume(cluster: Arc<Cluster>, incarnation: Incarnation, slots: &[BucketSlot]) -> Self {
+        let me = cluster.node();
+        let mut replica = Self::new(cluster, incarnation);
+        for ((&slot, own), (bucket, doubtful)) in
+            slots.iter().zip(&mut replica.slots).zip((0..=u16::MAX).zip(&mut replica.doubtful))
+        {
+            let mine = slot.owner == me;
+            *own = if mine { BucketSlot { state: BucketState::Active, ..slot } } else { slot };
+            *doubtful = !mine;
+            replica.table.set_epoch(BucketId(bucket), slot.epoch);
+        }
+        replica
     }
 
     /// The flows of all nodes.

@@ -11,6 +11,7 @@
 mod attachment;
 mod bpf_call;
 mod loader;
+pub mod nameless;
 mod packets;
 pub mod pinning;
 mod refusal;
@@ -297,6 +298,14 @@ impl Datapath for KernelDatapath {
 
     fn discard_held(&mut self, bucket: BucketId) -> usize {
         self.discard(bucket)
+    }
+
+    fn leave_in(&mut self, directory: &Path) -> Result<(), Error> {
+        self.pin(directory)
+    }
+
+    fn leave_nothing(&mut self) -> Result<(), Error> {
+        pinning::keep(self)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

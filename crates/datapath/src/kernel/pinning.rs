@@ -188,6 +188,13 @@ pub(super) fn unpin(directory: &Path) -> Result<(), Error> {
     fs::remove_dir(directory).map_err(|error| failed(directory, &error))
 }
 
+/// Takes the names away, and keeps what they name for this process alone.
+pub(super) fn keep(datapath: &mut KernelDatapath) -> Result<(), Error> {
+    let Some(directory) = datapath.pinned.take() else { return Ok(()) };
+    datapath.shared.as_slice()[shared::PINNED].store(0, Ordering::Release);
+    unpin(&directory)
+}
+
 /// What is pinned in a directory.
 fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let name = |entry: io::Result<fs::DirEntry>| {

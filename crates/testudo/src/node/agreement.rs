@@ -12,9 +12,9 @@ use super::coordination::etcd::{self, Etcd};
 use super::coordination::{self, External, Owner, Store, StoreError};
 use super::health::Handle;
 use super::mailbox::{Mailbox, Sender};
+use super::restart::Restarter;
 use super::{engine, heartbeat};
 use crate::config::{self, Config};
-use crate::operate::order::Refusal;
 
 /// The longest message of the coordinators: a map of the largest cluster, and some.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -104,7 +104,7 @@ impl Agreement {
         cluster: Arc<Cluster>,
         mailbox: Mailbox<coordination::Input>,
         (engine, heartbeats): (Sender<engine::Input>, Sender<heartbeat::Input>),
-        health: Handle,
+        (health, restart): (Handle, Restarter),
     ) -> coordination::Parts {
         let config::agreement::Balance { percent, moves_per_minute } = config.agreement.balance;
         coordination::Parts {
@@ -121,9 +121,7 @@ impl Agreement {
             engine,
             heartbeats,
             health,
-            restart: Box::new(|| {
-                Err(Refusal::new("this daemon can't hand itself over", "to be stopped and started"))
-            }),
+            restart,
         }
     }
 }

@@ -16,6 +16,7 @@
 //! work, some milliseconds for a million slots; with tens of millions it delays other work for as long,
 //! and the watchdog allows for it.
 
+mod hand_over;
 mod letters;
 mod load_report;
 mod loading;
@@ -50,6 +51,7 @@ use self::takeover::Takeover;
 pub use self::tallies::Tallies;
 use super::clock;
 use super::coordination;
+use super::handover::Successor;
 use super::health::{Finding, Handle};
 use super::heartbeat;
 use super::mailbox::{Mailbox, Sender};
@@ -77,6 +79,13 @@ pub enum Input {
         to: NodeId,
         /// What.
         bytes: Vec<u8>,
+    },
+    /// This process is to be replaced.
+    HandOver {
+        /// By what.
+        successor: Arc<Successor>,
+        /// Where to say that it was not, and why.
+        failed: SyncSender<String>,
     },
 }
 
@@ -171,6 +180,13 @@ impl Engine {
         })
     }
 
+    /// Goes over the node table, for what the process before knew of this node's flows.
+    pub fn recollect(&mut self) -> usize {
+        let mut records = Vec::with_capacity(self.parts.datapath.table().len());
+        self.parts.datapath.table().scan(&mut |view| records.push(view.record));
+        self.parts.replica.handle_rescan(records).changed
+    }
+
     /// Turns until told to stop; then no packet meets the programs any more. Gives its mailbox back,
     /// because the heartbeat thread, which ends with the process, may not find it gone before.
     pub fn run(mut self, stop: &AtomicBool) -> io::Result<Mailbox<Input>> {
@@ -217,6 +233,11 @@ impl Engine {
                 Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
                 Some(Input::Ask(question)) => self.answer(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
+                Some(Input::HandOver { successor, failed }) => {
+                    let why = self.hand_over(&successor);
+                    // Whoever wanted it may have given up.
+                    let _ = failed.try_send(why.to_string());
+                }
                 None => return false,
             }
         }

@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ use nix::sys::time::TimeSpec;
 use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::{HEARTBEAT_BYTES, HeartbeatError, Incarnation, Role};
 use testudo_cluster::map::{Map, Version};
-use testudo_cluster::membership::{Cause, Counters, Membership, Notice, Output, PeerStatus};
+use testudo_cluster::membership::{
+    Cause, Counters, Frozen, Membership, Notice, Output, PeerStatus, Unsettled,
+};
 use testudo_datapath::kernel::LeaseHandle;
 use testudo_datapath::realtime;
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
@@ -71,6 +73,19 @@ pub enum Input {
         bucket: BucketId,
         /// By which version of the map.
         since: Version,
+    },
+    /// The process is to be replaced: ask the others to keep its place for so long.
+    Pause(Duration),
+    /// It is not, after all.
+    PauseEnded,
+    /// Is a pause asked for, and is it granted?
+    AskPause(SyncSender<(bool, bool)>),
+    /// Say nothing any more, and do nothing, until `held` is let go.
+    Freeze {
+        /// The way back.
+        answers: SyncSender<Result<Frozen, Unsettled>>,
+        /// What ends with the attempt.
+        held: Receiver<()>,
     },
     /// How is the node? The answer goes back this way.
     Ask(SyncSender<View>),
@@ -130,8 +145,8 @@ pub struct Heartbeats {
 pub struct Parts {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// This life.
-    pub incarnation: Incarnation,
+    /// This node's part in the cluster: at its beginning, or as another process has left it.
+    pub membership: Membership,
     /// Bound to the node's sync address.
     pub socket: UdpSocket,
     /// Where the members hear heartbeats, in their order.
@@ -153,10 +168,8 @@ pub struct Parts {
 impl Heartbeats {
     /// The heartbeats of a node that has just started.
     pub fn new(parts: Parts) -> Self {
-        let Parts { cluster, incarnation, .. } = &parts;
-        let membership = Membership::new(cluster.clone(), *incarnation, clock::now());
         Self {
-            membership,
+            membership: parts.membership,
             cluster: parts.cluster,
             socket: parts.socket,
             addresses: parts.addresses,
@@ -285,6 +298,13 @@ impl Heartbeats {
                 Input::Delivered { bucket, since } => {
                     membership.handle_delivered(now, bucket, since);
                 }
+                Input::Pause(ask) => membership.handle_pause(now, ask),
+                Input::PauseEnded => membership.handle_pause_ended(now),
+                Input::AskPause(reply) => {
+                    let granted = membership.paused_until(now).is_some();
+                    let _ = reply.try_send((membership.is_pausing(), granted));
+                }
+                Input::Freeze { answers, held } => self.freeze(&answers, &held),
                 Input::Ask(reply) => {
                     // Who asked may have given up meanwhile.
                     let _ = reply.try_send(self.view());
@@ -292,6 +312,18 @@ impl Heartbeats {
             }
             self.carry_out();
         }
+    }
+
+    /// Rests while the process is replaced. There is no limit to that: to go on while somebody might
+    /// still leave this membership to another process would be to have two of it. Its lease ends in time.
+    fn freeze(&mut self, answers: &SyncSender<Result<Frozen, Unsettled>>, held: &Receiver<()>) {
+        let frozen = self.membership.freeze(clock::now());
+        let rests = frozen.is_ok();
+        if answers.try_send(frozen).is_ok() && rests {
+            // Nothing is ever sent: it ends when the other side is dropped.
+            let _ = held.recv();
+        }
+        self.membership.handle_pause_ended(clock::now());
     }
 
     /// Tells the planner of all nodes. It may be behind with its mail; the next news say all.

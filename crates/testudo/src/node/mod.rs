@@ -14,15 +14,18 @@
 
 mod agreement;
 mod answers;
+mod beginning;
 pub(crate) mod clock;
 pub(crate) mod coordination;
 mod engine;
+mod handover;
 pub(crate) mod health;
 mod heartbeat;
 mod interfaces;
 pub(crate) mod mailbox;
 mod question;
 mod requirements;
+mod restart;
 mod startup;
 mod stations;
 mod streams;
@@ -57,6 +60,15 @@ pub struct Args {
     /// Check the configuration and do nothing else
     #[arg(long)]
     check: bool,
+    /// Go on where the process before has stopped, which has left all there is in this descriptor
+    #[arg(
+        long,
+        hide = true,
+        value_name = "DESCRIPTOR",
+        require_equals = true,
+        conflicts_with = "check"
+    )]
+    resume: Option<i32>,
     #[command(subcommand)]
     command: Option<operate::NodeCommand>,
 }
@@ -65,13 +77,13 @@ pub struct Args {
 pub fn run(args: &Args) -> ExitCode {
     match (&args.command, &args.config) {
         (Some(command), _) => operate::node(command),
-        (None, Some(file)) => be(file, args.check),
+        (None, Some(file)) => be(file, args.check, args.resume),
         (None, None) => unreachable!("clap requires --config without a subcommand"),
     }
 }
 
 /// Be a node, or see whether one could be.
-fn be(file: &Path, check: bool) -> ExitCode {
+fn be(file: &Path, check: bool, resume: Option<i32>) -> ExitCode {
     let plan = match startup::plan(file) {
         Ok(plan) => plan,
         Err(error) => {
@@ -85,7 +97,7 @@ fn be(file: &Path, check: bool) -> ExitCode {
     }
     write_log();
     end_with_any_thread();
-    match work(plan) {
+    match work(plan, resume) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("testudo: {error}");
@@ -94,13 +106,13 @@ fn be(file: &Path, check: bool) -> ExitCode {
     }
 }
 
-fn work(plan: Plan) -> Result<(), StartError> {
+fn work(plan: Plan, resume: Option<i32>) -> Result<(), StartError> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|source| StartError::Os { what: "a signal can't be handled", source })?;
     }
-    let node = startup::start(plan)?;
+    let node = startup::start(plan, resume)?;
     tracing::info!(control = %node.server.path().display(), "the node is up");
     let mailbox = node.engine.run(&stop).map_err(StartError::Engine)?;
     // Nothing handles packets any more; the socket goes next, and the rest with the process.

@@ -7,7 +7,7 @@
 use testudo_cluster::config::Cluster;
 use testudo_cluster::replica::{Replica, SyncStatus};
 use testudo_datapath::{Datapath, SharedTable};
-use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::engine::{Answers, Tallies};
@@ -22,6 +22,8 @@ pub enum Question {
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
     /// handing over, and whose entries it is just taking out?
     Kept(Answers<Vec<bool>>),
+    /// How many buckets are on their way, or not complete?
+    Moving(Answers<usize>),
     /// How many flows has each bucket?
     Counts(Answers<Vec<u32>>),
     /// Which flows does the whole cluster have?
@@ -84,6 +86,13 @@ impl Question {
                 answers.try_send(kept.collect()).is_err()
             }
             Self::Slots(answers) => answers.try_send(slots()).is_err(),
+            Self::Moving(answers) => {
+                let (leaving, arriving) = replica.moving();
+                let loading = all().map(|bucket| replica.slot(bucket)).filter(|slot| {
+                    slot.owner == cluster.node() && slot.state == BucketState::Loading
+                });
+                answers.try_send(leaving + arriving + loading.count()).is_err()
+            }
             Self::Counts(answers) => {
                 answers.try_send(all().map(|bucket| table.count(bucket)).collect()).is_err()
             }

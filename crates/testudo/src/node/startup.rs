@@ -14,25 +14,22 @@ use std::thread;
 use mio::Poll;
 use mio::net::TcpListener;
 use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
-use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::replica::Replica;
-use testudo_datapath::kernel::{KernelDatapath, LeaseHandle};
-use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Datapath, SharedTable};
+use testudo_datapath::SharedTable;
 use testudo_packet::bucket::NodeId;
-use testudo_packet::placement::Grounds;
-use testudo_packet::reception::Mode;
 
 use super::agreement::{Agreement, AgreementError};
 use super::answers::Answerer;
+use super::beginning::Beginning;
 use super::coordination::{self, Coordination};
-use super::engine::{self, AnyDatapath, Engine};
+use super::engine::{self, Engine};
+use super::handover::Successor;
 use super::health::{self, WatchError, Watcher};
 use super::heartbeat::{self, Heartbeats};
-use super::interfaces::{self, InterfaceError, Links};
+use super::interfaces::{InterfaceError, Links};
 use super::mailbox::{Mailbox, Sender};
 use super::requirements::{self, RequirementError};
-use super::stations::StationBook;
+use super::restart::Restarter;
 use super::streams::Streams;
 use super::watchdog::{Turns, Watchdog};
 use crate::config::error::ConfigError;
@@ -126,9 +123,6 @@ pub struct Started {
     pub health: Watcher,
 }
 
-/// The slots of a witness's node table, which stays empty.
-const WITNESS_SLOTS: u32 = 1024;
-
 /// Reads a configuration and checks it whole.
 pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     let config = config::load(file)?;
@@ -187,8 +181,9 @@ impl Mail {
     }
 }
 
-/// Starts a node. It is no member and has no buckets yet; the others admit it.
-pub fn start(plan: Plan) -> Result<Started, StartError> {
+/// Starts a node. It is no member and has no buckets yet, and the others admit it; or it goes on where
+/// the process before has stopped, if that can be done.
+pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     let Plan { config, cluster } = plan;
     requirements::check()?;
     requirements::raise_limits();
@@ -198,40 +193,39 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
     let health = watch(&config, &mail)?;
     let server = serve(&config, &cluster, &mail, table.clone(), health.handle())?;
     let agreement = Agreement::prepare(&config, &cluster)?;
-    let (datapath, lease) = packet_handling(&config, &links)?;
+    let beginning = Beginning::find(&config, &cluster, &links, resume)?;
     let own = config.own_member().sync;
     let (datagrams, listener) = (datagram_socket(own)?, stream_socket(own)?);
-    let incarnation = Incarnation(random()?);
     let turns = Turns::default();
     let heartbeats = heartbeat::Parts {
         cluster: cluster.clone(),
-        incarnation,
+        membership: beginning.membership,
         socket: datagrams,
         addresses: config.members.iter().map(|member| member.sync).collect(),
-        lease,
+        lease: beginning.lease,
         engine: mail.engine.0.clone(),
         coordination: mail.coordination.0.clone(),
         health: health.handle(),
         mailbox: mail.heartbeats.1,
         watchdog: Watchdog::new(turns.clone()),
     };
+    let successor = Successor::find().map_err(os("this program does not know its own path"))?;
+    let restart = Restarter::new(successor, mail.engine.0.clone(), mail.heartbeats.0.clone());
     let coordination = agreement.parts(
         &config,
         cluster.clone(),
         mail.coordination.1,
         (mail.engine.0, mail.heartbeats.0.clone()),
-        health.handle(),
+        (health.handle(), restart),
     );
     let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
-    let replica = Replica::new(cluster.clone(), incarnation);
-    let streams = streams(&config, &poll, listener, &replica)?;
-    let shared: SharedTable = datapath.table().clone();
-    let passing = config.cluster.mode == config::cluster::Mode::Steered;
-    let engine = Engine::new(engine::Parts {
-        stations: StationBook::new(passing, cluster.node(), &links.all(&config.interfaces)),
+    let streams = streams(&config, &poll, listener, &beginning.replica)?;
+    let shared: SharedTable = beginning.datapath.table().clone();
+    let mut engine = Engine::new(engine::Parts {
+        stations: beginning.stations,
         cluster,
-        datapath,
-        replica,
+        datapath: beginning.datapath,
+        replica: beginning.replica,
         streams,
         poll,
         mailbox: mail.engine.1,
@@ -242,6 +236,10 @@ pub fn start(plan: Plan) -> Result<Started, StartError> {
         turns,
     })
     .map_err(os("the engine's mailbox can't be waited for"))?;
+    if beginning.resumed {
+        let flows = engine.recollect();
+        tracing::info!(flows, "this process goes on where the one before has stopped");
+    }
     thread::Builder::new()
         .name("heartbeat".to_owned())
         .spawn(move || Heartbeats::new(heartbeats).run())
@@ -291,49 +289,6 @@ fn serve(
     Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)
 }
 
-/// The packet handling, attached; and its lease. A witness has one that meets no packets.
-fn packet_handling(
-    config: &Config,
-    links: &Links,
-) -> Result<(AnyDatapath, Option<LeaseHandle>), StartError> {
-    let own = config.own_id();
-    let mode = match (config.cluster.mode, &config.node.tap) {
-        (config::cluster::Mode::Shared, _) => Mode::Shared,
-        (config::cluster::Mode::Steered, _) => Mode::Steered,
-        (config::cluster::Mode::Tap, Some(tap)) => {
-            Mode::Tap { interface: interfaces::number(tap)? }
-        }
-        (config::cluster::Mode::Tap, None) => Mode::Shared,
-    };
-    let settings = testudo_datapath::Settings {
-        node: own,
-        secret: *config.cluster.secret.bytes(),
-        buckets: config.cluster.buckets,
-        grounds: Grounds::default(),
-        cluster_mac: config.cluster.mac,
-        table_slots: config.node.table_entries,
-        answers: links.answers(&config.interfaces)?,
-        mode,
-    };
-    if config.own_member().witness {
-        let settings = testudo_datapath::Settings { table_slots: WITNESS_SLOTS, ..settings };
-        return Ok((Box::new(UserDatapath::new(settings)?), None));
-    }
-    let mut datapath = KernelDatapath::load(settings)?;
-    let rules = config.rules.iter().map(|rule| rule.compile(|name| links.number(name)));
-    datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
-    if mode == Mode::Steered {
-        let passing = StationBook::new(true, own, &links.all(&config.interfaces));
-        datapath.set_local_addresses(&interfaces::addresses()?)?;
-        datapath.set_peers(&passing.all())?;
-    }
-    for interface in &config.interfaces {
-        datapath.attach(&interface.name)?;
-    }
-    let lease = datapath.lease_handle();
-    Ok((Box::new(datapath), Some(lease)))
-}
-
 fn datagram_socket(address: SocketAddr) -> Result<UdpSocket, StartError> {
     let failed = |source| StartError::Sync { protocol: "UDP", address, source };
     let socket = UdpSocket::bind(address).map_err(failed)?;
@@ -357,12 +312,6 @@ fn streams(
     let peers = replica.connects_to().map(|peer| (peer, members[usize::from(peer.0)].sync));
     Streams::new(registry, listener, members.len(), peers)
         .map_err(os("streams can't be waited for"))
-}
-
-fn random() -> Result<u64, StartError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)?;
-    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn os(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

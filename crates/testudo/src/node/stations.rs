@@ -46,6 +46,12 @@ impl StationBook {
         }
     }
 
+    /// What the peers have said.
+    pub fn peers(&self) -> Vec<(NodeId, Vec<Mac>)> {
+        let peers = self.known.iter().filter(|(node, _)| **node != self.own);
+        peers.map(|(&node, macs)| (node, macs.clone())).collect()
+    }
+
     /// Every address on every link.
     pub fn all(&self) -> Vec<Station> {
         let of_node = |(&node, macs): (&NodeId, &Vec<Mac>)| {

@@ -20,6 +20,9 @@ use crate::node::{clock, coordination};
 /// which waits here, keeps others waiting meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a restart may take to be prepared: buckets may be on their way.
+const RESTART: Duration = Duration::from_secs(4);
+
 /// How many names a message lists before it breaks off.
 const MAX_LISTED: usize = 8;
 
@@ -47,7 +50,7 @@ pub enum OperateError {
     Full,
     /// It is busy, or hangs, or has nobody to agree with.
     #[error(
-        "the coordinator's thread did not answer within {PATIENCE:?}; what was asked for may still \
+        "the coordinator's thread did not answer in time; what was asked for may still \
          come to pass: see `testudo map history`"
     )]
     Late,
@@ -132,17 +135,25 @@ impl Operator {
 
     /// Hands this node over to a new process.
     pub fn restart(&self) -> Result<protocol::Restarting, OperateError> {
-        self.ask(order::Request::Restart)?;
+        self.ask_for(RESTART, order::Request::Restart)?;
         let node = self.name(self.cluster.node());
         Ok(protocol::Restarting { node, process: std::process::id() })
     }
 
     /// Asks the coordinator's thread and waits for its answer, but not for long.
     fn ask<T>(&self, order: impl FnOnce(Answers<T>) -> order::Request) -> Result<T, OperateError> {
+        self.ask_for(PATIENCE, order)
+    }
+
+    fn ask_for<T>(
+        &self,
+        patience: Duration,
+        order: impl FnOnce(Answers<T>) -> order::Request,
+    ) -> Result<T, OperateError> {
         let (sender, answer) = mpsc::sync_channel(1);
         let order = coordination::Input::Order(order(Answers::new(sender)));
         self.coordination.send(order).map_err(|_| OperateError::Full)?;
-        Ok(answer.recv_timeout(PATIENCE).map_err(|_| OperateError::Late)??)
+        Ok(answer.recv_timeout(patience).map_err(|_| OperateError::Late)??)
     }
 
     fn member(&self, seen: &str) -> Result<NodeId, OperateError> {

@@ -30,6 +30,7 @@ use testudo_coordinator::{Coordinator, Output};
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 use super::mailbox::{Mailbox, Sender};
+use super::restart::Restarter;
 use super::throttle::Throttle;
 use super::{clock, engine, heartbeat};
 use crate::node::health::{Finding, Handle};
@@ -95,7 +96,7 @@ pub struct Parts {
     /// Where this node's health is kept.
     pub health: Handle,
     /// What is to happen when an operator wants the node restarted.
-    pub restart: Box<dyn Fn() -> Result<(), order::Refusal> + Send>,
+    pub restart: Restarter,
 }
 
 /// The coordination thread.
@@ -249,6 +250,18 @@ impl Coordination {
         let better = self.standings.iter().filter(leased).find(|s| voters.contains(s.node));
         if let Some(better) = better.filter(|_| leads && !mine) {
             self.parts.coordinator.transfer(now, better.node);
+        }
+    }
+
+    /// This node is to be silent for a while: another had better lead meanwhile.
+    fn step_down(&mut self, now: Nanos) {
+        let own = self.parts.cluster.node();
+        let voters = self.parts.coordinator.machine().voters();
+        let other = self.standings.iter().find(|standing| {
+            standing.lease && standing.node != own && voters.contains(standing.node)
+        });
+        if let Some(other) = other.filter(|_| self.parts.coordinator.leads()) {
+            self.parts.coordinator.transfer(now, other.node);
         }
     }
 

@@ -39,7 +39,10 @@ impl Coordination {
                 let truncated = cut > 0 || first > 1;
                 answers.give(Ok((all[cut..].to_vec(), truncated)));
             }
-            Request::Restart(answers) => answers.give((self.parts.restart)()),
+            Request::Restart(answers) => {
+                self.step_down(now);
+                self.parts.restart.begin(answers);
+            }
         }
     }
 

@@ -1,0 +1,208 @@
+//! `testudo node restart`: all that comes before the process is replaced.
+//!
+//! A thread of its own waits, so that nobody else does: for the new program to look at the
+//! configuration, for buckets that are on their way, for the others to grant a pause. Then the operator
+//! is told that it begins, and the engine hands over.
+//!
+//! Invariant: until the engine has executed the new program, everything can be taken back, and is.
+
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use testudo_cluster::config::MAX_PAUSE;
+
+use super::handover::Successor;
+use super::mailbox::Sender;
+use super::question::Question;
+use super::{engine, heartbeat};
+use crate::operate::order::{Answers, Refusal};
+
+/// How long the new program may look at the configuration.
+const CHECK: Duration = Duration::from_secs(2);
+/// How long buckets may be on their way.
+const MOVES: Duration = Duration::from_secs(1);
+/// How long the others may take to grant a pause.
+const GRANT: Duration = Duration::from_secs(1);
+/// How long a thread of this process may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long the process goes on after the operator was answered, so that the answer arrives.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// Who has this process replaced.
+#[derive(Clone, Debug)]
+pub struct Restarter {
+    successor: Arc<Successor>,
+    engine: Sender<engine::Input>,
+    heartbeats: Sender<heartbeat::Input>,
+    busy: Arc<AtomicBool>,
+}
+
+impl Restarter {
+    /// One that has not begun.
+    pub fn new(
+        successor: Successor,
+        engine: Sender<engine::Input>,
+        heartbeats: Sender<heartbeat::Input>,
+    ) -> Self {
+        Self { successor: Arc::new(successor), engine, heartbeats, busy: Arc::default() }
+    }
+
+    /// Begins; the answer is given when nothing stands against it any more.
+    pub fn begin(&self, answers: Answers<()>) {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            let refusal =
+                Refusal::new("this node is handing itself over already", "to wait for it");
+            return answers.give(Err(refusal));
+        }
+        let own = self.clone();
+        let spawned = thread::Builder::new().name("restart".into()).spawn(move || {
+            own.hand_over(answers);
+            own.busy.store(false, Ordering::Release);
+        });
+        if let Err(error) = spawned {
+            // The answer went with the thread: the operator is told that there was none in time.
+            tracing::error!(%error, "no thread to restart by");
+            self.busy.store(false, Ordering::Release);
+        }
+    }
+
+    fn hand_over(&self, answers: Answers<()>) {
+        if let Err(refusal) = self.prepare() {
+            self.stay();
+            return answers.give(Err(refusal));
+        }
+        let program = self.successor.executable().display();
+        tracing::info!(%program, "this process hands over to a new one");
+        answers.give(Ok(()));
+        thread::sleep(FAREWELL);
+        let (failed, failure) = mpsc::sync_channel(1);
+        let successor = self.successor.clone();
+        let told = self.engine.send(engine::Input::HandOver { successor, failed });
+        let why = match told {
+            Ok(()) => failure.recv_timeout(MAX_PAUSE).ok(),
+            Err(_) => Some("the engine takes no more orders now".to_owned()),
+        };
+        let why = why.unwrap_or_else(|| "the engine did not come to it".to_owned());
+        tracing::error!(why, "this process could not hand over, and goes on as before");
+        self.stay();
+    }
+
+    /// Nothing comes of it: the usual waits hold again.
+    fn stay(&self) {
+        // If there is no room for it, the pause ends by itself.
+        let _ = self.heartbeats.send(heartbeat::Input::PauseEnded);
+    }
+
+    fn prepare(&self) -> Result<(), Refusal> {
+        self.check()?;
+        self.wait_for_moves()?;
+        self.ask_for_a_pause()
+    }
+
+    /// Has the new program look at the configuration.
+    fn check(&self) -> Result<(), Refusal> {
+        let program = self.successor.executable().display().to_string();
+        let expected = "a program that takes this node's configuration";
+        let child = self.successor.check().spawn();
+        let child = child.map_err(|error| Refusal::new(format!("{program}: {error}"), expected))?;
+        let said =
+            finish(child).map_err(|why| Refusal::new(format!("{program}: {why}"), expected))?;
+        match said {
+            None => Ok(()),
+            Some(said) => {
+                Err(Refusal::new(format!("{program} refuses: {}", said.trim()), expected))
+            }
+        }
+    }
+
+    fn wait_for_moves(&self) -> Result<(), Refusal> {
+        let end = Instant::now() + MOVES;
+        loop {
+            let (answers, answer) = mpsc::sync_channel(1);
+            let sent = self.engine.send(engine::Input::Ask(Question::Moving(answers)));
+            let moving = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+            match moving {
+                Some(0) => return Ok(()),
+                None => {
+                    return Err(Refusal::new("the engine does not answer", "to be asked again"));
+                }
+                Some(count) if Instant::now() >= end => {
+                    let seen = format!("{count} buckets are on their way, or loading");
+                    return Err(Refusal::new(seen, "all to have arrived"));
+                }
+                Some(_) => thread::sleep(LOOK),
+            }
+        }
+    }
+
+    fn ask_for_a_pause(&self) -> Result<(), Refusal> {
+        let refused = |seen: &str| {
+            Refusal::new(seen, "a member with a lease, and voters that keep its place for a while")
+        };
+        let sent = self.heartbeats.send(heartbeat::Input::Pause(MAX_PAUSE));
+        sent.map_err(|_| refused("the heartbeat thread takes no orders now"))?;
+        let end = Instant::now() + GRANT;
+        loop {
+            let (answers, answer) = mpsc::sync_channel(1);
+            let sent = self.heartbeats.send(heartbeat::Input::AskPause(answers));
+            let state = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+            match state {
+                Some((_, true)) => return Ok(()),
+                Some((false, _)) => return Err(refused("this node holds no lease")),
+                None => return Err(refused("the heartbeat thread does not answer")),
+                Some(_) if Instant::now() >= end => {
+                    return Err(refused("no majority of the voters has granted a pause"));
+                }
+                Some(_) => thread::sleep(LOOK),
+            }
+        }
+    }
+}
+
+/// Waits for a program; gives what it complained of, if it did.
+fn finish(mut child: Child) -> Result<Option<String>, String> {
+    let end = Instant::now() + CHECK;
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) => break,
+            Ok(None) if Instant::now() < end => thread::sleep(LOOK),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("it was not done with the configuration within {CHECK:?}"));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((!output.status.success()).then(|| format!("{said} ({})", output.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn run(script: &str) -> Result<Option<String>, String> {
+        let mut command = Command::new("sh");
+        finish(command.args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    #[test]
+    fn a_program_is_heard_and_not_waited_for_for_ever() {
+        assert_eq!(run("exit 0"), Ok(None));
+        let said = run("echo no such key >&2; exit 2").unwrap().unwrap();
+        assert!(said.contains("no such key") && said.contains("exit status: 2"), "{said}");
+        let begun = Instant::now();
+        assert!(run("exec sleep 60").unwrap_err().contains("within 2s"));
+        assert!(begun.elapsed() < CHECK * 3);
+    }
+}
