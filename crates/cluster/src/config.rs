@@ -525,7 +525,7 @@ mod tests {
         assert_eq!(print(|s| s.timing.formation *= 2), plain);
         assert_eq!(print(|s| s.timing.heartbeat /= 2), plain);
         assert_ne!(print(|s| s.label = "steered".into()), plain);
-        assert_ne!(print(|s| s.timing.lease /= 2), plain);
+        assert_ne!(print(|s| s.timing.lease -= Duration::from_millis(10)), plain);
         assert_ne!(print(|s| s.min_voters = 1), plain);
         assert_ne!(print(|s| s.witnesses = [NodeId(0)].into_iter().collect()), plain);
         assert_ne!(print(|s| s.name = "other".into()), plain);

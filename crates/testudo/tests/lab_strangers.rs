@@ -84,10 +84,10 @@ fn another_secret_is_refused() {
 
 fn another_setting_is_refused() {
     under_load("setting", |standing| {
-        let stream = "the peer's settings are";
+        // The one that dials hears first who the other one is.
+        let stream = "the peer closed it within the handshake";
         let change = |text: &str| with(text, "takeover_ms", "1100");
         comes_back_changed(standing, change, ["takeover", stream]);
-        // Having proved that it is a member, it is told the settings, and sees the difference itself.
         standing.await_line("n3", &["a sync stream ended", "the peer's settings are"]);
     });
 }

@@ -33,8 +33,8 @@ pub enum Ended {
     Closed,
     /// The peer has closed it, and has not proved who it is.
     #[error(
-        "the peer closed it within the handshake: it refuses this node's version, secret or name, and \
-         its log says which, or it has no room"
+        "the peer closed it within the handshake: it refuses this node's version, secret, name or \
+         settings, and its log says which, or it has no room"
     )]
     TurnedAway,
     /// The network, or a side of it, failed.

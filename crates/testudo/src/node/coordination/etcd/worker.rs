@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use testudo_coordinator::StateMachine;
+use ureq::tls::TlsConfig;
 
 use super::client::Client;
 use super::keys::Keys;
@@ -33,10 +34,15 @@ pub struct Worker<M> {
 }
 
 impl<M: StateMachine> Worker<M> {
-    pub fn new(settings: Settings, machine: M, outbox: SyncSender<Answer<M>>) -> Self {
-        let keys = Keys::new(&settings.cluster);
+    pub fn new(
+        settings: Settings,
+        tls: Option<TlsConfig>,
+        machine: M,
+        outbox: SyncSender<Answer<M>>,
+    ) -> Self {
+        let keys = Keys::new(&settings.prefix, &settings.cluster);
         Self {
-            client: Client::new(settings.endpoints),
+            client: Client::new(settings.endpoints, tls),
             leadership: Leadership::new(&keys, settings.node, settings.lease),
             log: Log::new(keys, machine, settings.snapshot_after),
             outbox,
