@@ -110,7 +110,7 @@ impl Timing {
 /// The longest silence that voters wait out for a node that has announced it. A new life of a voter,
 /// which does not remember what was announced, waits for so long before it suspects whom it has never
 /// heard.
-pub const MAX_PAUSE: Duration = Duration::from_secs(3);
+pub const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a node is told of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,10 +9,23 @@ use std::io;
 ///
 /// Refused without `CAP_SYS_NICE`; the thread then runs as before.
 pub fn run_before_ordinary_threads() -> io::Result<()> {
-    let lowest = libc::sched_param { sched_priority: 1 };
+    schedule(libc::SCHED_FIFO, 1)
+}
+
+/// The same for a while, through an execve(2), too; threads that the thread starts are ordinary ones.
+pub fn hurry() -> io::Result<()> {
+    schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
+}
+
+/// Makes the calling thread an ordinary one again.
+pub fn hurry_no_more() -> io::Result<()> {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+fn schedule(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority };
     // SAFETY: the thread is the calling one, which lives, and the parameter is a valid local.
-    let error =
-        unsafe { libc::pthread_setschedparam(libc::pthread_self(), libc::SCHED_FIFO, &lowest) };
+    let error = unsafe { libc::pthread_setschedparam(libc::pthread_self(), policy, &parameter) };
     // Not sched_setscheduler(2): musl has that only as a stub that fails.
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
@@ -20,6 +33,25 @@ pub fn run_before_ordinary_threads() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hurry_ends_and_is_not_inherited() {
+        std::thread::spawn(|| {
+            let stat = || std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // Field 41 of proc_pid_stat(5); the name before it may hold spaces.
+            let field = |stat: String| stat.rsplit(')').next()?.split(' ').nth(39)?.parse().ok();
+            let policy = move || -> i32 { field(stat()).unwrap() };
+            let ordinary = policy();
+            if hurry().is_ok() {
+                assert_ne!(policy(), ordinary);
+                assert_eq!(std::thread::spawn(policy).join().unwrap(), ordinary);
+                hurry_no_more().unwrap();
+                assert_eq!(policy(), ordinary);
+            }
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn it_is_granted_or_refused_for_want_of_a_permission() {

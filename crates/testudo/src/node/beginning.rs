@@ -127,6 +127,7 @@ impl Beginning {
         links: &Links,
         handover: &Handover,
     ) -> Result<Self, Obstacle> {
+        let begun = clock::now();
         let frozen = Frozen::decode(cluster, &handover.membership)?;
         let stations = stations(config, links, &handover.stations);
         let (datapath, lease) = match (config.own_member().witness, handover.packets) {
@@ -139,6 +140,8 @@ impl Beginning {
                 check(&datapath, cluster, &frozen)?;
                 set_up(&mut datapath, config, links, &stations)?;
                 datapath.leave_nothing().map_err(StartError::from)?;
+                let millis = clock::between(begun, clock::now()).as_millis();
+                tracing::info!(millis, "the packet handling was taken over");
                 let lease = datapath.lease_handle();
                 (Box::new(datapath) as AnyDatapath, Some(lease))
             }

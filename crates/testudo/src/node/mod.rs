@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
+use testudo_datapath::realtime;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
@@ -112,7 +113,12 @@ fn work(plan: Plan, resume: Option<i32>) -> Result<(), StartError> {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|source| StartError::Os { what: "a signal can't be handled", source })?;
     }
-    let node = startup::start(plan, resume)?;
+    let started = startup::start(plan, resume);
+    // Whoever was replaced has been in a hurry since.
+    if let Err(error) = resume.map_or(Ok(()), |_| realtime::hurry_no_more()) {
+        tracing::warn!(%error, "the engine goes on before ordinary threads");
+    }
+    let node = started?;
     tracing::info!(control = %node.server.path().display(), "the node is up");
     let mailbox = node.engine.run(&stop).map_err(StartError::Engine)?;
     // Nothing handles packets any more; the socket goes next, and the rest with the process.

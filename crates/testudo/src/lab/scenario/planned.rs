@@ -122,10 +122,14 @@ impl Stage<'_> {
         for index in 0..usize::from(self.lab.state().plan.nodes) {
             let node = self.lab.state().nodes[index].clone();
             let owned = self.owned(index).unwrap_or_default();
+            let sent = self.heartbeats(index).unwrap_or_default();
             let begun = Instant::now();
             let told = operator::tell(&node, &["node", "restart"]).map(drop);
             let back = |stage: &Self| {
-                stage.role(index) == Some(Role::Member) && stage.owned(index) >= Some(owned)
+                // Counters begin anew with the process.
+                stage.heartbeats(index).is_some_and(|now| now < sent)
+                    && stage.role(index) == Some(Role::Member)
+                    && stage.owned(index) >= Some(owned)
             };
             if !self.step(told, &format!("{} restarted", node.name), RESTART, back)? {
                 continue;
@@ -173,6 +177,11 @@ impl Stage<'_> {
     fn owned(&self, node: usize) -> Option<u32> {
         let status = ask(&self.lab.state().nodes[node].control).ok()?;
         (status.buckets.loading == 0).then_some(status.buckets.owned)
+    }
+
+    fn heartbeats(&self, node: usize) -> Option<u64> {
+        let status = ask(&self.lab.state().nodes[node].control).ok()?;
+        status.counters.get("heartbeats_sent").copied()
     }
 
     fn role(&self, node: usize) -> Option<Role> {

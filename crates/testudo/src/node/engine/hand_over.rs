@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use testudo_cluster::membership::{Frozen, Unsettled};
 use testudo_datapath::kernel::nameless::NamelessFileSystem;
+use testudo_datapath::realtime;
 use testudo_packet::bucket::{BucketId, BucketState};
 
 use super::{Engine, Parts};
@@ -59,6 +60,8 @@ impl Engine {
             Ok(frozen) => frozen,
             Err(error) => return error,
         };
+        // From here on the cluster waits for this thread, and for what it becomes.
+        let _ = realtime::hurry();
         let error = match self.leave(&frozen) {
             Ok((number, file_system)) => {
                 let source = successor.replace(number);
@@ -72,6 +75,7 @@ impl Engine {
         if let Err(error) = self.parts.datapath.leave_nothing() {
             tracing::error!(%error, "what was left could not be taken back");
         }
+        let _ = realtime::hurry_no_more();
         error
     }
 
