@@ -276,25 +276,13 @@ fn a_tap_goes_to_an_interface_of_its_own() {
 }
 
 #[test]
-fn directories_are_absolute_and_a_bpffs_knows_no_dots() {
+fn the_state_directory_is_absolute() {
     let entries = "table_entries = 4096";
     let node = |text| changed(entries, text).unwrap();
     assert_eq!(node("state = \"/var/s\"").node.state, Path::new("/var/s"));
-    assert_eq!(node("pin = \"/sys/fs/bpf/x\"").node.pin, Path::new("/sys/fs/bpf/x"));
-    let dotted = GOOD.replace("\"lab\"", "\"lab.1\"");
-    let config = parse(Path::new("f"), &dotted).unwrap();
-    assert_eq!(config.pins(), Path::new("/sys/fs/bpf/testudo/lab+1/n1"));
-    refused(&[
-        (
-            entries,
-            "state = \"s\"",
-            "f:10:9: state is \"s\"; expected an absolute path of at most 1024 bytes",
-        ),
-        (
-            entries,
-            "pin = \"/sys/fs/bpf/x.y\"",
-            "f:10:7: pin is \"/sys/fs/bpf/x.y\", which a bpffs can't hold; expected a path without \
-             dots",
-        ),
-    ]);
+    refused(&[(
+        entries,
+        "state = \"s\"",
+        "f:10:9: state is \"s\"; expected an absolute path of at most 1024 bytes",
+    )]);
 }

@@ -111,7 +111,6 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.agreement.handover, Duration::from_secs(1));
     assert_eq!(config.agreement.balance, agreement::Balance::default());
     assert_eq!(config.node.state, Path::new("/var/lib/testudo/lab/n1"));
-    assert_eq!(config.node.pin, Path::new("/sys/fs/bpf/testudo"));
     assert_eq!((config.members[0].weight, config.members[0].witness), (100, false));
     assert_eq!(config.probes, []);
     assert_eq!(config.health.late, Duration::from_millis(100));
@@ -189,7 +188,7 @@ fn everything() -> String {
                    balance_percent = 30\nbalance_moves_per_minute = 6\ncoordinator = \"etcd\"\n\
                    [cluster.etcd]\nendpoints = [\"https://e:2379\"]\nca = \"/c\"\ncert = \"/x\"\n\
                    key = \"/k\"\nprefix = \"/t\"";
-    let node = "table_entries = 4096\nstate = \"/s\"\npin = \"/p\"";
+    let node = "table_entries = 4096\nstate = \"/s\"";
     let member = "sync = \"10.99.0.2:7400\"\nweight = 50\nwitness = true";
     let rest = "unreplied = 30\n[[probe]]\ntarget = \"fe80::1\"\ninterface = \"in0\"\nlost = 2\n\
                 [health]\nrecovery_ms = 100\nlate_ms = 9";
@@ -228,7 +227,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap, pin",
+             table_entries, state, tap",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
