@@ -166,7 +166,7 @@ impl Engine {
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
             yields: Yields::default(),
-            load_report: LoadReport::new(parts.cluster.buckets()),
+            load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
             loading: Loading::default(),
             takeover: None,

@@ -4,7 +4,7 @@
 //! reports to every other, because any of them may lead, and a new leader should know at once.
 
 use testudo_cluster::plan::Load;
-use testudo_datapath::{BucketLoad, NodeTable};
+use testudo_datapath::{BucketLoad, Datapath, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{Event, EventKind};
@@ -30,11 +30,13 @@ pub struct LoadReport {
 const TUNNEL_COUNT: u64 = 10;
 
 impl LoadReport {
-    /// Nothing was counted yet.
-    pub fn new(buckets: u32) -> Self {
+    /// Counts from now on: what an earlier process has left has carried something already.
+    pub fn new(buckets: u32, datapath: &dyn Datapath<Table = SharedTable>) -> Self {
         let buckets = buckets as usize;
+        let mut before = vec![BucketLoad::default(); buckets];
+        datapath.loads(&mut before);
         Self {
-            before: vec![BucketLoad::default(); buckets],
+            before,
             now: vec![BucketLoad::default(); buckets],
             new_flows: vec![0; buckets],
             tunnels: vec![0; buckets],
