@@ -29,7 +29,7 @@ use crate::map::{Command, Map, Reason, Version};
 use crate::membership::Standing;
 use crate::node_set::NodeSet;
 use crate::plan::{self, BalanceSettings, Change, Lately, Moved};
-use crate::time::{NEVER, after};
+use crate::time::after;
 
 pub use by_hand::{ByHandError, move_bucket};
 pub use lists::{Lists, candidates};
@@ -317,12 +317,6 @@ impl Planner {
             plan::by_load(held, candidates, RANKS, &self.costs, &self.balance, lately, MOVES);
         self.elephants = load_plan.elephants;
         (!load_plan.changes.is_empty()).then_some((load_plan.changes, Reason::Balance))
-    }
-
-    /// When [`Self::plan`] may have something new by the time alone.
-    #[must_use]
-    pub fn next_wakeup(&self) -> Nanos {
-        if self.leading_since.is_some() { self.waiting.1 } else { NEVER }
     }
 }
 

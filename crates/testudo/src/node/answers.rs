@@ -13,6 +13,7 @@ use std::time::Duration;
 use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::Role;
 use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
+use testudo_cluster::replica::MoveCounters;
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 
@@ -343,7 +344,16 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("restarts", restarts),
         ("notices_dropped", notices_dropped),
     ];
-    let all = standing.counters.iter().copied().chain(standing.tallies.named()).chain(heartbeats);
+    let MoveCounters { handed_over, forced, withdrawn, arrived, held_in_vain } = standing.moves;
+    let moves = [
+        ("moves_handed_over", handed_over),
+        ("moves_forced", forced),
+        ("moves_withdrawn", withdrawn),
+        ("moves_arrived", arrived),
+        ("moves_held_in_vain", held_in_vain),
+    ];
+    let all = standing.counters.iter().copied().chain(standing.tallies.named());
+    let all = all.chain(heartbeats).chain(moves);
     all.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 

@@ -5,7 +5,7 @@
 //! asker's thread: the table is shared memory, so only what the engine alone has is copied here.
 
 use testudo_cluster::config::Cluster;
-use testudo_cluster::replica::{Replica, SyncStatus};
+use testudo_cluster::replica::{MoveCounters, Replica, SyncStatus};
 use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
@@ -50,6 +50,8 @@ pub struct Standing {
     pub peers: Vec<(NodeId, SyncStatus)>,
     /// What the engine counts.
     pub tallies: Tallies,
+    /// How planned moves ended.
+    pub moves: MoveCounters,
     /// What the packet handling counts.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -76,6 +78,7 @@ impl Question {
                     digest: table.digest(),
                     peers: cluster.peers().map(|peer| (peer, replica.peer(peer))).collect(),
                     tallies: *tallies,
+                    moves: replica.move_counters(),
                     counters: datapath.counters(),
                 })
                 .is_err(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::plan::{Load, Rates};
-use testudo_packet::bucket::{BucketId, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, Nanos};
 
 use super::clock;
 
@@ -36,13 +36,7 @@ impl Loads {
         }
     }
 
-    pub fn report(
-        &mut self,
-        now: Nanos,
-        _from: NodeId,
-        time: Duration,
-        loads: Vec<(BucketId, Load)>,
-    ) {
+    pub fn report(&mut self, now: Nanos, time: Duration, loads: Vec<(BucketId, Load)>) {
         self.since.get_or_insert(now);
         let scale = PERIOD.as_secs_f64() / time.as_secs_f64().max(0.001);
         let scaled = |number: u64| (number as f64 * scale) as u64;
@@ -70,6 +64,7 @@ impl Loads {
 mod tests {
     use super::*;
     use testudo_cluster::config::{Settings, Timing};
+    use testudo_packet::bucket::NodeId;
 
     fn cluster() -> Cluster {
         let settings = Settings {
@@ -94,9 +89,9 @@ mod tests {
         let load = Load { packets: 1000, ..Load::default() };
         let second = 1_000_000_000;
         assert_eq!(loads.take_costs(Nanos(0)), None, "nothing was reported");
-        loads.report(Nanos(1), NodeId(0), PERIOD, vec![(BucketId(1), load)]);
-        loads.report(Nanos(1), NodeId(1), PERIOD / 2, vec![(BucketId(2), load)]);
-        loads.report(Nanos(1), NodeId(1), PERIOD, vec![(BucketId(9), load)]);
+        loads.report(Nanos(1), PERIOD, vec![(BucketId(1), load)]);
+        loads.report(Nanos(1), PERIOD / 2, vec![(BucketId(2), load)]);
+        loads.report(Nanos(1), PERIOD, vec![(BucketId(9), load)]);
         assert_eq!(loads.take_costs(Nanos(second / 2)), None);
         let costs = loads.take_costs(Nanos(second + 1)).unwrap();
         assert_eq!(costs[0], 0.0);
