@@ -40,6 +40,11 @@ impl Agreed {
     pub fn version(&self) -> u64 {
         self.version.as_u64().expect("a number")
     }
+
+    /// Whose a bucket is.
+    pub fn owner(&self, bucket: usize) -> String {
+        self.buckets[bucket].0.as_str().unwrap_or_default().to_owned()
+    }
 }
 
 impl Standing {
@@ -117,6 +122,13 @@ impl Standing {
         let mut testudo = Command::new(TESTUDO);
         let output = testudo.args(command).args(["-j", "--socket"]).arg(socket).output();
         serde_json::from_slice(&output.expect("start testudo").stdout).ok()
+    }
+
+    /// Has a node do something; says whether it does.
+    pub fn tell(&self, node: &str, command: &[&str]) -> bool {
+        let socket = self.file(&format!("{node}.sock"));
+        let output = Command::new(TESTUDO).args(command).arg("--socket").arg(socket).output();
+        output.expect("start testudo").status.success()
     }
 
     /// A counter of a node.
