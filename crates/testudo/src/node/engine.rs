@@ -43,6 +43,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
+pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
 use self::moves::Yields;
@@ -85,7 +86,7 @@ pub enum Input {
         /// By what.
         successor: Arc<Successor>,
         /// Where to say that it was not, and why.
-        failed: SyncSender<String>,
+        failed: SyncSender<HandOverError>,
     },
 }
 
@@ -236,7 +237,7 @@ impl Engine {
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
                     // Whoever wanted it may have given up.
-                    let _ = failed.try_send(why.to_string());
+                    let _ = failed.try_send(why);
                 }
                 None => return false,
             }

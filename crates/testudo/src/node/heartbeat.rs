@@ -323,7 +323,6 @@ impl Heartbeats {
             // Nothing is ever sent: it ends when the other side is dropped.
             let _ = held.recv();
         }
-        self.membership.handle_pause_ended(clock::now());
     }
 
     /// Tells the planner of all nodes. It may be behind with its mail; the next news say all.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use testudo_cluster::config::MAX_PAUSE;
 
+use super::engine::HandOverError;
 use super::handover::Successor;
 use super::mailbox::Sender;
 use super::question::Question;
@@ -81,16 +82,24 @@ impl Restarter {
         tracing::info!(%program, "this process hands over to a new one");
         answers.give(Ok(()));
         thread::sleep(FAREWELL);
-        let (failed, failure) = mpsc::sync_channel(1);
-        let successor = self.successor.clone();
-        let told = self.engine.send(engine::Input::HandOver { successor, failed });
-        let why = match told {
-            Ok(()) => failure.recv_timeout(MAX_PAUSE).ok(),
-            Err(_) => Some("the engine takes no more orders now".to_owned()),
+        // A move may have begun meanwhile; the pause is asked for all the while.
+        let end = Instant::now() + MOVES;
+        let why = loop {
+            match self.try_hand_over() {
+                Some(error) if error.is_passing() && Instant::now() < end => thread::sleep(LOOK),
+                Some(error) => break error.to_string(),
+                None => break "the engine did not come to it".to_owned(),
+            }
         };
-        let why = why.unwrap_or_else(|| "the engine did not come to it".to_owned());
         tracing::error!(why, "this process could not hand over, and goes on as before");
         self.stay();
+    }
+
+    fn try_hand_over(&self) -> Option<HandOverError> {
+        let (failed, failure) = mpsc::sync_channel(1);
+        let successor = self.successor.clone();
+        self.engine.send(engine::Input::HandOver { successor, failed }).ok()?;
+        failure.recv_timeout(MAX_PAUSE).ok()
     }
 
     /// Nothing comes of it: the usual waits hold again.

@@ -53,6 +53,8 @@ pub enum Input {
     },
     /// What a node's buckets have carried over some time.
     Loads {
+        /// Which node's.
+        from: NodeId,
         /// Over how long.
         time: Duration,
         /// Each bucket with something to tell.
@@ -165,7 +167,7 @@ impl Coordination {
                         tracing::warn!(peer, %error, held_back, "a coordinator's message was refused");
                     }
                 }
-                Input::Loads { time, loads } => self.loads.report(now, time, loads),
+                Input::Loads { from, time, loads } => self.loads.report(now, from, time, loads),
                 Input::Standings(standings) => self.standings = standings,
                 Input::Order(request) => self.handle_order(now, request),
             }

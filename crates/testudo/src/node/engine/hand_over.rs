@@ -51,6 +51,13 @@ pub enum HandOverError {
     },
 }
 
+impl HandOverError {
+    /// Whether it will be over in a moment.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Bucket(_) | Self::Unsettled(Unsettled::Moving))
+    }
+}
+
 impl Engine {
     /// Replaces this process; comes back only to say why that failed.
     pub(super) fn hand_over(&mut self, successor: &Successor) -> HandOverError {

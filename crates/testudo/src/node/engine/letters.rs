@@ -11,7 +11,7 @@ impl Engine {
         let now = clock::now();
         let input = match Letter::decode(bytes) {
             Ok(Letter::Agreement(bytes)) => coordination::Input::Message { from, bytes },
-            Ok(Letter::Loads { time, loads }) => coordination::Input::Loads { time, loads },
+            Ok(Letter::Loads { time, loads }) => coordination::Input::Loads { from, time, loads },
             Ok(Letter::Interfaces(macs)) => {
                 self.parts.stations.note(from, macs);
                 return self.write_stations();

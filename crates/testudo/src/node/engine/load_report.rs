@@ -95,7 +95,8 @@ impl Engine {
             self.parts.replica.send_letter(peer, &bytes);
         }
         // The next report says more of the same.
-        let _ = self.parts.coordination.send(coordination::Input::Loads { time, loads });
+        let from = self.parts.cluster.node();
+        let _ = self.parts.coordination.send(coordination::Input::Loads { from, time, loads });
     }
 
     fn count_tunnels(&mut self) {
