@@ -11,13 +11,13 @@ use testudo_datapath::{Installed, NodeTable};
 use testudo_packet::bucket::{BucketId, Epoch};
 use testudo_packet::entry::FlowRecord;
 
-use super::{Engine, Parts};
+use super::{Engine, Parts, takeover};
 use crate::node::clock;
 use crate::node::throttle::Throttle;
 
-/// How many entries are installed between two looks at the packets that came up: well below a
-/// millisecond's work.
-const CHUNK: usize = 4096;
+/// How many entries are installed between two looks at the packets that came up: some tenths of a
+/// millisecond's work, so that no packet waits for the entries of others.
+const CHUNK: usize = 512;
 
 /// How long a turn's share of loading takes.
 const SHARE: Duration = Duration::from_micros(500);
@@ -75,7 +75,8 @@ impl Engine {
     /// Installs a bucket's entries, and between them those that packets ask for. Says whether all
     /// are in the node table.
     fn load_bucket(&mut self, bucket: BucketId) -> bool {
-        let Self { parts: Parts { datapath, replica, .. }, loading, tallies, .. } = self;
+        let Self { parts: Parts { datapath, replica, cluster, .. }, loading, tallies, .. } = self;
+        let first_packet = &mut self.first_packet;
         let table = replica.table();
         let mut records = table.bucket(bucket);
         let mut total = Installed::default();
@@ -89,6 +90,7 @@ impl Engine {
             total = sum(total, datapath.table().install(&loading.chunk, now));
             let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
             tallies.upcalls += handled as u64;
+            takeover::look(first_packet, datapath.as_ref(), cluster.buckets(), tallies);
         }
         drop(records);
         tallies.installed += total.installed as u64;

@@ -7,7 +7,7 @@ use testudo_cluster::config::Cluster;
 use testudo_datapath::{BucketLoad, Datapath, Installed, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 
-use super::{Engine, loading};
+use super::{Engine, Tallies, loading};
 use crate::node::clock;
 
 /// A takeover, from the decision to the last entry.
@@ -110,21 +110,31 @@ impl Engine {
     /// Looks whether a takeover has had its first packet; says whether it is worth looking again at
     /// once.
     pub(super) fn look_for_first_packet(&mut self) -> bool {
-        let Some(waiting) = &mut self.first_packet else { return false };
-        let now = clock::now();
-        let waited = clock::between(waiting.decided, now);
-        let mut loads = vec![BucketLoad::default(); self.parts.cluster.buckets() as usize];
-        let came = waiting.count(self.parts.datapath.as_ref(), &mut loads) > waiting.packets;
-        if came {
-            // 0 stands for none.
-            let micros = (waited.as_micros() as u64).max(1);
-            self.tallies.first_packet_micros = micros;
-            tracing::info!(micros, "the first packet of buckets that were taken has come");
-        }
-        if came || waited > QUIET {
-            self.first_packet = None;
-        }
-        self.first_packet.is_some()
+        let Self { parts, first_packet, tallies, .. } = self;
+        look(first_packet, parts.datapath.as_ref(), parts.cluster.buckets(), tallies);
+        first_packet.is_some()
+    }
+}
+
+/// Looks whether the takeover that waits for its first packet has had it, and takes note of that.
+pub(super) fn look(
+    first_packet: &mut Option<Takeover>,
+    datapath: &dyn Datapath<Table = SharedTable>,
+    buckets: u32,
+    tallies: &mut Tallies,
+) {
+    let Some(waiting) = first_packet else { return };
+    let waited = clock::between(waiting.decided, clock::now());
+    let mut loads = vec![BucketLoad::default(); buckets as usize];
+    let came = waiting.count(datapath, &mut loads) > waiting.packets;
+    if came {
+        // 0 stands for none.
+        let micros = (waited.as_micros() as u64).max(1);
+        tallies.first_packet_micros = micros;
+        tracing::info!(micros, "the first packet of buckets that were taken has come");
+    }
+    if came || waited > QUIET {
+        *first_packet = None;
     }
 }
 
