@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{bpf, deny, examples, fuzz, process, tidy};
+use crate::{bpf, deny, examples, fuzz, process, sim, tidy};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u64 = 60;
@@ -15,7 +15,7 @@ const OTHER_PACKAGES: [&str; 2] = ["crates/xdp", "fuzz"];
 /// One check: its name, and what it does.
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("format", format),
     ("clippy", clippy),
     ("tidy", tidy::run),
@@ -23,6 +23,7 @@ const STEPS: [Step; 8] = [
     ("doc", doc),
     ("deny", deny::run),
     ("examples", examples::run),
+    ("sim", |root| sim::run(root, &sim::Args::for_a_change())),
     ("fuzz", |root| fuzz::run(root, &fuzz::Args::all_for(FUZZ_SECONDS))),
 ];
 

@@ -17,6 +17,7 @@ mod process;
 mod root;
 #[cfg(test)]
 mod scratch;
+mod sim;
 mod tidy;
 mod tools;
 
@@ -38,6 +39,8 @@ enum Verb {
     Ci,
     /// Run each fuzz target for a while.
     Fuzz(fuzz::Args),
+    /// Simulate whole clusters under seeded faults.
+    Sim(sim::Args),
     /// Run the workspace's benchmarks.
     Bench,
     /// Install the tools that the other verbs need, in the versions that they need.
@@ -64,6 +67,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bpf(args) => bpf::run(&root, args),
         Verb::Ci => ci::run(&root),
         Verb::Fuzz(args) => fuzz::run(&root, &args),
+        Verb::Sim(args) => sim::run(&root, &args),
         Verb::Bench => process::run(process::cargo(&root).args(["bench", "--workspace"])),
         Verb::Tools => tools::install_all(&root),
     }

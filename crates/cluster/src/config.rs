@@ -38,8 +38,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(100),
-            takeover: Duration::from_millis(160),
+            lease: Duration::from_millis(200),
+            takeover: Duration::from_millis(260),
             formation: Duration::from_secs(5),
             removal: Duration::from_secs(3),
             handover: Duration::from_secs(1),
@@ -136,6 +136,9 @@ pub struct Settings {
     pub timing: Timing,
     /// How many flows the common table can hold.
     pub max_flows: usize,
+    /// What else the driver wants all nodes to agree on, in any spelling: how packets reach the nodes,
+    /// who puts commands in order. Nothing here reads it.
+    pub label: String,
 }
 
 /// Settings that no cluster can run with. The operator's to correct; nothing has been touched.
@@ -428,6 +431,8 @@ fn check_votes(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
+/// Of what would let two nodes act on one bucket, or never act, if they differed in it. Weights and the
+/// other times decide when and by whom something is proposed, and a proposal is agreed on by all.
 fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     let mut text = Vec::new();
     for name in [&settings.name].into_iter().chain(&settings.members) {
@@ -442,6 +447,7 @@ fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     text.extend_from_slice(&settings.buckets.to_le_bytes());
     text.extend_from_slice(&(settings.min_voters as u64).to_le_bytes());
     settings.witnesses.encode(&mut text);
+    text.extend_from_slice(settings.label.as_bytes());
     let tag = keys.configuration.tag(&[&text]);
     u64::from_le_bytes(*tag.first_chunk().expect("a tag has 16 bytes"))
 }
@@ -462,6 +468,7 @@ mod tests {
             buckets: 256,
             timing: Timing::default(),
             max_flows: 1000,
+            label: "shared".into(),
         }
     }
 
@@ -475,7 +482,7 @@ mod tests {
     fn a_wait_as_short_as_the_lease_is_refused() {
         assert_eq!(
             error(|s| s.timing.takeover = s.timing.lease),
-            "takeover is 100ms with a lease of 100ms; expected at least 111ms, or two nodes could \
+            "takeover is 200ms with a lease of 200ms; expected at least 212ms, or two nodes could \
              own one bucket"
         );
     }
@@ -498,7 +505,7 @@ mod tests {
         assert!(error(|s| s.max_flows = 0).contains("0 flows"));
         assert!(error(|s| s.timing.heartbeat = ms(0)).contains("at least 1ms"));
         assert!(error(|s| s.timing.lease = ms(30)).contains("at least 60ms"));
-        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 160ms"));
+        assert!(error(|s| s.timing.formation = ms(10)).contains("at least 260ms"));
         assert!(error(|s| s.timing.formation = ms(9_000_000)).contains("at most 3600s"));
     }
 
@@ -513,6 +520,12 @@ mod tests {
         assert_eq!(print(|s| s.node = NodeId(2)), plain);
         assert_eq!(print(|s| s.max_flows = 5), plain);
         assert_eq!(print(|s| s.weights[0] = 50), plain);
+        assert_eq!(print(|s| s.timing.removal *= 2), plain);
+        assert_eq!(print(|s| s.timing.handover *= 2), plain);
+        assert_eq!(print(|s| s.timing.formation *= 2), plain);
+        assert_eq!(print(|s| s.timing.heartbeat /= 2), plain);
+        assert_ne!(print(|s| s.label = "steered".into()), plain);
+        assert_ne!(print(|s| s.timing.lease -= Duration::from_millis(10)), plain);
         assert_ne!(print(|s| s.min_voters = 1), plain);
         assert_ne!(print(|s| s.witnesses = [NodeId(0)].into_iter().collect()), plain);
         assert_ne!(print(|s| s.name = "other".into()), plain);

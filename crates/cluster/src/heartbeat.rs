@@ -34,6 +34,9 @@ const VERSION: u16 = 3;
 /// The length of every heartbeat datagram.
 pub const HEARTBEAT_BYTES: usize = 100 + 2 * NODE_SET_BYTES + TAG_BYTES;
 
+/// What has its place in every version: magic, version, sender, receiver, fingerprint.
+const HEAD_BYTES: usize = 16;
+
 /// One life of a node. Drawn at random when its process starts, and counted up when the node has to
 /// begin anew within it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -156,8 +159,8 @@ pub enum HeartbeatError {
     },
     /// A node whose settings differ.
     #[error(
-        "node {} runs with settings {seen:016x}, this one with {ours:016x}; name, members, buckets, \
-         lease, takeover and secret must agree", from.0
+        "node {} runs with settings {seen:016x}, this one with {ours:016x}; name, secret, members, \
+         witnesses, buckets, mode, lease, takeover, coordinator and min_voters must agree", from.0
     )]
     Settings {
         /// The sender, by its own word.
@@ -271,22 +274,19 @@ impl Heartbeat {
     ///
     /// See [`HeartbeatError`]; never the last two, which depend on what was heard before.
     pub fn decode(cluster: &Cluster, datagram: &[u8]) -> Result<Self, HeartbeatError> {
+        let length = HeartbeatError::Length { seen: datagram.len() };
+        // The head first: it has its place in every version, and a peer of another release is to be
+        // told from a stranger.
+        let (from, to) = decode_head(cluster, &mut Reader::new(datagram)).unwrap_or(Err(length))?;
         if datagram.len() != HEARTBEAT_BYTES {
-            return Err(HeartbeatError::Length { seen: datagram.len() });
+            return Err(length);
         }
         let (signed, tag) = datagram.split_at(HEARTBEAT_BYTES - TAG_BYTES);
-        let mut reader = Reader::new(signed);
-        match decode_head(cluster, &mut reader) {
-            Ok(Ok((from, to))) => {
-                if !cluster.keys().heartbeat.verify(&[signed], tag) {
-                    return Err(HeartbeatError::Code { from });
-                }
-                decode_body(cluster, &mut reader, from, to)
-                    .unwrap_or(Err(HeartbeatError::Length { seen: datagram.len() }))
-            }
-            Ok(Err(error)) => Err(error),
-            Err(Truncated) => Err(HeartbeatError::Length { seen: datagram.len() }),
+        if !cluster.keys().heartbeat.verify(&[signed], tag) {
+            return Err(HeartbeatError::Code { from });
         }
+        let mut reader = Reader::new(&signed[HEAD_BYTES..]);
+        decode_body(cluster, &mut reader, from, to).unwrap_or(Err(length))
     }
 }
 

@@ -242,9 +242,10 @@ impl Ledger {
     }
 
     fn note_move(&mut self, bucket: BucketId, moving: Option<Move>) {
-        match moving {
-            Some(moving) => drop(self.moving.insert(bucket, moving)),
-            None => drop(self.moving.remove(&bucket)),
+        if let Some(moving) = moving {
+            self.moving.insert(bucket, moving);
+        } else {
+            self.moving.remove(&bucket);
         }
         self.moved.insert(bucket, moving);
     }
@@ -271,6 +272,10 @@ impl Ledger {
         if let Some((node, life)) = self.lives.pop_first() {
             return Some(Ownership::Life { node, life });
         }
+        // Before changes, which say of these buckets that they are another's.
+        if !self.let_go.is_empty() {
+            return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
+        }
         if !self.taken.is_empty() {
             let buckets = std::mem::take(&mut self.taken);
             self.fetched(&buckets);
@@ -284,9 +289,6 @@ impl Ledger {
         if !self.moved.is_empty() {
             let moved = std::mem::take(&mut self.moved);
             return Some(Ownership::Move { buckets: moved.into_iter().collect() });
-        }
-        if !self.let_go.is_empty() {
-            return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
         }
         if std::mem::replace(&mut self.told_version, self.version) != self.version {
             return Some(Ownership::Told { version: self.version });

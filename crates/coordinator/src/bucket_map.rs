@@ -45,5 +45,11 @@ mod tests {
         let mut other = Map::new(4, 2, nodes.into_iter().collect());
         other.restore(&StateMachine::encode(&map)).unwrap();
         assert_eq!(other, map);
+
+        let mut bytes = StateMachine::encode(&map);
+        bytes.pop();
+        let error = other.restore(&bytes).unwrap_err();
+        assert!(error.ends_with("are no map of 2 nodes and 4 buckets"), "{error}");
+        assert_eq!(other, map);
     }
 }

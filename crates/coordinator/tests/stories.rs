@@ -5,7 +5,8 @@ mod world;
 use std::time::Duration;
 
 use testudo_coordinator::{
-    Coordinator, MessageError, Output, ProposeError, Raft, Settings, StateMachine, Static, Stored,
+    Coordinator, Hard, Image, Kind, MessageError, Output, Place, ProposeError, Raft, Record,
+    Settings, StateMachine, Static, Stored,
 };
 use testudo_packet::bucket::{Nanos, NodeId};
 use world::book::Book;
@@ -359,5 +360,31 @@ fn settings_and_stores_that_make_no_sense_are_refused() {
     let mut stored = Stored::default();
     stored.hard.commit = 3;
     let expected = "the stored log can't be used: agreed up to 3, but the log ends at 0";
-    assert_eq!(start(good, stored).as_deref(), Some(expected));
+    assert_eq!(start(good.clone(), stored).as_deref(), Some(expected));
+
+    let record = |index| Record {
+        place: Place { index, term: 1 },
+        kind: Kind::Command,
+        command: b"line".to_vec(),
+    };
+    let with = |entries: &[u64], image: Option<u64>, base: u64| {
+        let place = |index| Place { index, term: 1 };
+        let image = image.map(|at| Image {
+            place: place(at),
+            voters: vec![NodeId(0), NodeId(1)],
+            data: vec![],
+        });
+        let entries = entries.iter().map(|&index| record(index)).collect();
+        let hard = Hard { term: 1, vote: None, commit: 3 };
+        start(good.clone(), Stored { hard, image, base: place(base), entries })
+    };
+    assert_eq!(with(&[1, 2, 3], None, 0), None);
+    for (hole, why) in [
+        (with(&[1, 3], None, 0), "entry 3 stands where 2 was expected"),
+        (with(&[2, 3], None, 0), "entry 2 stands where 1 was expected"),
+        (with(&[3, 4], None, 2), "the snapshot is at 0, the log from 2 to 4"),
+        (with(&[3, 4], Some(1), 2), "the snapshot is at 1, the log from 2 to 4"),
+    ] {
+        assert_eq!(hole, Some(format!("the stored log can't be used: {why}")));
+    }
 }

@@ -1,6 +1,7 @@
 //! The two traits that the daemon drives a node's packet handling by.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
@@ -51,17 +52,33 @@ pub struct Installed {
 pub trait NodeTable {
     /// Puts flows in, as of now. A flow that is there already is replaced if the record is newer.
     fn install(&self, records: &[FlowRecord], now: Nanos) -> Installed;
+    /// Takes out the flows of these buckets that are in these slots and says how many they were. A
+    /// flow stays in its slot, so parts that make up the table take out all.
+    fn clear_part(&self, slots: Range<usize>, buckets: &BucketSet) -> usize;
     /// Takes out all flows of these buckets and says how many they were.
-    fn clear(&self, buckets: &BucketSet) -> usize;
+    fn clear(&self, buckets: &BucketSet) -> usize {
+        self.clear_part(0..self.capacity(), buckets)
+    }
     /// Shows every flow once. A flow that comes or goes meanwhile may be shown or not.
     fn scan(&self, visit: &mut dyn FnMut(&EntryView));
-    /// Takes out every flow that has been silent for longer than its timeout, and shows each.
+    /// Takes out every flow in these slots that has been silent for longer than its timeout, and shows
+    /// each.
+    fn expire_part(
+        &self,
+        slots: Range<usize>,
+        now: Nanos,
+        timeouts: &Timeouts,
+        expired: &mut dyn FnMut(&FlowRecord),
+    ) -> usize;
+    /// The same in the whole table.
     fn expire(
         &self,
         now: Nanos,
         timeouts: &Timeouts,
         expired: &mut dyn FnMut(&FlowRecord),
-    ) -> usize;
+    ) -> usize {
+        self.expire_part(0..self.capacity(), now, timeouts, expired)
+    }
     /// The flow of this key, in either direction.
     fn get(&self, key: &FlowKey) -> Option<EntryView>;
     /// How many flows are in the table.

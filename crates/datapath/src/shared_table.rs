@@ -3,6 +3,7 @@
 //! One implementation for both backends: they differ only in where the memory comes from. The
 //! algorithm itself is [`testudo_packet::table`].
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,8 +105,13 @@ impl SharedTable {
     }
 
     /// Shows number, slot and control word of every slot that holds a flow.
-    fn each_live(&self, mut visit: impl FnMut(u32, HostSlot<'_>, u64)) {
-        for index in 0..=self.mask as usize {
+    fn each_live(&self, visit: impl FnMut(u32, HostSlot<'_>, u64)) {
+        self.each_live_in(0..self.mask as usize + 1, visit);
+    }
+
+    /// The same for some slots.
+    fn each_live_in(&self, slots: Range<usize>, mut visit: impl FnMut(u32, HostSlot<'_>, u64)) {
+        for index in slots {
             if let Some(ahead) = self.at(index + SCAN_AHEAD) {
                 prefetch(&ahead.0[0]);
             }
@@ -195,9 +201,9 @@ impl NodeTable for SharedTable {
         outcome
     }
 
-    fn clear(&self, buckets: &BucketSet) -> usize {
+    fn clear_part(&self, slots: Range<usize>, buckets: &BucketSet) -> usize {
         let mut cleared = 0;
-        self.each_live(|index, _, control| {
+        self.each_live_in(slots, |index, _, control| {
             if buckets.contains(Control::from_word(control).bucket) {
                 cleared += usize::from(table::remove(&self, index, control) == Some(true));
             }
@@ -213,14 +219,15 @@ impl NodeTable for SharedTable {
         });
     }
 
-    fn expire(
+    fn expire_part(
         &self,
+        slots: Range<usize>,
         now: Nanos,
         timeouts: &Timeouts,
         expired: &mut dyn FnMut(&FlowRecord),
     ) -> usize {
         let mut count = 0;
-        self.each_live(|index, slot, control| {
+        self.each_live_in(slots, |index, slot, control| {
             let last = Nanos(slot.load::<{ word::LAST_SEEN }>());
             let Some(record) = table::read_record(slot, control) else { return };
             let silent = now.millis_since(last);

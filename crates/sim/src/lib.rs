@@ -19,6 +19,7 @@ pub mod machine;
 pub mod options;
 pub mod rng;
 pub mod run;
+pub mod seeds;
 pub mod streams;
 pub mod tally;
 mod threads;

@@ -123,6 +123,7 @@ impl Options {
             buckets: self.buckets,
             timing: self.timing,
             max_flows: 1000,
+            label: String::new(),
         };
         // Not `new`: a planted bug is a timing that `new` refuses.
         Arc::new(Cluster::with_any_timing(settings).expect("settings that work"))

@@ -202,7 +202,7 @@ impl World {
 
 /// Puts a frame that means nothing in the place of each change of a flow.
 fn lose_changes(out: &mut [u8]) {
-    if out.len() % FRAME_BYTES != 0 {
+    if !out.len().is_multiple_of(FRAME_BYTES) {
         return;
     }
     for frame in out.chunks_exact_mut(FRAME_BYTES) {

@@ -1,17 +1,14 @@
 //! Whoever does not know the secret changes nothing, whatever is sent; and whoever knows it can
 //! send nonsense without harm to more than a table.
 
-#[allow(dead_code, reason = "each file of tests uses its part of the harness")]
-mod harness;
-
-use harness::options::{MS, Options, SECRET};
-use harness::rng::Rng;
-use harness::world::World;
-use harness::{for_each_seed, seeds};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::membership::Membership;
 use testudo_cluster::replica::{ConnectionId, Effect, Replica, Side, SyncError};
 use testudo_packet::bucket::{Nanos, NodeId};
+use testudo_sim::options::{MS, Options, SECRET};
+use testudo_sim::rng::Rng;
+use testudo_sim::seeds::{for_each_seed, seeds};
+use testudo_sim::world::World;
 
 const NOW: Nanos = Nanos(1_000_000_000);
 
@@ -21,8 +18,8 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
     while *bytes == before {
         match rng.index(4) {
             0 => bytes.truncate(rng.index(before.len())),
-            1 => bytes.push(rng.next() as u8),
-            2 => bytes.as_mut_slice().fill_with(|| rng.next() as u8),
+            1 => bytes.push(rng.draw() as u8),
+            2 => bytes.as_mut_slice().fill_with(|| rng.draw() as u8),
             _ => {
                 let at = rng.index(bytes.len().max(1));
                 if let Some(byte) = bytes.get_mut(at) {
@@ -56,8 +53,8 @@ fn a_datagram_that_was_changed_on_its_way_changes_nothing() {
         world.overheard.clear();
         world.run(100 * MS);
         let overheard = std::mem::take(&mut world.overheard);
-        let (mut rng, now) = (Rng::new(seed), world.nodes[0].kernel.clock.read(world.now));
-        let daemon = world.nodes[0].daemon.as_mut().expect("it runs");
+        let (mut rng, now) = (Rng::new(seed), world.machines[0].read(world.now));
+        let daemon = world.machines[0].daemon.as_mut().expect("it runs");
         daemon.membership.handle_tick(now);
         while daemon.membership.poll_output().is_some() {}
         let before = state(&daemon.membership, now);
@@ -185,7 +182,7 @@ fn frames_without_sense_from_a_member_do_no_harm_to_the_table() {
         pair.talk(|_, _| ()).expect("a handshake");
         for _ in 0..200 {
             let mut frame = vec![0; testudo_cluster::sync::frame::FRAME_BYTES];
-            frame[0] = 1 + rng.index(8) as u8;
+            frame[0] = 1 + rng.index(14) as u8;
             // Small numbers, which are more often buckets and phases that there are.
             for _ in 0..rng.index(12) {
                 let at = 8 + rng.index(frame.len() - 8);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn coordinator_knows_packet_alone() {
+    fn coordinator_knows_cluster_and_packet_alone() {
         let text = "[dependencies]\ntestudo-packet.workspace = true\nraft = \"0.7\"\n";
         assert!(lines("testudo-coordinator", text).is_empty());
         let text = format!("{text}testudo-datapath.workspace = true");

@@ -103,7 +103,7 @@ fn read(reader: &mut Reader<'_>, nodes: usize, buckets: usize) -> Result<Option<
     }
     let mut all = Vec::with_capacity(buckets);
     for _ in 0..buckets {
-        let Some(bucket) = read_bucket(reader, nodes)? else { return Ok(None) };
+        let Some(bucket) = read_bucket(reader, nodes, version)? else { return Ok(None) };
         all.push(bucket);
     }
     let Some(history) = read_history(reader)? else { return Ok(None) };
@@ -111,17 +111,27 @@ fn read(reader: &mut Reader<'_>, nodes: usize, buckets: usize) -> Result<Option<
     Ok(Some(Map { version, buckets, admissions, voters, voters_since, drained, history }))
 }
 
-fn read_bucket(reader: &mut Reader<'_>, nodes: usize) -> Result<Option<Bucket>, Truncated> {
+fn read_bucket(
+    reader: &mut Reader<'_>,
+    nodes: usize,
+    version: Version,
+) -> Result<Option<Bucket>, Truncated> {
     let count = usize::from(reader.u8()?);
     if !(1..=MAX_OLDER + 1).contains(&count) {
         return Ok(None);
     }
-    let mut lists = Vec::with_capacity(count);
+    let mut lists: Vec<List> = Vec::with_capacity(count);
     for _ in 0..count {
         let (since, length) = (Version(reader.u64()?), reader.u8()?);
         let ranks: Vec<_> = reader.bytes(usize::from(length))?.iter().map(|&n| NodeId(n)).collect();
         let set: NodeSet = ranks.iter().copied().collect();
         if set.len() != ranks.len() || ranks.iter().any(|node| usize::from(node.0) >= nodes) {
+            return Ok(None);
+        }
+        // Nobody's are the buckets that nobody was ever given, and no others.
+        let hole = ranks.is_empty() && since > Version(0);
+        let backwards = lists.last().is_some_and(|before| before.since >= since);
+        if hole || backwards || since > version {
             return Ok(None);
         }
         lists.push(List { ranks: ranks.into(), since });
@@ -161,9 +171,20 @@ mod tests {
         }
         map.apply(&Command::Drain { node: NodeId(1) }).unwrap();
         let bytes = map.encode();
-        assert_eq!(empty.decode_like(&bytes), Ok(map));
+        assert_eq!(empty.decode_like(&bytes), Ok(map.clone()));
         for end in 0..bytes.len() {
             assert!(empty.decode_like(&bytes[..end]).is_err());
+        }
+        for spoil in [
+            |list: &mut List| list.ranks = Vec::new().into(),
+            |list: &mut List| list.since = Version(99),
+            |list: &mut List| list.since = Version(2),
+        ] {
+            let mut holed = map.clone();
+            spoil(&mut holed.buckets[3].list);
+            let error =
+                empty.decode_like(&holed.encode()).expect_err("no such map was ever agreed on");
+            assert_eq!(error.length, holed.encode().len());
         }
         let other = Map::new(8, 3, nodes);
         assert!(other.decode_like(&bytes).unwrap_err().to_string().contains("8 buckets"));

@@ -483,7 +483,8 @@ impl Membership {
     }
 
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
-        let ready = self.is_ready() && self.is_voter();
+        let ready = self.is_ready();
+        let votes = ready && self.is_voter();
         let synced = self.is_synced();
         let fenced = self.own_votes();
         let (pause, offer) = self.announced();
@@ -498,7 +499,7 @@ impl Membership {
             Place::Kept(admission, _) => Some(admission.life),
             Place::Vacant | Place::Fenced(_) => None,
         };
-        let grant = ready
+        let grant = votes
             && latest.is_some_and(|latest| latest.counted && kept == Some(latest.incarnation));
         let (patience, offer) =
             if grant { (peer.pause, offer) } else { (Duration::ZERO, Duration::ZERO) };

@@ -36,6 +36,7 @@ struct World {
 fn cluster(node: u8, nodes: u8) -> Arc<Cluster> {
     let settings = Settings {
         name: "stories".into(),
+        label: String::new(),
         secret: [7; 16],
         members: (0..nodes).map(|node| format!("n{node}")).collect(),
         weights: vec![100; usize::from(nodes)],
@@ -43,7 +44,11 @@ fn cluster(node: u8, nodes: u8) -> Arc<Cluster> {
         min_voters: 2,
         node: NodeId(node),
         buckets: BUCKETS,
-        timing: Timing::default(),
+        timing: Timing {
+            lease: Duration::from_millis(100),
+            takeover: Duration::from_millis(160),
+            ..Timing::default()
+        },
         max_flows: 10,
     };
     Arc::new(Cluster::new(settings).unwrap())

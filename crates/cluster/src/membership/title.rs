@@ -38,6 +38,8 @@ fn epoch(list: &List, rank: usize) -> Epoch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
     version: Version,
+    /// Whether the lists that name this node speak of this life of it.
+    member: bool,
     /// Whether this node may acquire buckets now.
     acquiring: bool,
     dead: NodeSet,
@@ -78,7 +80,8 @@ impl Membership {
 
     /// The latest version that a majority of the voters goes by, or has gone by.
     pub(super) fn note_agreed(&mut self) {
-        let mut versions: Vec<_> = self.map.voters().iter().map(|node| self.version(node)).collect();
+        let mut versions: Vec<_> =
+            self.map.voters().iter().map(|node| self.version(node)).collect();
         versions.sort_unstable_by(|a, b| b.cmp(a));
         let agreed = versions.get(self.map.majority() - 1).copied().unwrap_or_default();
         self.agreed = self.agreed.max(agreed).min(self.map.version());
@@ -104,6 +107,7 @@ impl Membership {
         let leased = self.role() == Role::Member && self.lease.is_held();
         Basis {
             version: self.map.version(),
+            member: self.role() == Role::Member,
             acquiring: leased && !behind,
             dead: self.dead,
             presumed: self.presumed,
@@ -194,7 +198,8 @@ impl Scene<'_> {
 
     /// Whether the life that a list speaks of is dead.
     fn is_dead(&self, node: NodeId, since: Version, dead: NodeSet) -> bool {
-        !self.map.stands_in(node, since) || dead.contains(node)
+        let before = node == self.me && !self.basis.member;
+        before || !self.map.stands_in(node, since) || dead.contains(node)
     }
 
     fn settled(&self, node: NodeId) -> Version {

@@ -29,7 +29,7 @@ use crate::map::{Command, Map, Reason, Version};
 use crate::membership::Standing;
 use crate::node_set::NodeSet;
 use crate::plan::{self, BalanceSettings, Change, Lately, Moved};
-use crate::time::{NEVER, after};
+use crate::time::after;
 
 pub use by_hand::{ByHandError, move_bucket};
 pub use lists::{Lists, candidates};
@@ -218,9 +218,10 @@ impl Planner {
             return None;
         }
         let mut voters = scene.map.voters();
-        match self.leaving_voter(scene, &voters) {
-            Some(node) => drop(voters.remove(node)),
-            None => drop(voters.insert(self.coming_voter(scene, &voters)?)),
+        if let Some(node) = self.leaving_voter(scene, &voters) {
+            voters.remove(node);
+        } else {
+            voters.insert(self.coming_voter(scene, &voters)?);
         }
         Some(Command::Voters { acknowledged, voters })
     }
@@ -243,7 +244,9 @@ impl Planner {
     fn coming_voter(&self, scene: &Scene<'_>, voters: &NodeSet) -> Option<NodeId> {
         let comes = |standing: &&Standing| {
             let complete = standing.synced || scene.cluster.is_witness(standing.node);
-            !voters.contains(standing.node) && complete && scene.is_there(standing)
+            // One that is in quarantine grants nothing: all leases would run out.
+            let able = complete && standing.ready;
+            !voters.contains(standing.node) && able && scene.is_there(standing)
         };
         let pair = self.cluster.min_voters() == 1 && scene.living().count() == 2;
         if voters.len() >= MAX_VOTERS || pair {
@@ -260,7 +263,8 @@ impl Planner {
         }
         let lists = Lists::new(scene.map, scene.standings);
         let held = lists.held();
-        let changes = plan::succeed(&held, &candidates, RANKS);
+        let mut changes = plan::succeed(&held, &candidates, RANKS);
+        changes.retain(|change| !scene.is_on_its_way(change.bucket));
         if !changes.is_empty() {
             return scene.assign(changes, Reason::Succession);
         }
@@ -314,12 +318,6 @@ impl Planner {
         self.elephants = load_plan.elephants;
         (!load_plan.changes.is_empty()).then_some((load_plan.changes, Reason::Balance))
     }
-
-    /// When [`Self::plan`] may have something new by the time alone.
-    #[must_use]
-    pub fn next_wakeup(&self) -> Nanos {
-        if self.leading_since.is_some() { self.waiting.1 } else { NEVER }
-    }
 }
 
 impl Scene<'_> {
@@ -332,6 +330,17 @@ impl Scene<'_> {
     fn is_there(&self, standing: &Standing) -> bool {
         let admitted = self.map.admission(standing.node);
         !standing.gone && admitted.is_some_and(|admission| Some(admission.life) == standing.life)
+    }
+
+    /// Whether a bucket is on its way to its next owner, and everyone is there who has to do with it.
+    /// What changes its list then would take the move back, and packets would be lost.
+    fn is_on_its_way(&self, bucket: BucketId) -> bool {
+        let Some(list) = self.map.list(bucket) else { return false };
+        let moving = self.map.older(bucket).next().is_some();
+        let there = |node: &NodeId| self.living().any(|standing| standing.node == *node);
+        moving
+            && self.least(|standing| standing.settled) < list.since
+            && list.ranks.iter().all(|node| there(node) && self.map.stands_in(*node, list.since))
     }
 
     /// What no living member is behind.

@@ -86,6 +86,12 @@ impl Replica {
         }
     }
 
+    /// Whether the peer at the other end has proved who it is.
+    #[must_use]
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.sessions.get(&connection).is_some_and(Session::is_open)
+    }
+
     /// Looks at deadlines; call it about every 100 ms.
     pub fn handle_tick(&mut self, now: Nanos) {
         let late = |session: &Session| {

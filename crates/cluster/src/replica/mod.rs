@@ -89,8 +89,8 @@ pub struct Replica {
     slots: Vec<BucketSlot>,
     /// Buckets that this node may know less of than their owner, until that has said what it has.
     doubtful: Vec<bool>,
-    /// The latest epoch under which a peer was believed to own a bucket.
-    heard: Vec<Epoch>,
+    /// The latest epoch under which a peer was believed to own a bucket, and which peer.
+    heard: Vec<(Epoch, NodeId)>,
     peers: Vec<Peer>,
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
@@ -115,7 +115,7 @@ impl Replica {
             table: CommonTable::new(key, buckets, cluster.max_flows()),
             slots: vec![BucketSlot::VACANT; buckets as usize],
             doubtful: vec![true; buckets as usize],
-            heard: vec![Epoch(0); buckets as usize],
+            heard: vec![(Epoch(0), NodeId::NONE); buckets as usize],
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,

@@ -91,6 +91,9 @@ impl Replica {
                 let part = bytes.get(..usize::from(length)).unwrap_or(&[]);
                 return self.take_letter(connection, peer, part, last);
             }
+            Frame::OtherLife { heard } => {
+                return Err(SyncError::Rival { heard, ours: self.incarnation });
+            }
         }
         Ok(())
     }
@@ -100,20 +103,22 @@ impl Replica {
     fn believes(&mut self, peer: NodeId, bucket: BucketId, epoch: Epoch) -> bool {
         let slot = self.slot(bucket);
         let newer = epoch > slot.epoch;
-        let believed = slot.owner == peer || newer;
-        let Some(heard) = self.heard.get_mut(usize::from(bucket.0)) else { return believed };
-        let succeeded = *heard > slot.epoch.max(epoch);
-        if newer && epoch > *heard {
-            *heard = epoch;
+        let Some(heard) = self.heard.get_mut(usize::from(bucket.0)) else { return false };
+        // Epochs rise, so whoever speaks under an older one than another peer did has been succeeded.
+        let (latest, by) = *heard;
+        let succeeded = latest > slot.epoch.max(epoch) && by != peer;
+        let believed = (slot.owner == peer || newer) && !succeeded;
+        if newer && epoch > latest {
+            *heard = (epoch, peer);
             self.forget_snapshots(bucket, peer);
         }
-        // A peer that is not believed may own the bucket, and this node hear of it later. One that is
-        // believed although a successor has spoken may have spoilt what the successor has compared.
-        let doubtful = !believed && slot.owner != self.cluster.node() || succeeded;
+        // A peer that is not believed may own the bucket, and this node hear of it later.
+        let doubtful = !believed && slot.owner != self.cluster.node();
         if doubtful && !std::mem::replace(&mut self.doubtful[usize::from(bucket.0)], true) {
             // Whoever owns it by what this node knows may have said all before. If another owns it,
             // that one is asked when this node hears of it.
-            if let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0)) {
+            let owner = if succeeded { by } else { slot.owner };
+            if let Some(owner) = self.peers.get_mut(usize::from(owner.0)) {
                 owner.outgoing.want(bucket);
             }
         }
@@ -124,7 +129,9 @@ impl Replica {
     /// all there is.
     fn trust(&mut self, peer: NodeId, bucket: BucketId) {
         let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
-        if slot.owner == peer && self.heard.get(index).is_some_and(|&heard| heard <= slot.epoch) {
+        if slot.owner == peer
+            && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch)
+        {
             self.doubtful[index] = false;
             self.now_complete(bucket);
         }

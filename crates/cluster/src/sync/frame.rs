@@ -11,11 +11,13 @@
 //!             prepare, holding, released, withdrawn: bucket, version, epoch (prepare only), zero …
 //!             handled:       bucket, number of packets, up to five packet hashes, zero …
 //!             letter:        length | last << 8, then the bytes, zero …
+//!             other life:    the life that is heard, zero …
 //! ```
 //!
 //! Frames of one size need no length to be trusted, and a reader never holds more than one.
 
 use super::SyncError;
+use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::wire::Reader;
 use testudo_packet::bucket::{BucketId, Epoch};
@@ -114,6 +116,11 @@ pub enum Frame {
         /// The part.
         bytes: [u8; LETTER],
     },
+    /// The last word of a stream: the sender hears the heartbeats of another life of the receiver.
+    OtherLife {
+        /// The life that it hears.
+        heard: Incarnation,
+    },
 }
 
 /// The most hashes in one frame.
@@ -153,6 +160,7 @@ impl Frame {
                 }
                 (14, words)
             }
+            Self::OtherLife { heard } => (15, [heard.0, 0, 0, 0, 0, 0, 0]),
         }
     }
 
@@ -202,7 +210,7 @@ fn move_words(bucket: BucketId, since: Version, epoch: Epoch) -> [u64; RECORD_WO
     [u64::from(bucket.0), since.0, u64::from(epoch.0), 0, 0, 0, 0]
 }
 
-/// The frames of moves and letters.
+/// The frames of moves, letters and ends.
 fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
     let (bucket, since) = (BucketId(rest[0] as u16), Version(rest[1]));
     Some(match kind {
@@ -231,6 +239,7 @@ fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
             }
             Frame::Letter { length, last: rest[0] >> 8 & 1 != 0, bytes }
         }
+        15 => Frame::OtherLife { heard: Incarnation(rest[0]) },
         _ => return None,
     })
 }
@@ -267,6 +276,7 @@ mod tests {
             Frame::Released { bucket, since: Version(4) },
             Frame::Withdrawn { bucket, since: Version(4) },
             Frame::Letter { length: LETTER as u8, last: true, bytes: [3; LETTER] },
+            Frame::OtherLife { heard: Incarnation(u64::MAX) },
         ] {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);
@@ -281,7 +291,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..16, rest in prop::array::uniform32(0u8..)) {
+        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..17, rest in prop::array::uniform32(0u8..)) {
             let mut bytes = vec![0; FRAME_BYTES];
             bytes[0] = kind;
             bytes[FRAME_BYTES - 32..].copy_from_slice(&rest);

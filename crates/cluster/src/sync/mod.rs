@@ -70,8 +70,8 @@ pub enum SyncError {
     },
     /// Settings differ in something that has no field of its own.
     #[error(
-        "the peer's settings are {theirs:016x}, this node's {ours:016x}; members, lease and takeover \
-         must agree"
+        "the peer's settings are {theirs:016x}, this node's {ours:016x}; members, witnesses, mode, \
+         lease, takeover, coordinator and min_voters must agree"
     )]
     Settings {
         /// The peer's.
@@ -102,6 +102,17 @@ pub enum SyncError {
         /// The one that is heard.
         heard: Incarnation,
     },
+    /// As [`SyncError::OtherLife`], by the word of the peer about this node.
+    #[error(
+        "the peer hears the heartbeats of life {heard} of this node, which is life {ours}; if that \
+         goes on, another process runs as this node; stop one of them"
+    )]
+    Rival {
+        /// The life that the peer hears.
+        heard: Incarnation,
+        /// This one.
+        ours: Incarnation,
+    },
     /// A frame without meaning. The peer's build is at fault.
     #[error("a frame of kind {kind} with contents that mean nothing")]
     Frame {
@@ -131,6 +142,17 @@ pub enum SyncError {
     /// No such stream, any more.
     #[error("the stream is not open")]
     NotOpen,
+}
+
+impl SyncError {
+    /// What the peer is to be told before the stream is closed, if it has proved that it may know.
+    #[must_use]
+    pub fn farewell(&self) -> Option<Vec<u8>> {
+        let Self::OtherLife { heard, .. } = self else { return None };
+        let mut bytes = Vec::with_capacity(FRAME_BYTES);
+        Frame::OtherLife { heard: *heard }.encode(&mut bytes);
+        Some(bytes)
+    }
 }
 
 /// What a session hands over.

@@ -17,6 +17,11 @@ pub fn handed_over_whole(
 ) -> Result<(), String> {
     let table = |node: usize| world.machines[node].daemon.as_ref().map(|d| d.replica.table());
     let (Some(before), Some(after)) = (table(from), table(to)) else { return Ok(()) };
+    // Word of it may come so late that the owner before has got the bucket back.
+    let daemon = world.machines[from].daemon.as_ref();
+    if daemon.is_none_or(|daemon| usize::from(daemon.replica.slot(bucket).owner.0) != to) {
+        return Ok(());
+    }
     for record in before.bucket(bucket) {
         let known = after.get(bucket, &record.key);
         if known.map(|known| known.state) != Some(record.state) {

@@ -73,6 +73,12 @@ impl World {
             Ownership::TakeOver { buckets } => buckets.clone(),
             _ => Vec::new(),
         };
+        if self.verbose
+            && let Ownership::OwnerChanged { buckets } = &change
+        {
+            let now: Vec<_> = buckets.iter().map(|(b, s)| (b.0, s.owner.0, s.epoch.0)).collect();
+            println!("{:>12.3} ms  node {node} sees {now:?}", self.now as f64 / MS as f64);
+        }
         daemon.replica.handle_ownership(change);
         if taken.is_empty() {
             return;

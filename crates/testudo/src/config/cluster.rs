@@ -60,15 +60,15 @@ pub struct Cluster {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// `heartbeat_ms`: how often a node tells the others that it lives. In milliseconds from 1 to
-    /// 10,000, at most a third of the lease; by default 20, recommended a fifth of the lease.
+    /// 10,000, at most a third of the lease; by default 20, recommended a tenth of the lease.
     pub heartbeat: Duration,
     /// `lease_ms`: how long a node handles packets after it last heard from a majority. In
-    /// milliseconds from 10 to 60,000; by default 100. Longer tolerates a busier network, shorter
+    /// milliseconds from 10 to 60,000; by default 200. Longer tolerates a busier network, shorter
     /// shortens a takeover.
     pub lease: Duration,
     /// `takeover_ms`: how long a peer has to be silent before its buckets are taken over. In
     /// milliseconds from 10 to 120,000, at least [`Timing::margin`] more than the lease; by default
-    /// 160, recommended three heartbeats more than the lease.
+    /// 260, recommended three heartbeats more than the lease.
     pub takeover: Duration,
     /// `formation_ms`: how long a cluster that starts waits for a node that has not shown itself
     /// before its buckets are taken. In milliseconds from 10 to 3,600,000, at least the takeover;
@@ -88,8 +88,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(100),
-            takeover: Duration::from_millis(160),
+            lease: Duration::from_millis(200),
+            takeover: Duration::from_millis(260),
             formation: Duration::from_secs(5),
         }
     }

@@ -28,7 +28,7 @@ mod timeouts;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
@@ -81,15 +81,6 @@ impl Config {
     /// This node among the members.
     pub fn own_member(&self) -> &Member {
         &self.members[usize::from(self.own.0)]
-    }
-
-    /// Where the packet handling of this node stays while its daemon is restarted: a directory of its
-    /// own, whose name has no dots, which a bpffs can't hold, and no two nodes share.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the node pins nothing yet"))]
-    pub fn pins(&self) -> PathBuf {
-        // No name has a '+' in it.
-        let name = |name: &str| name.replace('.', "+");
-        self.node.pin.join(name(&self.cluster.name)).join(name(&self.node.name))
     }
 }
 

@@ -8,16 +8,13 @@ use super::error::Fault;
 use super::{interface, names};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap", "pin"];
+pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap"];
 
 /// The directory that control sockets are in unless a file says otherwise.
 pub const CONTROL_DIRECTORY: &str = "/run/testudo";
 
 /// The directory that nodes keep their logs below unless a file says otherwise.
 pub const STATE_DIRECTORY: &str = "/var/lib/testudo";
-
-/// The directory that nodes pin their packet handling below unless a file says otherwise.
-pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/testudo";
 
 /// What is this node's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +37,6 @@ pub struct Node {
     ///
     /// [`Interface`]: super::interface::Interface
     pub tap: Option<String>,
-    /// A directory on a bpffs, below which the packet handling stays while the daemon is restarted:
-    /// an absolute path; by default `/sys/fs/bpf/testudo`. Names there hold no dots.
-    pub pin: PathBuf,
 }
 
 /// Reads and checks the section.
@@ -58,11 +52,7 @@ pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fau
         Some(value) => value.absolute_path()?,
         None => Path::new(STATE_DIRECTORY).join(&cluster.name).join(&name),
     };
-    let pin = match section.value("pin") {
-        Some(value) => pin(&value)?,
-        None => PIN_DIRECTORY.into(),
-    };
-    Ok(Node { name, control, table_entries, state, tap: tap(section, cluster.mode)?, pin })
+    Ok(Node { name, control, table_entries, state, tap: tap(section, cluster.mode)? })
 }
 
 /// Whether it is missing is not known here: a witness needs none.
@@ -73,15 +63,6 @@ fn tap(section: &Section<'_>, mode: Mode) -> Result<Option<String>, Fault> {
         return Err(value.refuse_because(&why, "no tap, or mode = \"tap\""));
     }
     interface::device(&value).map(Some)
-}
-
-/// The kernel refuses names with dots on a bpffs.
-fn pin(value: &Value<'_>) -> Result<PathBuf, Fault> {
-    let path = value.absolute_path()?;
-    if value.text("")?.contains('.') {
-        return Err(value.refuse_because("which a bpffs can't hold", "a path without dots"));
-    }
-    Ok(path)
 }
 
 fn control(value: &Value<'_>) -> Result<PathBuf, Fault> {

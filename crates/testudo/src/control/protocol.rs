@@ -236,7 +236,8 @@ pub struct NodeTable {
     pub entries: u64,
     /// Slots of it.
     pub capacity: u64,
-    /// Flows in it whose bucket the node does not own: 0 but for moments.
+    /// Flows in it whose bucket the node does not own: 0 but for moments. Of a large table, as of a
+    /// moment ago.
     pub foreign: u64,
 }
 

@@ -61,6 +61,12 @@ const NAME_LIMIT: Duration = Duration::from_secs(1);
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
+/// Who takes calls and does not answer.
+const SILENT: &str = "a node that does not say who it is";
+
+/// How often somebody silent is asked: for about [`NAME_LIMIT`] each time.
+const SILENT_TRIES: u32 = 5;
+
 /// A listening socket and its file, which goes with it.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -76,7 +82,7 @@ impl Socket {
             |what| move |source: io::Error| SocketError::Io { path: path.to_owned(), what, source };
         let directory = path.parent().unwrap_or(Path::new("/"));
         let _lock = lock(directory).map_err(failed("lock its directory"))?;
-        remove_stale(path)?;
+        remove_dead(path)?;
         let listener = listen_on(path).map_err(failed("listen"))?;
         let inode = inode(path).map_err(failed("look at it"))?;
         Ok(Self { listener, path: path.to_owned(), inode })
@@ -115,6 +121,18 @@ fn lock(directory: &Path) -> io::Result<Flock<File>> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps it locked"))
 }
 
+/// Removes the socket of a node that is gone. A process that was killed may take a moment to be: its
+/// socket still takes calls then, and nobody answers.
+fn remove_dead(path: &Path) -> Result<(), SocketError> {
+    for _ in 1..SILENT_TRIES {
+        match remove_stale(path) {
+            Err(SocketError::InUse { node, .. }) if node == SILENT => thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    remove_stale(path)
+}
+
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let failed = |what, source| SocketError::Io { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
@@ -139,7 +157,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     };
     let node = match node {
         Some((node, cluster)) => format!("node {node} of cluster {cluster}"),
-        None => "a node that does not say who it is".to_owned(),
+        None => SILENT.to_owned(),
     };
     Err(SocketError::InUse { path: path.to_owned(), node })
 }

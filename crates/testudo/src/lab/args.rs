@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 
 use super::nodes::{Settings, Timing};
-use super::plan::{MAX_NODES, Mode, Plan};
+use super::plan::{Coordinator, MAX_NODES, Mode, Plan};
 use super::random;
 
 /// Build a cluster in network namespaces, put traffic through it, play a scenario.
@@ -79,6 +79,9 @@ pub struct ClusterArgs {
     /// A member more, which votes and owns nothing.
     #[arg(long)]
     pub witness: bool,
+    /// How the nodes agree: by themselves, or by an etcd that the lab starts.
+    #[arg(long, value_enum, default_value_t = Coordinator::Embedded)]
+    pub coordinator: Coordinator,
     /// How packets reach the nodes.
     #[arg(long, value_enum, default_value_t = Mode::Shared)]
     pub mode: Mode,
@@ -175,9 +178,9 @@ pub enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Start a node's daemon again.
+    /// Start a node's daemon again, or the lab's etcd.
     Start(NodeArgs),
-    /// Kill a node's daemon (SIGKILL).
+    /// Kill a node's daemon (SIGKILL), or the lab's etcd.
     Kill(NodeArgs),
     /// Stop a node's daemon (SIGSTOP).
     Pause(NodeArgs),
@@ -211,7 +214,7 @@ pub struct NameArgs {
 /// A node of a lab.
 #[derive(Debug, clap::Args)]
 pub struct NodeArgs {
-    /// The node: n1, n2...
+    /// The node: n1, n2..., or etcd
     pub node: String,
     /// Which lab.
     #[command(flatten)]
@@ -280,6 +283,7 @@ impl RunArgs {
         };
         add(cluster.mode != Mode::Shared, format!(" --mode {}", cluster.mode.name()));
         add(cluster.witness, " --witness".into());
+        add(cluster.coordinator == Coordinator::Etcd, " --coordinator etcd".into());
         if let Some(Timing { lease, takeover, heartbeat }) = cluster.timing {
             add(true, format!(" --timing {lease},{takeover},{heartbeat}"));
         }
@@ -299,7 +303,12 @@ impl RunArgs {
 impl ClusterArgs {
     /// What the lab is built of.
     pub fn plan(&self) -> Plan {
-        Plan { mode: self.mode, nodes: self.nodes, witness: self.witness }
+        Plan {
+            mode: self.mode,
+            nodes: self.nodes,
+            witness: self.witness,
+            coordinator: self.coordinator,
+        }
     }
 
     /// The seed that was asked for, or one of this moment's; short, since it may be typed again.
@@ -354,6 +363,7 @@ mod tests {
         for line in [
             "testudo lab --nodes 3 --buckets 256 --connections 10 --flows 4 --scenario kill --seed 3",
             "testudo lab --nodes 5 --buckets 64 --connections 9 --flows 1 --mode steered --witness \
+             --coordinator etcd \
              --timing 30,45,5 --ipv4-only --zipf --hold 9 --burn 2 --scenario moves --count 20 \
              --seed 8",
             "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --prefill 1000 \

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use super::links::Links;
 use super::netns::Namespace;
 use super::plan::{Host, Segment};
-use super::state::State;
+use super::process::Process;
+use super::state::{Etcd, State};
 
 /// A fault, or its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +72,25 @@ pub fn inflict(state: &State, node: usize, fault: Fault) -> Result<()> {
     }
 }
 
+/// Do `fault` to the lab's etcd.
+pub fn inflict_on_etcd(etcd: &Etcd, fault: Fault) -> Result<()> {
+    match fault {
+        Fault::Kill => send("etcd", etcd.process, Signal::SIGKILL),
+        Fault::Pause => send("etcd", etcd.process, Signal::SIGSTOP),
+        Fault::Resume => send("etcd", etcd.process, Signal::SIGCONT),
+        _ => bail!("etcd can be killed, paused and resumed; expected one of these"),
+    }
+}
+
 fn signal(state: &State, node: usize, signal: Signal) -> Result<()> {
     let node = &state.nodes[node];
-    let process = node.process.with_context(|| format!("{} was never started", node.name))?;
+    send(&node.name, node.process, signal)
+}
+
+fn send(name: &str, process: Option<Process>, signal: Signal) -> Result<()> {
+    let process = process.with_context(|| format!("{name} was never started"))?;
     if !process.signal(signal)? {
-        bail!("{} does not run, so there is nobody to send {signal} to", node.name);
+        bail!("{name} does not run, so there is nobody to send {signal} to");
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use anyhow::Result;
 
 mod analyser;
 mod args;
+mod etcd;
 mod fault;
 mod interrupt;
 mod links;

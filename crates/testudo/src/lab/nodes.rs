@@ -14,7 +14,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::plan::{CLUSTER_MAC, Host, Mode, Plan, Segment, TAP_LINK, sync_endpoint};
+use super::plan::{
+    CLUSTER_MAC, Coordinator, Host, Mode, Plan, Segment, TAP_LINK, etcd_endpoint, sync_endpoint,
+};
 use super::random::Random;
 use super::state::{Node, State};
 use super::topology::Topology;
@@ -114,6 +116,13 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
             "lease_ms = {lease}\ntakeover_ms = {takeover}\nheartbeat_ms = {heartbeat}"
         );
     }
+    if state.plan.coordinator == Coordinator::Etcd {
+        let _ = writeln!(
+            text,
+            "coordinator = \"etcd\"\n\n[cluster.etcd]\nendpoints = [\"http://{}\"]",
+            etcd_endpoint()
+        );
+    }
     let slots = TABLE_ENTRIES.max(settings.flows.saturating_mul(4)).next_power_of_two();
     let slots = slots.min(MOST_TABLE_ENTRIES.max(settings.flows.next_power_of_two()));
     let _ = write!(
@@ -193,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_configuration_is_one_that_a_node_takes() {
-        let state = state(Plan { mode: Mode::Shared, nodes: 2, witness: false });
+        let state = state(Plan { mode: Mode::Shared, nodes: 2, witness: false, ..Plan::default() });
         let timing = Some(Timing { lease: 30, takeover: 45, heartbeat: 5 });
         let settings = Settings { timing, patient: true, ..Settings::default() };
         let text = configuration(&state, &state.nodes[1], SECRET, &settings);
@@ -208,7 +217,7 @@ mod tests {
     #[test]
     fn only_the_shared_mode_has_addresses_of_the_clusters_own() {
         for (mode, has) in [(Mode::Shared, true), (Mode::Steered, false), (Mode::Tap, false)] {
-            let state = state(Plan { mode, nodes: 2, witness: true });
+            let state = state(Plan { mode, nodes: 2, witness: true, ..Plan::default() });
             let settings = Settings::default();
             let text = configuration(&state, &state.nodes[0], SECRET, &settings);
             assert_eq!(text.contains("addresses = "), has, "{text}");
@@ -220,8 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_agree_by_an_etcd_know_where_it_is() {
+        let plan = Plan { nodes: 2, coordinator: Coordinator::Etcd, ..Plan::default() };
+        let state = state(plan);
+        let timing = Some(Timing { lease: 30, takeover: 45, heartbeat: 5 });
+        let settings = Settings { timing, ..Settings::default() };
+        let text = configuration(&state, &state.nodes[0], SECRET, &settings);
+        let read = config::parse(&state.nodes[0].config, &text).unwrap();
+        let config::agreement::Coordinator::Etcd(etcd) = read.agreement.coordinator else {
+            panic!("{text}")
+        };
+        assert_eq!(etcd.endpoints, ["http://10.99.0.254:2379"]);
+    }
+
+    #[test]
     fn two_million_flows_fit_half_of_a_node_table() {
-        let state = state(Plan { mode: Mode::Shared, nodes: 3, witness: false });
+        let state = state(Plan { mode: Mode::Shared, nodes: 3, witness: false, ..Plan::default() });
         let slots = |flows| {
             let settings = Settings { flows, ..Settings::default() };
             let text = configuration(&state, &state.nodes[0], SECRET, &settings);

@@ -9,7 +9,7 @@
 //! tap       client ── inside (a hub) ── server
 //!                       └─ in0 ── n1 … nN ── tap0 ── ids0 (the node's analyser)
 //!
-//! all       n1 … nN, witness ── sync0 ── sync
+//! all       n1 … nN, witness ── sync0 ── sync ── sync0 ── etcd
 //! ```
 //!
 //! Invariant: every lab of a mode has the same addresses. Nothing of a lab is outside its own
@@ -26,6 +26,8 @@ use super::links::Mac;
 pub const CLUSTER_MAC: &str = "02:74:65:73:00:01";
 /// Where nodes speak to each other, on the sync segment.
 pub const SYNC_PORT: u16 = 7400;
+/// Where an etcd listens for its clients, on the sync segment.
+pub const ETCD_PORT: u16 = 2379;
 /// The most nodes that a lab is built with.
 pub const MAX_NODES: u8 = 32;
 
@@ -37,6 +39,8 @@ pub const ROUTER_LINK: &str = "up0";
 pub const TAP_LINK: &str = "tap0";
 /// Where a node's analyser reads.
 pub const ANALYSER_LINK: &str = "ids0";
+/// The etcd's place on the sync segment, behind all nodes'.
+const ETCD_HOST: u8 = 254;
 /// In `tap` mode client and server are neighbours: one network for all.
 const TAP_PREFIXES: [u8; 2] = [8, 8];
 
@@ -62,6 +66,17 @@ impl Mode {
             Mode::Tap => "tap",
         }
     }
+}
+
+/// How the nodes agree on whose the buckets are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Coordinator {
+    /// By themselves.
+    #[default]
+    Embedded,
+    /// By an etcd of the lab's own.
+    Etcd,
 }
 
 /// A shared segment: one bridge in the switch.
@@ -151,6 +166,8 @@ pub enum Host {
     ClientRouter,
     /// Between the nodes and the server, in `steered` mode.
     ServerRouter,
+    /// Has the etcd.
+    Etcd,
     /// The node of this number, from 1. A witness has the number behind the nodes'.
     Node(u8),
 }
@@ -188,6 +205,7 @@ impl Host {
             Host::Server => "server".into(),
             Host::ClientRouter => "crouter".into(),
             Host::ServerRouter => "srouter".into(),
+            Host::Etcd => "etcd".into(),
             Host::Node(number) => format!("n{number}"),
         }
     }
@@ -212,6 +230,9 @@ pub struct Plan {
     pub nodes: u8,
     /// Whether there is a member that votes and owns nothing.
     pub witness: bool,
+    /// How the nodes agree.
+    #[serde(default)]
+    pub coordinator: Coordinator,
 }
 
 impl Plan {
@@ -220,6 +241,9 @@ impl Plan {
         let mut hosts = vec![Host::Switch, Host::Client, Host::Server];
         if self.mode == Mode::Steered {
             hosts.extend([Host::ClientRouter, Host::ServerRouter]);
+        }
+        if self.coordinator == Coordinator::Etcd {
+            hosts.push(Host::Etcd);
         }
         hosts.extend((1..=self.members()).map(Host::Node));
         hosts
@@ -293,6 +317,7 @@ impl Plan {
             Host::Server => end(server),
             Host::ClientRouter => router(Segment::Clients, Segment::Inside),
             Host::ServerRouter => router(Segment::Servers, Segment::Outside),
+            Host::Etcd => vec![on_sync(host, ETCD_HOST)],
             Host::Node(number) => self.node(host, number),
         }
     }
@@ -307,9 +332,7 @@ impl Plan {
             }
             links.push(link);
         }
-        let mut sync = attach(host, Segment::Sync, Segment::Sync.node_link(), 0, number);
-        sync.addresses = vec![(Segment::Sync.v4(0, number), 24)];
-        links.push(sync);
+        links.push(on_sync(host, number));
         links
     }
 
@@ -372,6 +395,16 @@ fn attach(of: Host, segment: Segment, link: &'static str, group: u8, host: u8) -
     }
 }
 
+fn on_sync(of: Host, host: u8) -> Attachment {
+    let link = attach(of, Segment::Sync, Segment::Sync.node_link(), 0, host);
+    Attachment { addresses: vec![(Segment::Sync.v4(0, host), 24)], ..link }
+}
+
+/// Where the etcd listens for the nodes.
+pub fn etcd_endpoint() -> SocketAddr {
+    SocketAddr::new(Segment::Sync.v4(0, ETCD_HOST), ETCD_PORT)
+}
+
 /// Where member `number` listens for its peers.
 pub fn sync_endpoint(number: u8) -> SocketAddr {
     SocketAddr::new(Segment::Sync.v4(0, number), SYNC_PORT)
@@ -382,7 +415,7 @@ mod tests {
     use super::*;
 
     fn plan(mode: Mode) -> Plan {
-        Plan { mode, nodes: 3, witness: true }
+        Plan { mode, nodes: 3, witness: true, ..Plan::default() }
     }
 
     fn addresses(plan: Plan, host: Host) -> Vec<String> {
@@ -416,7 +449,8 @@ mod tests {
     fn names_fit_an_interface_name_and_no_two_ends_share_a_mac() {
         for mode in [Mode::Shared, Mode::Steered, Mode::Tap] {
             let mut macs = std::collections::HashSet::new();
-            let plan = Plan { mode, nodes: MAX_NODES, witness: true };
+            let plan =
+                Plan { mode, nodes: MAX_NODES, witness: true, coordinator: Coordinator::Etcd };
             for host in plan.hosts() {
                 for attachment in plan.attachments(host) {
                     assert!(attachment.port.len() <= 15, "{}", attachment.port);

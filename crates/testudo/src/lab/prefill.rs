@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_flow_has_a_source_of_its_own_in_the_clients_network() {
-        let plan = Plan { mode: Mode::Shared, nodes: 3, witness: false };
+        let plan = Plan { mode: Mode::Shared, nodes: 3, witness: false, ..Plan::default() };
         let mut frame = frame(plan).unwrap();
         let mut sources = std::collections::HashSet::new();
         for number in (0..4_000_000).step_by(9_973) {

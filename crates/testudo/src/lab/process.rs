@@ -74,7 +74,7 @@ impl Process {
         }
     }
 
-    /// The processes of this program that were started with `argument` among their arguments.
+    /// The nodes and etcds that were started with `argument` among their arguments.
     pub fn with_argument(argument: &Path) -> Vec<Process> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries
@@ -82,7 +82,7 @@ impl Process {
             .filter(|pid: &i32| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let mut arguments = line.split(|byte| *byte == 0);
-                arguments.nth(1) == Some(b"node")
+                matches!(arguments.nth(1), Some(b"node" | b"--data-dir"))
                     && arguments.any(|a| a == argument.as_os_str().as_encoded_bytes())
             })
             .filter_map(|pid| Process::of(pid).ok())

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::etcd;
 use super::interrupt::Interrupt;
 use super::nodes::{self, Settings};
 use super::plan::Plan;
@@ -86,6 +87,10 @@ impl Lab {
         interrupt: &Interrupt,
     ) -> Result<()> {
         self.configure(settings)?;
+        if self.state.etcd.is_some() {
+            let child = etcd::start(&mut self.state, &self.topology)?;
+            self.children.push(child);
+        }
         let plan = self.topology.plan();
         let starting = (1..=plan.members())
             .filter(|number| plan.is_witness(*number) || *number + late <= plan.nodes);

@@ -9,15 +9,20 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::etcd;
 use super::fault::{self, Fault};
 use super::interrupt::Interrupt;
 use super::netns::Namespace;
 use super::nodes::{self, Settings};
 use super::plan::Plan;
+use super::process::Process;
 use super::running::{Lab, ask, role_name};
 use super::state::{self, State};
 use super::topology::Topology;
 use crate::control::protocol::Status;
+
+/// What commands call the lab's etcd.
+const ETCD: &str = "etcd";
 
 /// Build a lab and leave it; with `bare`, without starting the nodes.
 pub fn up(
@@ -63,7 +68,11 @@ pub fn exec(name: &str, host: &str, command: &[String]) -> Result<ExitCode> {
 /// Do something to a node.
 pub fn inflict(name: &str, node: &str, fault: Fault) -> Result<ExitCode> {
     let state = State::load(name)?;
-    fault::inflict(&state, state.node(node)?, fault)?;
+    if let Some(etcd) = state.etcd.as_ref().filter(|_| node == ETCD) {
+        fault::inflict_on_etcd(etcd, fault)?;
+    } else {
+        fault::inflict(&state, state.node(node)?, fault)?;
+    }
     println!("{node} is {fault}");
     Ok(ExitCode::SUCCESS)
 }
@@ -71,11 +80,21 @@ pub fn inflict(name: &str, node: &str, fault: Fault) -> Result<ExitCode> {
 /// Start the daemon of a node that has none.
 pub fn start(name: &str, node: &str) -> Result<ExitCode> {
     let mut state = State::load(name)?;
+    let topology = Topology::standing(name, state.plan);
+    if node == ETCD {
+        if let Some(process) =
+            state.etcd.as_ref().and_then(|etcd| etcd.process).filter(Process::alive)
+        {
+            bail!("etcd runs already: process {}", process.pid);
+        }
+        drop(etcd::start(&mut state, &topology)?);
+        println!("etcd is started");
+        return Ok(ExitCode::SUCCESS);
+    }
     let index = state.node(node)?;
     if let Some(process) = state.nodes[index].process.filter(|process| process.alive()) {
         bail!("{node} runs already: process {}", process.pid);
     }
-    let topology = Topology::standing(name, state.plan);
     // It is nobody's child when this command has ended, as after `lab up`.
     drop(nodes::start(&mut state, &topology, index as u8 + 1)?);
     println!("{node} is started");

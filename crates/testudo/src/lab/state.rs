@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::netns;
-use super::plan::{Host, Plan};
+use super::plan::{Coordinator, Host, Plan};
 use super::process::Process;
 use super::topology::Topology;
 
@@ -43,6 +43,20 @@ pub struct State {
     pub namespaces: Vec<String>,
     /// Its nodes, in order.
     pub nodes: Vec<Node>,
+    /// Its etcd, if the nodes agree by one.
+    #[serde(default)]
+    pub etcd: Option<Etcd>,
+}
+
+/// The etcd of a lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Etcd {
+    /// Its process, once it was started.
+    pub process: Option<Process>,
+    /// Its data.
+    pub data: PathBuf,
+    /// What it writes to standard output and standard error.
+    pub log: PathBuf,
 }
 
 /// One node of a lab.
@@ -93,6 +107,11 @@ impl State {
             nodes: (1..=plan.members())
                 .map(|number| Node::new(&directory, number, plan.is_witness(number)))
                 .collect(),
+            etcd: (plan.coordinator == Coordinator::Etcd).then(|| Etcd {
+                process: None,
+                data: directory.join("etcd.data"),
+                log: directory.join("etcd.log"),
+            }),
         };
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
@@ -123,6 +142,10 @@ impl State {
         let recorded = self.nodes.iter().filter_map(|node| node.process);
         let started = self.nodes.iter().flat_map(|node| Process::with_argument(&node.config));
         let mut processes: Vec<Process> = recorded.chain(started).collect();
+        if let Some(etcd) = &self.etcd {
+            processes.extend(etcd.process);
+            processes.extend(Process::with_argument(&etcd.data));
+        }
         processes.sort_by_key(|process| process.pid);
         processes.dedup();
         Process::end(&processes, GRACE)?;
@@ -241,9 +264,10 @@ fn remove_directory(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::plan::Mode;
+    use crate::lab::plan::{Coordinator, Mode};
 
-    const PLAN: Plan = Plan { mode: Mode::Shared, nodes: 2, witness: false };
+    const PLAN: Plan =
+        Plan { mode: Mode::Shared, nodes: 2, witness: false, coordinator: Coordinator::Embedded };
 
     #[test]
     fn the_state_file_reads_back_as_written() {
@@ -254,6 +278,7 @@ mod tests {
             plan: PLAN,
             namespaces: Topology::names("t", PLAN),
             nodes: (1..=2).map(|number| Node::new(Path::new("/run/x"), number, false)).collect(),
+            etcd: None,
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);

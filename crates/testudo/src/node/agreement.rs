@@ -44,9 +44,15 @@ pub enum AgreementError {
 
 fn etcd_settings(cluster: &Cluster, at: &config::etcd::Etcd) -> etcd::Settings {
     etcd::Settings {
+        prefix: at.prefix.clone(),
         cluster: cluster.name().to_owned(),
         node: cluster.node(),
         endpoints: at.endpoints.clone(),
+        tls: at.ca.clone().map(|ca| {
+            let identity = at.identity.as_ref();
+            let identity = identity.map(|shown| (shown.cert.clone(), shown.key.clone()));
+            etcd::Tls { ca, identity }
+        }),
         lease: ETCD_LEASE,
         snapshot_after: ETCD_SNAPSHOT_AFTER,
     }

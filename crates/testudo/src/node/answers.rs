@@ -7,14 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::Role;
 use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
+use testudo_cluster::replica::MoveCounters;
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 
 use super::mailbox::Sender;
 use super::question::{Question, Standing};
@@ -62,7 +63,21 @@ pub struct Answerer {
     pub heartbeats: Sender<heartbeat::Input>,
     /// Who does what operators ask for.
     pub operator: Operator,
+    /// What a scan for others' entries has found.
+    pub scanned: Mutex<Scanned>,
 }
+
+/// What a scan of the node table has found, when, and how long it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scanned {
+    foreign: u64,
+    begun: Nanos,
+    took: Duration,
+}
+
+/// A scan is good for so many times as long as it took: who asks all the time may not keep a processor
+/// and the memory busy that packets need.
+const SCAN_SHARE: u32 = 20;
 
 impl Answerer {
     /// Answers a question, or says why not.
@@ -93,7 +108,7 @@ impl Answerer {
 
     fn status(&self) -> Result<protocol::Status, NoAnswer> {
         let table = self.table()?;
-        let foreign = self.foreign(table)?;
+        let foreign = self.recent_foreign(table)?;
         let view = self.view()?;
         let standing = self.ask(Question::Standing)?;
         let node_table = protocol::NodeTable {
@@ -208,6 +223,17 @@ impl Answerer {
         }
     }
 
+    /// As [`Self::foreign`], from a while ago if a scan takes long.
+    fn recent_foreign(&self, table: &SharedTable) -> Result<u64, NoAnswer> {
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = clock::now();
+        if clock::between(scanned.begun, begun) >= scanned.took * SCAN_SHARE {
+            let foreign = self.foreign(table)?;
+            *scanned = Scanned { foreign, begun, took: clock::between(begun, clock::now()) };
+        }
+        Ok(scanned.foreign)
+    }
+
     /// How many flows of the node table are in buckets that this node does not own, nor is just
     /// handing over.
     ///
@@ -318,7 +344,16 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("restarts", restarts),
         ("notices_dropped", notices_dropped),
     ];
-    let all = standing.counters.iter().copied().chain(standing.tallies.named()).chain(heartbeats);
+    let MoveCounters { handed_over, forced, withdrawn, arrived, held_in_vain } = standing.moves;
+    let moves = [
+        ("moves_handed_over", handed_over),
+        ("moves_forced", forced),
+        ("moves_withdrawn", withdrawn),
+        ("moves_arrived", arrived),
+        ("moves_held_in_vain", held_in_vain),
+    ];
+    let all = standing.counters.iter().copied().chain(standing.tallies.named());
+    let all = all.chain(heartbeats).chain(moves);
     all.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 

@@ -12,15 +12,16 @@
 //! costs each new flow several microseconds of softirq time, a tick without work costs next to
 //! nothing.
 //!
-//! Limits: looking for expired flows and reading the table anew after lost events go over all its
-//! slots in one turn. That is memory work, some milliseconds for a million slots; with tens of
-//! millions it delays other work for as long, and the watchdog allows for it.
+//! Limits: reading the table anew after lost events goes over all its slots in one turn. That is memory
+//! work, some milliseconds for a million slots; with tens of millions it delays other work for as long,
+//! and the watchdog allows for it.
 
 mod hand_over;
 mod letters;
 mod load_report;
 mod loading;
 mod moves;
+mod sweep;
 mod takeover;
 mod tallies;
 
@@ -37,7 +38,7 @@ use testudo_cluster::config::Cluster;
 use testudo_cluster::map::Version;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{Effect, Replica};
-use testudo_datapath::{BucketSet, Datapath, NodeTable, SharedTable};
+use testudo_datapath::{Datapath, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
@@ -46,6 +47,7 @@ pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
 use self::moves::Yields;
+use self::sweep::Sweep;
 use self::takeover::Takeover;
 pub use self::tallies::Tallies;
 use super::clock;
@@ -147,7 +149,7 @@ pub struct Engine {
     /// The latest takeover from another node, until its first packet has come.
     first_packet: Option<Takeover>,
     tallies: Tallies,
-    clearing: BucketSet,
+    sweep: Sweep,
     yields: Yields,
     load_report: LoadReport,
     replica_due: Nanos,
@@ -163,7 +165,7 @@ impl Engine {
         let mailbox = parts.mailbox.as_fd().as_raw_fd();
         parts.poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         Ok(Self {
-            clearing: BucketSet::new(parts.cluster.buckets()),
+            sweep: Sweep::new(parts.cluster.buckets()),
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
@@ -220,6 +222,7 @@ impl Engine {
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.do_what_is_due(now);
         self.perform_effects();
+        more |= self.sweep_some(now);
         more |= self.look_for_first_packet();
         more | self.load_some()
     }
@@ -333,33 +336,20 @@ impl Engine {
         }
         if now >= self.expiry_due {
             self.expiry_due = now.plus_millis(EXPIRY_TICK);
-            self.expire(now);
             self.loading.retry();
             let table = self.parts.datapath.table();
             self.parts.health.measure_table(table.len() as u64, table.capacity() as u64);
         }
+        self.expire_some(now);
         self.report_load(now);
     }
 
-    fn expire(&mut self, now: Nanos) {
-        let Parts { datapath, replica, timeouts, .. } = &mut self.parts;
-        let mut refused = 0;
-        let expired = datapath.table().expire(now, timeouts, &mut |record| {
-            refused += u64::from(replica.handle_expired(record).is_err());
-        });
-        self.tallies.expired += expired as u64;
-        self.tallies.refused_events += refused;
-    }
-
-    /// Does what the replica asks for, in its order. Clearing and yielding are gathered, because one
-    /// goes over the whole node table and the other waits, but never past a point where they have to
-    /// be done.
+    /// Does what the replica asks for, in its order. Yielding is gathered, because it waits.
     fn perform_effects(&mut self) {
         loop {
             while let Some(effect) = self.parts.replica.poll_effect() {
                 self.perform(effect);
             }
-            self.clear();
             if !self.finish_yields() {
                 return;
             }
@@ -369,10 +359,10 @@ impl Engine {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::SetBucket { bucket, slot } => self.set_bucket(bucket, slot),
-            Effect::Clear { bucket } => self.clearing.insert(bucket),
+            Effect::Clear { bucket } => self.sweep.push(bucket, clock::now()),
             Effect::Install { bucket, epoch } => self.loading.push(bucket, epoch),
             Effect::Released { incarnation } => {
-                self.clear();
+                self.finish_sweep();
                 self.tell_membership(heartbeat::Input::Released(incarnation));
             }
             Effect::Yield { bucket, slot } => self.yield_bucket(bucket, slot),
@@ -430,25 +420,10 @@ impl Engine {
         // It begins to yield, or does not any more.
         self.yields.forget(bucket);
         let own = slot.owner == self.parts.cluster.node();
-        if own && self.clearing.contains(bucket) {
-            // Else the clearing would take what arrives from now on.
-            self.clear();
+        if own && self.sweep.has(bucket) {
+            self.finish_sweep();
         }
         self.parts.datapath.set_bucket(bucket, slot);
-    }
-
-    /// Takes the entries of gathered buckets out of the node table. Their slots name others by now;
-    /// packets that met the old slots are given time to be through, or an entry that one of them
-    /// makes would be left over.
-    fn clear(&mut self) {
-        if self.clearing.is_empty() {
-            return;
-        }
-        std::thread::sleep(GRACE);
-        let cleared = self.parts.datapath.table().clear(&self.clearing);
-        tracing::info!(buckets = self.clearing.len(), entries = cleared, "entries cleared");
-        self.tallies.cleared += cleared as u64;
-        self.clearing = BucketSet::new(self.parts.cluster.buckets());
     }
 
     fn load_some(&mut self) -> bool {
@@ -461,7 +436,10 @@ impl Engine {
 
     fn answer(&mut self, question: Question) {
         let Parts { cluster, replica, datapath, .. } = &self.parts;
-        question.answer(cluster, replica, datapath.as_ref(), &self.tallies);
+        let sweep = &self.sweep;
+        question.answer(cluster, replica, datapath.as_ref(), &self.tallies, &|bucket| {
+            sweep.has(bucket)
+        });
     }
 }
 

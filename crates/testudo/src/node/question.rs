@@ -5,7 +5,7 @@
 //! asker's thread: the table is shared memory, so only what the engine alone has is copied here.
 
 use testudo_cluster::config::Cluster;
-use testudo_cluster::replica::{Replica, SyncStatus};
+use testudo_cluster::replica::{MoveCounters, Replica, SyncStatus};
 use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
@@ -19,8 +19,8 @@ pub enum Question {
     Standing(Answers<Standing>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
-    /// Of which buckets are entries rightly in the node table: of those that are the node's, and of
-    /// those that it is handing over?
+    /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
+    /// handing over, and whose entries it is just taking out?
     Kept(Answers<Vec<bool>>),
     /// How many buckets are on their way, or not complete?
     Moving(Answers<usize>),
@@ -50,6 +50,8 @@ pub struct Standing {
     pub peers: Vec<(NodeId, SyncStatus)>,
     /// What the engine counts.
     pub tallies: Tallies,
+    /// How planned moves ended.
+    pub moves: MoveCounters,
     /// What the packet handling counts.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -62,6 +64,7 @@ impl Question {
         replica: &Replica,
         datapath: &dyn Datapath<Table = SharedTable>,
         tallies: &Tallies,
+        swept: &dyn Fn(BucketId) -> bool,
     ) {
         let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let slots = || all().map(|bucket| datapath.bucket(bucket)).collect();
@@ -75,12 +78,14 @@ impl Question {
                     digest: table.digest(),
                     peers: cluster.peers().map(|peer| (peer, replica.peer(peer))).collect(),
                     tallies: *tallies,
+                    moves: replica.move_counters(),
                     counters: datapath.counters(),
                 })
                 .is_err(),
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
-                let kept = all().map(|bucket| own(bucket) || replica.is_leaving(bucket));
+                let leaves = |bucket| replica.is_leaving(bucket) || swept(bucket);
+                let kept = all().map(|bucket| own(bucket) || leaves(bucket));
                 answers.try_send(kept.collect()).is_err()
             }
             Self::Slots(answers) => answers.try_send(slots()).is_err(),

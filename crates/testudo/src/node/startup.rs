@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use mio::Poll;
@@ -140,10 +140,21 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
         buckets: config.cluster.buckets,
         timing: Timing { heartbeat, lease, takeover, formation, removal, handover },
         max_flows: max_flows(&config),
+        label: label(&config),
     };
     let refused = |source| PlanError::Cluster { file: file.to_owned(), source };
     let cluster = Arc::new(Cluster::new(settings).map_err(refused)?);
     Ok(Plan { config, cluster })
+}
+
+/// What all nodes have to have in common besides. Two keys in one etcd would be two agreements.
+fn label(config: &Config) -> String {
+    let agreement = match &config.agreement.coordinator {
+        config::agreement::Coordinator::Static => "static",
+        config::agreement::Coordinator::Embedded => "embedded",
+        config::agreement::Coordinator::Etcd(at) => &format!("etcd {}", at.prefix),
+    };
+    format!("{} {agreement}", config.cluster.mode.name())
 }
 
 /// As many flows as all node tables have slots, so that no flow that some node has is refused.
@@ -273,6 +284,7 @@ fn serve(
         engine: mail.engine.0.clone(),
         heartbeats: mail.heartbeats.0.clone(),
         operator,
+        scanned: Mutex::default(),
     };
     Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)
 }

@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::certificates::Certificates;
+use crate::etcd::Tls;
 
 pub struct Server {
     directory: PathBuf,
     client_port: u16,
     peer_port: u16,
     process: Option<Child>,
+    certificates: Option<Certificates>,
 }
 
 impl Server {
@@ -22,6 +26,15 @@ impl Server {
     }
 
     pub fn start() -> Self {
+        Self::prepare(|_| None)
+    }
+
+    /// One that is believed by its certificate, and asks for one.
+    pub fn start_encrypted() -> Self {
+        Self::prepare(|directory| Some(Certificates::make(directory)))
+    }
+
+    fn prepare(certificates: impl FnOnce(&Path) -> Option<Certificates>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("testudo-etcd-{}-{number}", std::process::id());
@@ -32,13 +45,30 @@ impl Server {
         let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
         let (client_port, peer_port) = (port(&client), port(&peer));
         drop((client, peer));
-        let mut server = Self { directory, client_port, peer_port, process: None };
+        let certificates = certificates(&directory);
+        let mut server = Self { directory, client_port, peer_port, process: None, certificates };
         server.restart();
         server
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        self.url_of(self.client_port)
+    }
+
+    /// A member of it that is not there.
+    pub fn url_of_nobody(&self) -> String {
+        self.url_of(9)
+    }
+
+    fn url_of(&self, port: u16) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}")
+    }
+
+    /// What a client needs.
+    pub fn tls(&self) -> Option<Tls> {
+        let Certificates { ca, client, .. } = self.certificates.as_ref()?;
+        Some(Tls { ca: ca.clone(), identity: Some(client.clone()) })
     }
 
     /// Starts it on the data that it left.
@@ -46,7 +76,12 @@ impl Server {
         assert!(self.process.is_none(), "it runs");
         let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer_port));
         let log = fs::File::create(self.directory.join("log")).expect("a file");
-        let process = Command::new("etcd")
+        let mut etcd = Command::new("etcd");
+        if let Some(Certificates { ca, server: (cert, key), .. }) = &self.certificates {
+            etcd.args(["--client-cert-auth", "--trusted-ca-file"]).arg(ca);
+            etcd.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+        }
+        let process = etcd
             .arg("--data-dir")
             .arg(self.directory.join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])

@@ -99,7 +99,7 @@ fn what_is_left_out_has_its_default() {
     let config = parse(Path::new("f"), text).unwrap();
     assert_eq!(config.cluster.buckets, 256);
     assert_eq!(config.cluster.mode, Mode::Shared);
-    assert_eq!(config.cluster.timing.takeover, Duration::from_millis(160));
+    assert_eq!(config.cluster.timing.takeover, Duration::from_millis(260));
     assert_eq!(config.node.control, Path::new("/run/testudo/n1.sock"));
     assert_eq!(config.node.table_entries, 262_144);
     assert_eq!(config.interfaces[0].addresses, [] as [IpAddr; 0]);
@@ -111,10 +111,9 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.agreement.handover, Duration::from_secs(1));
     assert_eq!(config.agreement.balance, agreement::Balance::default());
     assert_eq!(config.node.state, Path::new("/var/lib/testudo/lab/n1"));
-    assert_eq!(config.node.pin, Path::new("/sys/fs/bpf/testudo"));
     assert_eq!((config.members[0].weight, config.members[0].witness), (100, false));
     assert_eq!(config.probes, []);
-    assert_eq!(config.health.late, Duration::from_millis(50));
+    assert_eq!(config.health.late, Duration::from_millis(100));
 }
 
 #[test]
@@ -189,7 +188,7 @@ fn everything() -> String {
                    balance_percent = 30\nbalance_moves_per_minute = 6\ncoordinator = \"etcd\"\n\
                    [cluster.etcd]\nendpoints = [\"https://e:2379\"]\nca = \"/c\"\ncert = \"/x\"\n\
                    key = \"/k\"\nprefix = \"/t\"";
-    let node = "table_entries = 4096\nstate = \"/s\"\npin = \"/p\"";
+    let node = "table_entries = 4096\nstate = \"/s\"";
     let member = "sync = \"10.99.0.2:7400\"\nweight = 50\nwitness = true";
     let rest = "unreplied = 30\n[[probe]]\ntarget = \"fe80::1\"\ninterface = \"in0\"\nlost = 2\n\
                 [health]\nrecovery_ms = 100\nlate_ms = 9";
@@ -228,7 +227,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap, pin",
+             table_entries, state, tap",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
@@ -318,25 +317,25 @@ fn a_lease_ends_well_before_a_takeover() {
     let lease = "lease_ms = 100";
     let accepted = |text| changed(lease, text).unwrap().cluster.timing;
     assert_eq!(accepted("lease_ms = 148").lease, Duration::from_millis(148));
-    assert_eq!(accepted("takeover_ms = 111").takeover, Duration::from_millis(111));
-    assert_eq!(accepted("heartbeat_ms = 33").heartbeat, Duration::from_millis(33));
-    assert_eq!(accepted("formation_ms = 160").formation, Duration::from_millis(160));
+    assert_eq!(accepted("takeover_ms = 212").takeover, Duration::from_millis(212));
+    assert_eq!(accepted("heartbeat_ms = 66").heartbeat, Duration::from_millis(66));
+    assert_eq!(accepted("formation_ms = 260").formation, Duration::from_millis(260));
     refused(&[
         (lease, "lease_ms = 0", "f:6:12: lease_ms is 0; expected milliseconds from 10 to 60000"),
         (
             lease,
-            "takeover_ms = 110",
-            "f:6:15: takeover_ms is 110 and lease_ms 100; expected takeover_ms of at least 111",
+            "takeover_ms = 211",
+            "f:6:15: takeover_ms is 211 and lease_ms 200; expected takeover_ms of at least 212",
         ),
         (
             lease,
-            "lease_ms = 150",
-            "f:6:12: takeover_ms is 160 and lease_ms 150; expected takeover_ms of at least 162",
+            "lease_ms = 300",
+            "f:6:12: takeover_ms is 260 and lease_ms 300; expected takeover_ms of at least 313",
         ),
         (
             lease,
-            "heartbeat_ms = 34",
-            "f:6:16: heartbeat_ms is 34 and lease_ms 100; expected heartbeat_ms of at most 33",
+            "heartbeat_ms = 67",
+            "f:6:16: heartbeat_ms is 67 and lease_ms 200; expected heartbeat_ms of at most 66",
         ),
         (
             lease,
@@ -345,9 +344,9 @@ fn a_lease_ends_well_before_a_takeover() {
         ),
         (
             lease,
-            "formation_ms = 159",
-            "f:6:16: formation_ms is 159 and takeover_ms 160; expected formation_ms of at least \
-             160",
+            "formation_ms = 259",
+            "f:6:16: formation_ms is 259 and takeover_ms 260; expected formation_ms of at least \
+             260",
         ),
         (
             lease,

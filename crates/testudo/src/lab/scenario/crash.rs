@@ -33,7 +33,7 @@ const SHRINK: Duration = Duration::from_secs(6);
 const RETURN: Duration = Duration::from_secs(20);
 const SHARE: Duration = Duration::from_secs(30);
 /// The lease of a node, unless it is configured.
-const LEASE_MILLIS: u32 = 100;
+const LEASE_MILLIS: u32 = 200;
 /// How late a kernel may notice that a lease has run out, and what it has let through may arrive.
 const LATE: Duration = Duration::from_millis(30);
 

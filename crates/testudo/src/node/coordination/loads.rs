@@ -107,6 +107,7 @@ mod tests {
     fn cluster() -> Cluster {
         let settings = Settings {
             name: "lab".into(),
+            label: String::new(),
             secret: [1; 16],
             members: vec!["n1".into(), "n2".into()],
             weights: vec![100, 100],

@@ -109,6 +109,7 @@ pub struct Coordination {
     leaderless_since: Option<Nanos>,
     trouble: Throttle,
     unsent: Throttle,
+    told_elephant: Option<BucketId>,
 }
 
 impl Coordination {
@@ -122,6 +123,7 @@ impl Coordination {
             leaderless_since: None,
             trouble: Throttle::default(),
             unsent: Throttle::default(),
+            told_elephant: None,
             parts,
         }
     }
@@ -238,6 +240,25 @@ impl Coordination {
         let map = self.parts.coordinator.machine();
         if let Some(command) = self.planner.plan(now, leads, map, &self.standings) {
             self.propose(now, &command);
+        }
+        self.tell_elephants();
+    }
+
+    /// A bucket that no move makes lighter is worth knowing of: more buckets would, or more weight.
+    fn tell_elephants(&mut self) {
+        let elephants = self.planner.elephants();
+        let heaviest = elephants.first().map(|&(bucket, _)| bucket);
+        if std::mem::replace(&mut self.told_elephant, heaviest) == heaviest {
+            return;
+        }
+        if let Some((bucket, shares)) = elephants.first() {
+            let (shares, others) = (format!("{shares:.1}"), elephants.len() - 1);
+            tracing::info!(
+                %bucket,
+                shares,
+                others,
+                "a bucket carries more than a node's fair share: it stays where it is"
+            );
         }
     }
 

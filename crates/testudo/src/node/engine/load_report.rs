@@ -94,8 +94,8 @@ impl Engine {
         for peer in self.parts.cluster.peers() {
             self.parts.replica.send_letter(peer, &bytes);
         }
-        let from = self.parts.cluster.node();
         // The next report says more of the same.
+        let from = self.parts.cluster.node();
         let _ = self.parts.coordination.send(coordination::Input::Loads { from, time, loads });
     }
 

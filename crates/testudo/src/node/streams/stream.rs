@@ -31,6 +31,12 @@ pub enum Ended {
     /// The peer has closed it.
     #[error("the peer closed it")]
     Closed,
+    /// The peer has closed it, and has not proved who it is.
+    #[error(
+        "the peer closed it within the handshake: it refuses this node's version, secret, name or \
+         settings, and its log says which, or it has no room"
+    )]
+    TurnedAway,
     /// The network, or a side of it, failed.
     #[error("{0}")]
     Socket(#[from] io::Error),
@@ -62,6 +68,8 @@ pub struct Stream {
     /// Whom it was dialled to; nothing once the connection is there, or for an accepted one.
     dialling: Option<NodeId>,
     socket: TcpStream,
+    /// Whether this node's greeting was sent.
+    greeted: bool,
     readable: bool,
     writable: bool,
     output: Vec<u8>,
@@ -110,6 +118,7 @@ impl Stream {
             connection: None,
             dialling: None,
             socket,
+            greeted: false,
             readable: false,
             writable: false,
             output: Vec::new(),
@@ -149,6 +158,11 @@ impl Stream {
             self.connect(now, Side::Dialled(peer), replica)?;
         }
         let Some(connection) = self.connection else { return Ok(Progress::Waiting) };
+        if !std::mem::replace(&mut self.greeted, self.writable) {
+            // Before anything can be refused: the greeting tells a peer of another release which one
+            // this is.
+            self.write(connection, replica)?;
+        }
         self.read(now, connection, replica, buffer)?;
         self.write(connection, replica)?;
         let backlog = self.readable || (self.writable && !self.output.is_empty());
@@ -167,11 +181,16 @@ impl Stream {
                 return Ok(());
             }
             match self.socket.read(buffer) {
-                Ok(0) => return Err(Ended::Closed),
+                Ok(0) if replica.is_open(connection) => return Err(Ended::Closed),
+                Ok(0) => return Err(Ended::TurnedAway),
                 Ok(count) => {
                     let taken = replica.handle_bytes(now, connection, &buffer[..count]);
-                    // The session is over on both sides of this call.
-                    taken.inspect_err(|_| self.connection = None)?;
+                    if let Err(error) = taken {
+                        // The session is over on both sides of this call.
+                        self.connection = None;
+                        self.part(&error);
+                        return Err(error.into());
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -179,6 +198,13 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Tells the peer why, where it may know. A word that finds no room is a word less in a log.
+    fn part(&mut self, error: &SyncError) {
+        if let Some(word) = error.farewell().filter(|_| self.output.is_empty()) {
+            let _ = self.socket.write(&word);
+        }
     }
 
     fn write(&mut self, connection: ConnectionId, replica: &mut Replica) -> Result<(), Ended> {

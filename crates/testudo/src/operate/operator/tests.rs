@@ -22,6 +22,7 @@ fn cluster() -> Arc<Cluster> {
         buckets: 4,
         timing: Timing::default(),
         max_flows: 16,
+        label: String::new(),
     };
     Arc::new(Cluster::new(settings).unwrap())
 }

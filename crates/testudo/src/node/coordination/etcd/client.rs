@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::Agent;
+use ureq::tls::TlsConfig;
 
 use super::CALL;
 
@@ -60,10 +61,11 @@ pub struct Client {
 }
 
 /// An agent that tells the status of an answer as a value, and leaves proxies alone.
-pub fn agent(whole: Option<Duration>, per_read: Duration) -> Agent {
+pub fn agent(tls: Option<TlsConfig>, whole: Option<Duration>, per_read: Duration) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .proxy(None)
+        .tls_config(tls.unwrap_or_default())
         .timeout_connect(Some(CALL / 2))
         .timeout_global(whole)
         .timeout_per_read(Some(per_read))
@@ -72,8 +74,8 @@ pub fn agent(whole: Option<Duration>, per_read: Duration) -> Agent {
 }
 
 impl Client {
-    pub fn new(endpoints: Vec<String>) -> Self {
-        Self { agent: agent(Some(CALL), CALL), endpoints, current: 0 }
+    pub fn new(endpoints: Vec<String>, tls: Option<TlsConfig>) -> Self {
+        Self { agent: agent(tls, Some(CALL), CALL), endpoints, current: 0 }
     }
 
     /// Calls a method of the gateway.

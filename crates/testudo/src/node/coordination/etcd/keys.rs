@@ -7,8 +7,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    pub fn new(cluster: &str) -> Self {
-        Self { prefix: format!("/testudo/{cluster}/") }
+    pub fn new(prefix: &str, cluster: &str) -> Self {
+        Self { prefix: format!("{prefix}/{cluster}/") }
     }
 
     /// The first key of all, and the first after all.
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn keys_sort_as_their_numbers_and_lie_in_their_range() {
-        let keys = Keys::new("a");
+        let keys = Keys::new("/testudo", "a");
         let names = [9, 10, 99, u64::MAX].map(|index| keys.entry(index));
         assert!(names.is_sorted());
         assert_eq!(keys.index(names[1].as_bytes()), Some(10));
@@ -58,6 +58,9 @@ mod tests {
             assert!(*key >= first && *key < end, "{key}");
         }
         assert!(names[3] < keys.entries_end());
-        assert!(Keys::new("a-b").leader() > end || Keys::new("a-b").leader() < first);
+        assert!(
+            Keys::new("/testudo", "a-b").leader() > end
+                || Keys::new("/testudo", "a-b").leader() < first
+        );
     }
 }

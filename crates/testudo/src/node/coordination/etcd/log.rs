@@ -58,6 +58,9 @@ pub struct Log<M> {
     snapshot_revision: u64,
     snapshot_after: u64,
     attempt: Option<Attempt>,
+    /// Whether the machine has changed since that was last asked. Not a result of the calls: one that
+    /// fails may have changed it before.
+    changed: bool,
 }
 
 impl<M: StateMachine> Log<M> {
@@ -70,6 +73,7 @@ impl<M: StateMachine> Log<M> {
             snapshot_revision: 0,
             snapshot_after,
             attempt: None,
+            changed: false,
         }
     }
 
@@ -77,9 +81,13 @@ impl<M: StateMachine> Log<M> {
         &self.machine
     }
 
-    /// Reads and applies all that is new; says whether the machine has changed.
-    pub fn catch_up(&mut self, client: &mut Client) -> Result<bool, LogError> {
-        let mut changed = false;
+    /// Whether the machine has changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Reads and applies all that is new.
+    pub fn catch_up(&mut self, client: &mut Client) -> Result<(), LogError> {
         loop {
             // With the last one known, or it would not be seen that etcd has lost what it had.
             let is_kept = self.applied > self.snapshot;
@@ -89,7 +97,7 @@ impl<M: StateMachine> Log<M> {
             let otherwise = [entries.clone(), get(&self.keys.snapshot())];
             let Outcome { succeeded, reads } = client.transact(&known, &[entries], &otherwise)?;
             if !succeeded {
-                changed |= self.take_snapshot(reads.get(1).and_then(|pairs| pairs.first()))?;
+                self.take_snapshot(reads.get(1).and_then(|pairs| pairs.first()))?;
             }
             let entries = reads.first().map_or(&[][..], Vec::as_slice);
             let first = entries.first().and_then(|pair| self.keys.index(&pair.key));
@@ -97,41 +105,41 @@ impl<M: StateMachine> Log<M> {
                 return Err(LogError::Foreign(format!("command {} is gone", self.applied)));
             }
             for pair in entries {
-                changed |= self.take_entry(pair)?;
+                self.take_entry(pair)?;
             }
             if (entries.len() as u64) < READ {
-                return Ok(changed);
+                return Ok(());
             }
         }
     }
 
-    fn take_snapshot(&mut self, pair: Option<&Pair>) -> Result<bool, LogError> {
+    fn take_snapshot(&mut self, pair: Option<&Pair>) -> Result<(), LogError> {
         let pair = pair.ok_or_else(|| LogError::Foreign("the snapshot is gone".to_owned()))?;
         let (index, machine) = pair
             .value
             .split_first_chunk()
             .ok_or_else(|| LogError::Foreign("the snapshot has no index".to_owned()))?;
         let index = u64::from_le_bytes(*index);
-        let is_ahead = index > self.applied;
-        if is_ahead {
+        if index > self.applied {
             self.machine.restore(machine).map_err(LogError::Foreign)?;
             self.applied = index;
+            self.changed = true;
             if let Some(attempt) = self.attempt.as_mut().filter(|a| a.index <= index) {
                 attempt.fate = Fate::Hidden;
             }
         }
         self.snapshot = index;
         self.snapshot_revision = pair.mod_revision;
-        Ok(is_ahead)
+        Ok(())
     }
 
-    fn take_entry(&mut self, pair: &Pair) -> Result<bool, LogError> {
+    fn take_entry(&mut self, pair: &Pair) -> Result<(), LogError> {
         let index = self.keys.index(&pair.key);
         let index = index.ok_or_else(|| {
             LogError::Foreign(format!("the key {:?}", String::from_utf8_lossy(&pair.key)))
         })?;
         if index <= self.applied {
-            return Ok(false);
+            return Ok(());
         }
         if index != self.applied + 1 {
             let expected = self.applied + 1;
@@ -143,11 +151,11 @@ impl<M: StateMachine> Log<M> {
             attempt.fate = Fate::Agreed;
         }
         // Refused by one machine, refused by all.
-        match next(&self.machine, &pair.value) {
-            Ok(machine) => self.machine = machine,
-            Err(_) => return Ok(false),
+        if let Ok(machine) = next(&self.machine, &pair.value) {
+            self.machine = machine;
+            self.changed = true;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What must hold for the next index to be free, and for nothing to be written anew there.
@@ -165,13 +173,12 @@ impl<M: StateMachine> Log<M> {
     /// Writes a command at the next index, after having applied all before it. After a
     /// [`LogError::Call`] it can be called again with the same command, which is never doubled: until
     /// it is known what stands at the index that was tried, no other one is.
-    pub fn append(&mut self, client: &mut Client, command: &[u8]) -> Result<bool, LogError> {
-        let mut changed = false;
+    pub fn append(&mut self, client: &mut Client, command: &[u8]) -> Result<(), LogError> {
         for _ in 0..TRIES {
-            changed |= self.catch_up(client)?;
+            self.catch_up(client)?;
             if let Some(attempt) = self.attempt.take() {
                 match attempt.fate {
-                    Fate::Agreed => return Ok(changed),
+                    Fate::Agreed => return Ok(()),
                     Fate::Hidden => return Err(LogError::Hidden),
                     Fate::Open => {}
                 }
@@ -184,7 +191,8 @@ impl<M: StateMachine> Log<M> {
             if client.transact(&conditions, &write, &[])?.succeeded {
                 self.attempt = None;
                 // If it can't be read now, it will be.
-                return Ok(changed | self.catch_up(client).unwrap_or(false));
+                let _ = self.catch_up(client);
+                return Ok(());
             }
         }
         self.attempt = None;
@@ -208,7 +216,7 @@ impl<M: StateMachine> Log<M> {
         let known = [is_of(&self.keys.snapshot(), self.snapshot_revision)];
         client.transact(&known, &write, &[])?;
         // If another node was faster, its snapshot is as good.
-        self.catch_up(client).map(|_| ())
+        self.catch_up(client)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A coordinator that is a real etcd: the log, its snapshot and the leader are keys.
 //!
-//! | key below `/testudo/<cluster>/` | value |
+//! | key below `<prefix>/<cluster>/` | value |
 //! | --- | --- |
 //! | `log/<index, 20 digits>` | a command |
 //! | `snapshot` | index of the last command in it, 8 bytes, then the machine |
@@ -22,7 +22,7 @@
 //! Leadership is told to end before the lease does: after `lease` less two calls without an answer
 //! from etcd. It decides who plans; that two nodes plan at once for a moment would do no harm.
 //!
-//! Limits: plain HTTP and no user names, so give it a local etcd proxy or a network of its own.
+//! Limits: no user names; who may do what is told by certificates, or by who reaches the etcd.
 //! A machine of more than [`MAX_MACHINE`] bytes is refused, because etcd takes 1.5 MiB at most.
 //! etcd's own history is the operator's to compact (`--auto-compaction-retention`).
 
@@ -30,9 +30,11 @@ mod client;
 mod keys;
 mod leadership;
 mod log;
+mod tls;
 mod watch;
 mod worker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -41,6 +43,7 @@ use std::time::Duration;
 
 use testudo_coordinator::StateMachine;
 use testudo_packet::bucket::NodeId;
+pub use tls::Tls;
 
 /// The longest encoded machine.
 pub const MAX_MACHINE: usize = 1 << 20;
@@ -57,12 +60,16 @@ const MIN_LEASE: Duration = Duration::from_secs(4);
 /// What has to be known.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What no two clusters share; letters, digits, `-` and `_`.
+    /// Below which key everything is, without the slash at its end.
+    pub prefix: String,
+    /// What no two clusters share; letters, digits, `-`, `_` and `.`.
     pub cluster: String,
     /// This node.
     pub node: NodeId,
-    /// Where etcd's members listen for clients, as `http://host:port`.
+    /// Where etcd's members listen for clients: `http://host:port`, or `https://host:port` for all.
     pub endpoints: Vec<String>,
+    /// What https needs.
+    pub tls: Option<Tls>,
     /// How long a leader that is gone still counts as one; whole seconds.
     pub lease: Duration,
     /// How many commands are kept behind a snapshot; after as many more the next one is made.
@@ -98,6 +105,14 @@ pub enum StartError {
     /// The operator's fault.
     #[error("the settings for etcd can't be used: {0}")]
     Settings(String),
+    /// The operator's fault.
+    #[error("{}: {why}; expected PEM of certificates, or of one key", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The system refuses a thread.
     #[error("a thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -134,11 +149,12 @@ impl<M: StateMachine + Send + 'static> Etcd<M> {
     /// If the settings make no sense. That etcd can't be reached is a [`Answer::Trouble`].
     pub fn start(settings: Settings, machine: M) -> Result<Self, StartError> {
         check(&settings)?;
+        let tls = settings.tls.as_ref().map(Tls::load).transpose()?;
         let (requests, inbox) = mpsc::sync_channel(MAX_REQUESTS);
         let (outbox, answers) = mpsc::sync_channel(MAX_ANSWERS);
         let flags = Arc::new(Flags::default());
-        watch::start(&settings, requests.clone(), flags.clone())?;
-        let work = worker::Worker::new(settings, machine, outbox);
+        watch::start(&settings, tls.clone(), requests.clone(), flags.clone())?;
+        let work = worker::Worker::new(settings, tls, machine, outbox);
         let shared = flags.clone();
         let worker = thread::Builder::new().name("etcd".to_owned()).spawn(move || {
             work.run(&inbox, &shared);
@@ -178,19 +194,20 @@ impl<M> Drop for Etcd<M> {
 }
 
 fn check(settings: &Settings) -> Result<(), StartError> {
-    let Settings { cluster, endpoints, lease, snapshot_after, .. } = settings;
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let Settings { cluster, endpoints, tls, lease, snapshot_after, .. } = settings;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let refuse = |why: String| Err(StartError::Settings(why));
     if cluster.is_empty() || !cluster.chars().all(plain) {
         return refuse(format!(
-            "the cluster is called {cluster:?}, expected letters, digits, - or _"
+            "the cluster is called {cluster:?}, expected letters, digits, -, _ or ."
         ));
     }
     if endpoints.is_empty() {
         return refuse("no endpoint".to_owned());
     }
-    if let Some(other) = endpoints.iter().find(|endpoint| !endpoint.starts_with("http://")) {
-        return refuse(format!("the endpoint is {other:?}, expected http://host:port"));
+    let scheme = if tls.is_some() { "https://" } else { "http://" };
+    if let Some(other) = endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) {
+        return refuse(format!("the endpoint is {other:?}, expected {scheme}host:port"));
     }
     if *lease < MIN_LEASE || *snapshot_after == 0 {
         return refuse(format!(

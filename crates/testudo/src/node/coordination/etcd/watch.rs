@@ -14,6 +14,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
+use ureq::tls::TlsConfig;
 
 use super::keys::Keys;
 use super::{Flags, Request, Settings, client};
@@ -26,15 +27,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Starts the thread. It ends by itself within [`SILENCE`] after `stop` was set.
 pub fn start(
     settings: &Settings,
+    tls: Option<TlsConfig>,
     requests: SyncSender<Request>,
     flags: Arc<Flags>,
 ) -> std::io::Result<()> {
     let endpoints = settings.endpoints.clone();
-    let (first, end) = Keys::new(&settings.cluster).all();
+    let (first, end) = Keys::new(&settings.prefix, &settings.cluster).all();
     let range = json!({ "key": BASE64.encode(first), "range_end": BASE64.encode(end) });
     let body = json!({ "create_request": range }).to_string();
     let work = move || {
-        let agent = client::agent(None, SILENCE);
+        let agent = client::agent(tls, None, SILENCE);
         for endpoint in endpoints.iter().cycle() {
             if flags.stop.load(Ordering::Relaxed) {
                 return;

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use testudo_coordinator::StateMachine;
+use ureq::tls::TlsConfig;
 
 use super::client::Client;
 use super::keys::Keys;
@@ -33,10 +34,15 @@ pub struct Worker<M> {
 }
 
 impl<M: StateMachine> Worker<M> {
-    pub fn new(settings: Settings, machine: M, outbox: SyncSender<Answer<M>>) -> Self {
-        let keys = Keys::new(&settings.cluster);
+    pub fn new(
+        settings: Settings,
+        tls: Option<TlsConfig>,
+        machine: M,
+        outbox: SyncSender<Answer<M>>,
+    ) -> Self {
+        let keys = Keys::new(&settings.prefix, &settings.cluster);
         Self {
-            client: Client::new(settings.endpoints),
+            client: Client::new(settings.endpoints, tls),
             leadership: Leadership::new(&keys, settings.node, settings.lease),
             log: Log::new(keys, machine, settings.snapshot_after),
             outbox,
@@ -121,7 +127,7 @@ impl<M: StateMachine> Worker<M> {
     fn write(&mut self) {
         while let Some((command, since)) = self.commands.front() {
             match self.log.append(&mut self.client, command) {
-                Ok(changed) => self.changed |= changed,
+                Ok(()) => {}
                 Err(LogError::Call(_)) if since.elapsed() < TENACITY => return,
                 Err(error) => {
                     self.log.give_up();
@@ -134,7 +140,6 @@ impl<M: StateMachine> Worker<M> {
 
     fn look(&mut self) {
         let result = self.log.catch_up(&mut self.client);
-        let result = result.map(|changed| self.changed |= changed);
         if self.note(result) && self.leadership.leads(Instant::now()) {
             let result = self.log.cut(&mut self.client);
             self.note(result);
@@ -165,6 +170,7 @@ impl<M: StateMachine> Worker<M> {
 
     /// Hands out answers as long as there is room; says whether there was.
     fn tell(&mut self) -> bool {
+        self.changed |= self.log.take_changed();
         if self.changed {
             if self.outbox.try_send(Answer::Changed(self.log.machine().clone())).is_err() {
                 return false;

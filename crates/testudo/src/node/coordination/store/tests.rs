@@ -55,7 +55,7 @@ fn batches() -> Vec<Batch> {
         Batch { hard: hard(1, Some(NodeId(2)), 4), ..Batch::default() },
         Batch { entries: entries(5..=8, 2), hard: hard(2, None, 4), ..Batch::default() },
         Batch { image: image(4, 1), base: base(2, 1), durable: true, ..Batch::default() },
-        Batch { entries: entries(8..=8, 3), durable: true, ..Batch::default() },
+        Batch { entries: entries(7..=7, 3), durable: true, ..Batch::default() },
         Batch {
             image: image(20, 3),
             clear: true,

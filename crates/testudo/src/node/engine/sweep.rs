@@ -1,0 +1,122 @@
+//! Going over the node table: taking out what belongs to others now, and what was silent for too long.
+//!
+//! Invariant: a turn goes over so many slots at most, so that a table of tens of millions keeps no packet
+//! waiting. A bucket that comes back while its entries are still being taken out waits until they are:
+//! else the sweep would take what arrives.
+//!
+//! A pass for some buckets begins a moment after their slots name others: packets that met the old
+//! slots are through by then, and leave no entry behind that the pass has gone past.
+
+use std::thread;
+
+use testudo_datapath::{BucketSet, NodeTable};
+use testudo_packet::bucket::{BucketId, Nanos};
+
+use super::{Engine, GRACE, Parts};
+use crate::node::clock;
+
+/// How many slots a turn goes over to clear: below a millisecond.
+const SLICE: usize = 16_384;
+
+/// In which time the whole table is looked at for silent flows, in milliseconds.
+const EXPIRY_MS: u64 = 1000;
+
+/// How far the sweeps are.
+#[derive(Debug)]
+pub struct Sweep {
+    /// Buckets of the pass under way, and where it is.
+    buckets: BucketSet,
+    at: usize,
+    cleared: usize,
+    /// Buckets of the next pass, and when it may begin.
+    next: BucketSet,
+    next_from: Nanos,
+    expiry_at: usize,
+    expiry_since: Nanos,
+}
+
+impl Sweep {
+    /// Nothing is to be taken out.
+    pub fn new(buckets: u32) -> Self {
+        Self {
+            buckets: BucketSet::new(buckets),
+            at: 0,
+            cleared: 0,
+            next: BucketSet::new(buckets),
+            next_from: Nanos(0),
+            expiry_at: 0,
+            expiry_since: Nanos(0),
+        }
+    }
+
+    /// A bucket's slot names another node.
+    pub fn push(&mut self, bucket: BucketId, now: Nanos) {
+        self.next.insert(bucket);
+        self.next_from = Nanos(now.0 + GRACE.as_nanos() as u64);
+    }
+
+    /// Whether entries of a bucket may still be there that are to be taken out.
+    pub fn has(&self, bucket: BucketId) -> bool {
+        self.buckets.contains(bucket) || self.next.contains(bucket)
+    }
+}
+
+impl Engine {
+    /// Takes out a turn's share of entries of other nodes' buckets; says whether there are more.
+    pub(super) fn sweep_some(&mut self, now: Nanos) -> bool {
+        let Self { parts: Parts { datapath, cluster, .. }, sweep, tallies, .. } = self;
+        if sweep.buckets.is_empty() {
+            if sweep.next.is_empty() || now < sweep.next_from {
+                return false;
+            }
+            let none = BucketSet::new(cluster.buckets());
+            sweep.buckets = std::mem::replace(&mut sweep.next, none);
+            (sweep.at, sweep.cleared) = (0, 0);
+        }
+        let table = datapath.table();
+        let end = (sweep.at + SLICE).min(table.capacity());
+        sweep.cleared += table.clear_part(sweep.at..end, &sweep.buckets);
+        sweep.at = end;
+        if end == table.capacity() {
+            let (buckets, entries) = (sweep.buckets.len(), sweep.cleared);
+            tracing::info!(buckets, entries, "entries cleared");
+            tallies.cleared += entries as u64;
+            sweep.buckets = BucketSet::new(cluster.buckets());
+        }
+        !sweep.buckets.is_empty()
+    }
+
+    /// Takes out all that is to be taken out, now.
+    pub(super) fn finish_sweep(&mut self) {
+        if self.sweep.buckets.is_empty() && self.sweep.next.is_empty() {
+            return;
+        }
+        thread::sleep(GRACE);
+        while !self.sweep.buckets.is_empty() || !self.sweep.next.is_empty() {
+            self.sweep_some(Nanos(u64::MAX));
+        }
+    }
+
+    /// Takes out this turn's share of silent flows.
+    pub(super) fn expire_some(&mut self, now: Nanos) {
+        let Self { parts: Parts { datapath, replica, timeouts, .. }, sweep, tallies, .. } = self;
+        let table = datapath.table();
+        let capacity = table.capacity();
+        let passed = clock::between(sweep.expiry_since, now).as_millis() as u64;
+        let share = capacity as u64 * passed.min(EXPIRY_MS) / EXPIRY_MS;
+        // A bounded share at a time; who is late goes over the table more slowly.
+        let count = usize::try_from(share).unwrap_or(capacity).min(4 * SLICE);
+        if count == 0 {
+            return;
+        }
+        sweep.expiry_since = now;
+        let end = (sweep.expiry_at + count).min(capacity);
+        let mut refused = 0;
+        let expired = table.expire_part(sweep.expiry_at..end, now, timeouts, &mut |record| {
+            refused += u64::from(replica.handle_expired(record).is_err());
+        });
+        tallies.expired += expired as u64;
+        tallies.refused_events += refused;
+        sweep.expiry_at = if end == capacity { 0 } else { end };
+    }
+}
