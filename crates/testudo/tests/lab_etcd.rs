@@ -145,5 +145,7 @@ fn main() -> ExitCode {
             }
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
 }

@@ -40,7 +40,7 @@ const LATEST: u8 = 1;
 const PROGRESS: u8 = 2;
 const TRUSTED: u8 = 4;
 
-/// A membership that rests. See the [module](self).
+/// A membership that rests. See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frozen {
     node: NodeId,

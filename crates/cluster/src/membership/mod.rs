@@ -21,7 +21,7 @@
 //!   stay dead.
 //! * **Planned move.** A new list does not take a bucket from its owner: the owner lets go when the
 //!   next one is ready, and says so (*settled*). Who is first in the new list takes the bucket when
-//!   everyone who might act on an older list has settled or is dead ([`title`]).
+//!   everyone who might act on an older list has settled or is dead (`title`).
 //! * **Epoch.** `version of the list << 8 | rank of the owner in it`. Two owners of a bucket never
 //!   share an epoch, and everyone can tell an owner's epoch without being told.
 //!
@@ -36,7 +36,7 @@
 //!
 //! A node that is to be silent for a while, because its process is replaced, says so in its
 //! heartbeats: for how long. A voter that grants such a heartbeat waits for so long, from when it heard
-//! it, and says that; so its support, and with it the lease, lasts longer ([`pause`]). The *last*
+//! it, and says that; so its support, and with it the lease, lasts longer (`pause`). The *last*
 //! heartbeat counts: who means to speak on first shortens its lease to the usual length, and only then
 //! asks for nothing any more. A voter that has heard that waits for the takeover wait from then on, and
 //! the lease ends before; one that has not still waits for as long as it has said. What others have

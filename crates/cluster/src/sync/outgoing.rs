@@ -11,7 +11,8 @@
 //! A bucket that is handed over is released behind all changes that were noted before: the next owner
 //! then has all of it.
 //!
-//! Bounds: letters, [`MAX_LETTER_FRAMES`]; changed flows, one entry a slot of the table; gone flows, the table's capacity. If more
+//! Bounds: letters, `MAX_LETTER_FRAMES`; changed flows, one entry a slot of the table; gone flows, the
+//! table's capacity. If more
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 

@@ -22,9 +22,9 @@ use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Role, Status};
 
 /// How long nodes may take until every bucket has an owner.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 /// How long a node may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Ask the node behind `socket` for its status. A stopped node does not stop who asks.
 pub fn ask(socket: &Path) -> Result<Status, ClientError> {

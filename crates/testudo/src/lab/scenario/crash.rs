@@ -30,8 +30,8 @@ const BLACKOUT: Duration = Duration::from_millis(1500);
 /// Between two powers that fail: time for the cluster to agree that the first dead no longer votes.
 const SHRINK: Duration = Duration::from_secs(6);
 /// How long a node that comes back may take to be a member again, and to own buckets again.
-const RETURN: Duration = Duration::from_secs(20);
-const SHARE: Duration = Duration::from_secs(30);
+const RETURN: Duration = Duration::from_secs(60);
+const SHARE: Duration = Duration::from_secs(60);
 /// The lease of a node, unless it is configured.
 const LEASE_MILLIS: u32 = 200;
 /// How late a kernel may notice that a lease has run out, and what it has let through may arrive.

@@ -32,11 +32,11 @@ const OPEN: Duration = Duration::from_secs(20);
 /// Under load, before the event.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long a connection may take to carry data both ways at the end.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK: Duration = Duration::from_secs(20);
 /// What is under way arrives or is lost.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long the common tables may take to agree after the traffic.
-const AGREE: Duration = Duration::from_secs(3);
+const AGREE: Duration = Duration::from_secs(10);
 /// Between two looks of all nodes at once, when each costs them a walk over a large table.
 const RARELY: Duration = Duration::from_secs(2);
 

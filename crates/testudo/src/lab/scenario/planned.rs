@@ -16,11 +16,11 @@ use crate::lab::running::ask;
 use crate::lab::samples::Seen;
 
 /// How long a bucket may take to move.
-const MOVE: Duration = Duration::from_secs(5);
+const MOVE: Duration = Duration::from_secs(20);
 /// How long a node may take to give all its buckets away, or to get its share.
 const SHARE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to hand itself over.
-const RESTART: Duration = Duration::from_secs(20);
+const RESTART: Duration = Duration::from_secs(60);
 /// Between two steps that concern whole nodes.
 const REST: Duration = Duration::from_millis(500);
 /// How long the load is measured.
