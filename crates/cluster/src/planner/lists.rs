@@ -25,10 +25,7 @@ pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<C
         Some(Candidate {
             node,
             weight: cluster.weight(node),
-            // An owner that catches up, after its process was replaced, keeps what it has.
-            may_own: (complete || there && owns(map, node))
-                && standing.fit
-                && !map.drained().contains(node),
+            may_own: complete && standing.fit && !map.drained().contains(node),
             // Who is listed already stays so while it lives, also while it catches up.
             may_succeed: complete || !standing.gone && is_listed(map, node),
         })
@@ -37,7 +34,8 @@ pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<C
     .collect()
 }
 
-fn owns(map: &Map, node: NodeId) -> bool {
+/// Whether a node is the first of a list.
+pub(super) fn owns(map: &Map, node: NodeId) -> bool {
     map.buckets()
         .filter_map(|bucket| map.list(bucket))
         .any(|list| list.rank(node) == Some(0) && map.stands_in(node, list.since))

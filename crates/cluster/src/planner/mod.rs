@@ -46,6 +46,9 @@ const MAX_LISTS: usize = 4096;
 /// How long a command may take to be agreed on before it is named again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long buckets stay where they are for the sake of an owner that catches up.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
 /// The leader's plans.
 #[derive(Debug)]
 pub struct Planner {
@@ -59,6 +62,8 @@ pub struct Planner {
     moved: Vec<Moved>,
     costs: Vec<f64>,
     peak: Option<f64>,
+    /// Since when an owner catches up.
+    waited_since: Option<Nanos>,
     elephants: Vec<(BucketId, f64)>,
 }
 
@@ -86,6 +91,7 @@ impl Planner {
             moved: Vec::new(),
             costs: Vec::new(),
             peak: None,
+            waited_since: None,
             elephants: Vec::new(),
         }
     }
@@ -272,8 +278,25 @@ impl Planner {
         if scene.least(|standing| standing.settled) < scene.map.latest_move() {
             return None;
         }
+        if self.is_waited_for(scene) {
+            return None;
+        }
         let (changes, reason) = self.moves(scene, &held, &candidates)?;
         scene.assign(changes, reason)
+    }
+
+    /// Whether an owner catches up, as after its process was replaced. It is given nothing before it
+    /// knows all, and nothing is taken from it either, unless that takes too long.
+    fn is_waited_for(&mut self, scene: &Scene<'_>) -> bool {
+        let catches_up = |standing: &Standing| {
+            !standing.synced && scene.is_there(standing) && lists::owns(scene.map, standing.node)
+        };
+        if !scene.standings.iter().any(catches_up) {
+            self.waited_since = None;
+            return false;
+        }
+        let since = *self.waited_since.get_or_insert(scene.now);
+        scene.now < after(since, CATCH_UP)
     }
 
     fn first_lists(&self, scene: &Scene<'_>, candidates: &[plan::Candidate]) -> Option<Command> {
