@@ -1,9 +1,7 @@
 //! The pipeline's surroundings in the kernel.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::generated::{
-    bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop,
-};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
@@ -130,7 +128,8 @@ impl Env for Kernel {
     #[inline(always)]
     fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac> {
         // SAFETY: as above.
-        unsafe { maps::STATION_MACS.get(&maps::station_key(interface, node.0)) }.map(|mac| Mac(*mac))
+        unsafe { maps::STATION_MACS.get(&maps::station_key(interface, node.0)) }
+            .map(|mac| Mac(*mac))
     }
 
     #[inline(always)]
