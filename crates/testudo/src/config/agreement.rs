@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use testudo_cluster::config::Timing;
+
 use super::cluster::{Cluster, at_least};
 use super::document::Section;
 use super::error::Fault;
@@ -72,8 +74,8 @@ pub(super) fn read(
     cluster: &Cluster,
     members: &[Member],
 ) -> Result<Agreement, Fault> {
-    let removal =
-        section.milliseconds("removal_ms", 10..=3_600_000, Duration::from_millis(3000))?;
+    let Timing { removal, handover, .. } = Timing::default();
+    let removal = section.milliseconds("removal_ms", 10..=3_600_000, removal)?;
     let takeover = ("takeover_ms", cluster.timing.takeover);
     at_least(section, ("removal_ms", removal), takeover, Duration::ZERO)?;
     let balance = Balance::default();
@@ -81,7 +83,7 @@ pub(super) fn read(
         coordinator: coordinator(section, members)?,
         min_voters: min_voters(section, members)?,
         removal,
-        handover: section.milliseconds("handover_ms", 10..=60_000, Duration::from_millis(1000))?,
+        handover: section.milliseconds("handover_ms", 10..=60_000, handover)?,
         balance: Balance {
             percent: section.number("balance_percent", 5..=1000, balance.percent)?,
             moves_per_minute: section.number(

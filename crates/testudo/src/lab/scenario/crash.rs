@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Stage;
+use crate::config;
 use crate::control::protocol::Role;
 use crate::lab::args::Scenario;
 use crate::lab::fault::{self, Fault, inflict};
@@ -32,8 +33,6 @@ const SHRINK: Duration = Duration::from_secs(6);
 /// How long a node that comes back may take to be a member again, and to own buckets again.
 const RETURN: Duration = Duration::from_secs(60);
 const SHARE: Duration = Duration::from_secs(60);
-/// The lease of a node, unless it is configured.
-const LEASE_MILLIS: u32 = 200;
 /// How late a kernel may notice that a lease has run out, and what it has let through may arrive.
 const LATE: Duration = Duration::from_millis(30);
 
@@ -87,8 +86,11 @@ impl Stage<'_> {
         let at = self.traffic.micros();
         inflict(self.lab.state(), victim, fault)?;
         self.narrator.say(&format!("{name} is {fault}"));
-        let lease = self.args.cluster.timing.map_or(LEASE_MILLIS, |Timing { lease, .. }| lease);
-        let stopped = Duration::from_millis(lease.into()) + LATE;
+        let configured = self.args.cluster.timing.map(|Timing { lease, .. }| lease);
+        let lease = configured.map_or(config::cluster::Timing::default().lease, |milliseconds| {
+            Duration::from_millis(milliseconds.into())
+        });
+        let stopped = lease + LATE;
         self.pass(stopped.saturating_sub(begun.elapsed()))?;
         let from = self.traffic.micros();
         let counter = match fault {
