@@ -209,12 +209,6 @@ impl Map {
         older.iter().zip(next)
     }
 
-    /// Whether any bucket has lists that somebody may still act on.
-    #[must_use]
-    pub fn is_moving(&self) -> bool {
-        self.buckets.iter().any(|bucket| !bucket.older.is_empty())
-    }
-
     /// The version that last put a list in the place of another. Once everyone who is not dead has
     /// settled it, no bucket is on its way.
     #[must_use]

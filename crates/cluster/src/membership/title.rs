@@ -23,7 +23,7 @@ use super::Membership;
 use crate::heartbeat::Role;
 use crate::map::{List, Map, Version};
 use crate::node_set::NodeSet;
-use crate::ownership::{Ledger, Title};
+use crate::ownership::{Ledger, Move, Title};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
 
 /// How a version and a rank make an epoch.
@@ -44,7 +44,7 @@ pub(super) struct Basis {
     acquiring: bool,
     dead: NodeSet,
     presumed: NodeSet,
-    /// What each node has settled, while that matters.
+    /// What each node has settled.
     settled: Vec<Version>,
     handed: usize,
     /// By which version a majority of the voters goes.
@@ -98,8 +98,7 @@ impl Membership {
     }
 
     fn basis(&self) -> Basis {
-        let moving = self.map.is_moving();
-        let settled = self.cluster.nodes().filter(|_| moving).map(|node| {
+        let settled = self.cluster.nodes().map(|node| {
             let progress = self.peers[usize::from(node.0)].progress();
             progress.map_or(Version(0), |progress| progress.settled)
         });
@@ -155,10 +154,9 @@ impl Scene<'_> {
                 if owning { Title::of(told) } else { self.acting(bucket, told) }
             }
             // It is this node's until it has let go.
-            Some((node, epoch)) if owning => Title {
-                slot: told,
-                moving: Some(crate::ownership::Move { to: node, since: list.since, epoch }),
-            },
+            Some((node, epoch)) if owning => {
+                Title { slot: told, moving: Some(Move { to: node, since: list.since, epoch }) }
+            }
             _ if owning => Title::of(told),
             _ => self.acting(bucket, told),
         }
