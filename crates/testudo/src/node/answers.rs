@@ -345,15 +345,16 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("notices_dropped", notices_dropped),
     ];
     let MoveCounters { handed_over, forced, withdrawn, arrived, held_in_vain } = standing.moves;
-    let moves = [
+    let replica = [
         ("moves_handed_over", handed_over),
         ("moves_forced", forced),
         ("moves_withdrawn", withdrawn),
         ("moves_arrived", arrived),
         ("moves_held_in_vain", held_in_vain),
+        ("letters_lost", standing.letters_lost),
     ];
     let all = standing.counters.iter().copied().chain(standing.tallies.named());
-    let all = all.chain(heartbeats).chain(moves);
+    let all = all.chain(heartbeats).chain(replica);
     all.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 

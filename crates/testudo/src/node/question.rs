@@ -52,6 +52,8 @@ pub struct Standing {
     pub tallies: Tallies,
     /// How planned moves ended.
     pub moves: MoveCounters,
+    /// Letters to peers that found no way.
+    pub letters_lost: u64,
     /// What the packet handling counts.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -79,6 +81,7 @@ impl Question {
                     peers: cluster.peers().map(|peer| (peer, replica.peer(peer))).collect(),
                     tallies: *tallies,
                     moves: replica.move_counters(),
+                    letters_lost: replica.letters_lost(),
                     counters: datapath.counters(),
                 })
                 .is_err(),

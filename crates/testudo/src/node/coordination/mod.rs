@@ -107,6 +107,7 @@ pub struct Coordination {
     standings: Vec<Standing>,
     planned_at: Nanos,
     leaderless_since: Option<Nanos>,
+    told_health: Option<Finding>,
     trouble: Throttle,
     unsent: Throttle,
     told_elephant: Option<BucketId>,
@@ -121,6 +122,7 @@ impl Coordination {
             standings: Vec::new(),
             planned_at: Nanos(0),
             leaderless_since: None,
+            told_health: None,
             trouble: Throttle::default(),
             unsent: Throttle::default(),
             told_elephant: None,
@@ -295,14 +297,11 @@ impl Coordination {
     }
 
     fn note_health(&mut self, now: Nanos) {
-        if self.parts.coordinator.leader().is_some() {
-            self.leaderless_since = None;
-        }
-        let since = match self.parts.coordinator.leader() {
+        self.leaderless_since = match self.parts.coordinator.leader() {
             Some(_) => None,
-            None => Some(*self.leaderless_since.get_or_insert(now)),
+            None => Some(self.leaderless_since.unwrap_or(now)),
         };
-        let finding = match since {
+        let finding = match self.leaderless_since {
             Some(since) if clock::between(since, now) > LEADERLESS => {
                 let seconds = clock::between(since, now).as_secs();
                 // Nobody could act on this node's being unfit, so it is told and not judged bad.
@@ -310,7 +309,12 @@ impl Coordination {
             }
             _ => Finding::Well("the agreement has a leader".to_owned()),
         };
+        if self.told_health.as_ref() == Some(&finding) {
+            return;
+        }
         // Told again a moment later, if there is no room for it now.
-        let _ = self.parts.health.report_coordinator(finding);
+        if self.parts.health.report_coordinator(finding.clone()).is_ok() {
+            self.told_health = Some(finding);
+        }
     }
 }
