@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::axis::Axis;
 use crate::kernel::Program;
 use crate::population::Kind;
 use crate::report::count;
@@ -25,27 +26,6 @@ const CURVES: [(Way, &str, &str, &str); 5] = [
     (Way::UserLookup, "(c) node table, user space", "#148f77", ""),
     (Way::Kernel(Program::Chase), "one dependent cache miss", "#707b7c", "5 4"),
 ];
-
-/// Where a value lies on a logarithmic axis.
-struct Axis {
-    low: f64,
-    high: f64,
-    start: f64,
-    end: f64,
-}
-
-impl Axis {
-    fn at(&self, value: f64) -> f64 {
-        let part = (value / self.low).ln() / (self.high / self.low).ln();
-        self.start + part * (self.end - self.start)
-    }
-
-    /// The powers of ten on the axis.
-    fn decades(&self) -> impl Iterator<Item = f64> {
-        let (low, high) = (self.low.log10().ceil() as i32, self.high.log10().floor() as i32);
-        (low..=high).map(|power| 10f64.powi(power))
-    }
-}
 
 /// The picture as SVG.
 pub fn svg(times: &[Times]) -> String {

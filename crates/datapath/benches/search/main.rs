@@ -7,6 +7,7 @@
 //! Invariant: what is compared is measured in one run, round by round, and each search is checked to
 //! have found what it should.
 
+mod axis;
 mod bpf_call;
 mod bulk;
 mod chains;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::axis::Axis;
 use crate::report::points;
 use crate::{MEASURES, Sample};
 
@@ -13,27 +14,6 @@ const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
 /// One for each measure.
 const COLOURS: [&str; 3] = ["#1f618d", "#148f77", "#b9770e"];
-
-/// Where a value lies on a logarithmic axis.
-struct Axis {
-    low: f64,
-    high: f64,
-    start: f64,
-    end: f64,
-}
-
-impl Axis {
-    fn at(&self, value: f64) -> f64 {
-        let part = (value / self.low).ln() / (self.high / self.low).ln();
-        self.start + part * (self.end - self.start)
-    }
-
-    /// The powers of ten on the axis.
-    fn decades(&self) -> impl Iterator<Item = f64> {
-        let (low, high) = (self.low.log10().ceil() as i32, self.high.log10().floor() as i32);
-        (low..=high).map(|power| 10f64.powi(power))
-    }
-}
 
 /// The picture as SVG.
 pub fn svg(samples: &[Sample]) -> String {

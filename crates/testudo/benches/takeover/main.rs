@@ -8,6 +8,8 @@
 //!
 //! Invariant: a run that was not judged good by the lab gives no sample, and ends the benchmark.
 
+#[path = "../../../datapath/benches/search/axis.rs"]
+mod axis;
 mod chart;
 mod regression;
 mod report;
