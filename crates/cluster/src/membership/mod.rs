@@ -89,7 +89,7 @@ use crate::ownership::Ledger;
 use crate::time::{NEVER, after, since};
 use lease::Lease;
 use peer::{Latest, Peer, Place, Support, View};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
@@ -143,7 +143,7 @@ pub struct Membership {
     /// Dead by votes counted at any time: good for knowing who owns, not for taking.
     presumed: NodeSet,
     /// Buckets that their owners have handed over to this node, by whom and by which version.
-    handed: std::collections::BTreeMap<BucketId, (NodeId, Version)>,
+    handed: BTreeMap<BucketId, (NodeId, Version)>,
     ledger: Ledger,
     ledger_basis: Option<title::Basis>,
     next_heartbeat: Nanos,
@@ -182,7 +182,7 @@ impl Membership {
             fenced: NodeSet::default(),
             dead: NodeSet::default(),
             presumed: NodeSet::default(),
-            handed: std::collections::BTreeMap::new(),
+            handed: BTreeMap::new(),
             ledger_basis: None,
             next_heartbeat: now,
             next_impersonation: now,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 use crate::config::{Cluster, MAX_VOTERS};
+use crate::heartbeat::Incarnation;
 use crate::map::{Command, Map, Reason, Version};
 use crate::membership::Standing;
 use crate::node_set::NodeSet;
@@ -372,13 +373,13 @@ impl Scene<'_> {
     }
 
     /// Lives that wait for a place whose life before is dead.
-    fn newcomers(&self) -> Vec<(NodeId, crate::heartbeat::Incarnation)> {
+    fn newcomers(&self) -> Vec<(NodeId, Incarnation)> {
         let waiting =
             self.standings.iter().filter(|standing| standing.gone && standing.is_new(self.map));
         waiting.filter_map(|standing| Some((standing.node, standing.life?))).collect()
     }
 
-    fn admit(&self, lives: Vec<(NodeId, crate::heartbeat::Incarnation)>) -> Option<Command> {
+    fn admit(&self, lives: Vec<(NodeId, Incarnation)>) -> Option<Command> {
         (!lives.is_empty()).then(|| Command::Admit { basis: self.map.version(), lives })
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use testudo_packet::bucket::MAX_BUCKETS;
 use testudo_packet::env::Mac;
 
@@ -80,23 +81,21 @@ impl Timing {
     /// The least time between the end of a lease and a takeover: the tick of the coarsest clock
     /// that the kernel checks leases by, and a hundredth for clocks that run apart.
     pub fn margin(lease: Duration) -> Duration {
-        Duration::from_millis(10) + lease / 100
+        testudo_cluster::config::Timing::margin(lease)
     }
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(200),
-            takeover: Duration::from_millis(260),
-            formation: Duration::from_secs(5),
-        }
+        let testudo_cluster::config::Timing { heartbeat, lease, takeover, formation, .. } =
+            testudo_cluster::config::Timing::default();
+        Self { heartbeat, lease, takeover, formation }
     }
 }
 
 /// How packets reach the nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Every node sees every packet and handles those of its buckets.
     #[default]
@@ -105,7 +104,7 @@ pub enum Mode {
     /// passed to that node once.
     Steered,
     /// Not inline: every node sees a copy of every packet and hands those of its buckets to an
-    /// analyser behind [`tap`](super::node::Node::tap).
+    /// analyser.
     Tap,
 }
 

@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::links::Mac;
+pub use crate::config::cluster::Mode;
 
 /// The MAC that all nodes answer with for the cluster's addresses. No frame is sent *from* it, so the
 /// bridges never learn it and flood what is sent to it.
@@ -43,30 +44,6 @@ pub const ANALYSER_LINK: &str = "ids0";
 const ETCD_HOST: u8 = 254;
 /// In `tap` mode client and server are neighbours: one network for all.
 const TAP_PREFIXES: [u8; 2] = [8, 8];
-
-/// How packets reach the nodes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every node sees every packet; the cluster's addresses are the gateway.
-    #[default]
-    Shared,
-    /// Routers share the packets out over the nodes by a hash of their own.
-    Steered,
-    /// Client and server speak to each other; the nodes only see it.
-    Tap,
-}
-
-impl Mode {
-    /// As configurations and reports write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Shared => "shared",
-            Mode::Steered => "steered",
-            Mode::Tap => "tap",
-        }
-    }
-}
 
 /// How the nodes agree on whose the buckets are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
