@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use testudo_cluster::heartbeat::Role;
 use testudo_cluster::replica::SyncError;
+use testudo_coordinator::Coordinator;
 use testudo_packet::bucket::NodeId;
 use testudo_sim::checkers::{
     drained_own_nothing, every_bucket_owned, healed, tables_agree, takeover_time,
@@ -170,6 +171,29 @@ fn a_drained_node_loses_no_packet_and_gets_its_share_back() {
             world.run(1000 * MS);
         });
     }
+}
+
+#[test]
+fn a_drain_of_all_before_there_are_owners_keeps_nobody_from_owning() {
+    for_seeds(15, |seed| {
+        let mut world = World::new(Options { witnesses: 1, ..Options::of(2) }, seed);
+        let leader = |world: &World| {
+            let admitted = |node: &usize| {
+                world.machines[*node].daemon.as_ref().is_some_and(|daemon| {
+                    daemon.raft.leads() && daemon.raft.machine().admission(NodeId(0)).is_some()
+                })
+            };
+            (0..2).find(admitted)
+        };
+        while leader(&world).is_none() {
+            world.run(MS);
+        }
+        let node = leader(&world).expect("it leads");
+        world.tell(node, Input::Order(Order::Drain(NodeId(0))));
+        world.until(3000, every_bucket_owned);
+        let daemon = world.machines[0].daemon.as_ref().expect("it runs");
+        assert!(daemon.membership.map().drained().contains(NodeId(0)), "the order came too late");
+    });
 }
 
 #[test]

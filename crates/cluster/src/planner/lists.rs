@@ -17,21 +17,31 @@ pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<C
     // Before the first lists there is nothing to be complete with.
     let formed = map.is_formed();
     let able = cluster.nodes().filter(|&node| !cluster.is_witness(node));
-    able.filter_map(|node| {
-        let standing = standing(standings, node)?;
-        let admission = map.admission(node)?;
-        let there = standing.life == Some(admission.life) && !standing.gone;
-        let complete = there && (standing.synced || !formed);
-        Some(Candidate {
-            node,
-            weight: cluster.weight(node),
-            may_own: complete && standing.fit && !map.drained().contains(node),
-            // Who is listed already stays so while it lives, also while it catches up.
-            may_succeed: complete || !standing.gone && is_listed(map, node),
+    let mut candidates: Vec<_> = able
+        .filter_map(|node| {
+            let standing = standing(standings, node)?;
+            let admission = map.admission(node)?;
+            let there = standing.life == Some(admission.life) && !standing.gone;
+            let complete = there && (standing.synced || !formed);
+            Some(Candidate {
+                node,
+                weight: cluster.weight(node),
+                may_own: complete && standing.fit,
+                // Who is listed already stays so while it lives, also while it catches up.
+                may_succeed: complete || !standing.gone && is_listed(map, node),
+            })
         })
-    })
-    .filter(|candidate| candidate.may_own || candidate.may_succeed)
-    .collect()
+        .filter(|candidate| candidate.may_own || candidate.may_succeed)
+        .collect();
+    let is_drained = |candidate: &Candidate| map.drained().contains(candidate.node);
+    // A drain leaves buckets where they are if nobody else may own them, so it also lets a cluster form.
+    if formed || candidates.iter().any(|candidate| candidate.may_own && !is_drained(candidate)) {
+        for candidate in &mut candidates {
+            candidate.may_own &= !is_drained(candidate);
+        }
+        candidates.retain(|candidate| candidate.may_own || candidate.may_succeed);
+    }
+    candidates
 }
 
 /// Whether a node is the first of a list.

@@ -324,10 +324,15 @@ impl Replica {
         vain.into_iter().for_each(|bucket| self.hold_no_more(bucket));
     }
 
-    /// This node begins a new life, and has no part in any move.
+    /// This node begins a new life, and has no part in any move. Entries of what it had let go stay in
+    /// the node table until they have arrived elsewhere; nobody waits for that any more.
     pub(super) fn abandon_moves(&mut self) {
         self.moves.leaving.clear();
-        self.leaving.clear();
+        for bucket in std::mem::take(&mut self.leaving).into_keys() {
+            let slot = self.slot(bucket);
+            self.set_slot(bucket, slot);
+            self.effects.push_back(Effect::Clear { bucket });
+        }
         let arriving: Vec<_> = self.moves.arriving.keys().copied().collect();
         arriving.into_iter().for_each(|bucket| self.hold_no_more(bucket));
     }

@@ -1,5 +1,6 @@
 //! The common tables of all running nodes hold the same flows, and of each bucket exactly those
-//! that its owner has in its kernel.
+//! that its owner has in its kernel. No other kernel has any of them: an entry that is left behind
+//! would be in force again, as old as it is, when its bucket comes back.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,12 @@ pub fn tables_agree(world: &World) -> Result<(), String> {
         let Some(daemon) = &machine.daemon else { continue };
         let table = daemon.replica.table();
         digests.insert(number, (table.digest(), table.len()));
+        let mut rest = machine.kernel.flows.values().map(|record| usize::from(record.bucket.0));
+        if let Some(bucket) = rest.find(|&bucket| world.handler(bucket) != Some(number)) {
+            return Err(format!(
+                "node {number} has entries of bucket {bucket}, which it does not own"
+            ));
+        }
         for bucket in 0..world.options.buckets as usize {
             let Some(owner) = world.handler(bucket) else {
                 return Err(format!("bucket {bucket} has no owner to compare with"));
