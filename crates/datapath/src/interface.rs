@@ -190,6 +190,9 @@ pub trait Datapath {
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error>;
     /// Keeps everything for this process, and ends with it.
     fn leave_nothing(&mut self) -> Result<(), Error>;
+    /// Takes the programs off the interfaces, for an end that somebody wants. After an error some are
+    /// still there, and drop what is the cluster's once the lease has ended.
+    fn stand_down(&mut self) -> Result<(), Error>;
     /// Every counter of the datapath by name, drops by their reason; they only rise.
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }

@@ -346,6 +346,10 @@ impl Datapath for UserDatapath {
         Ok(())
     }
 
+    fn stand_down(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         (0..).zip(self.counters).filter_map(|(i, n)| Some((counter_name(i)?, n))).collect()
     }

@@ -307,6 +307,44 @@ fn what_a_daemon_left_stops_when_its_lease_ends() {
     });
 }
 
+fn a_guarded_interface_is_never_without_programs_until_someone_wants_it() {
+    in_namespaces(|directory| {
+        let (mut tap, mut analyser) = (Tap::new("mirror"), Tap::new("analyser"));
+        let mode = Mode::Tap { interface: analyser.number() };
+        let pins = directory.join("cluster-node");
+        let mut first = KernelDatapath::load(settings(mode)).expect("a datapath");
+        let error =
+            first.guard(&pins).and_then(|()| first.attach(tap.name())).expect_err("guarded");
+        assert!(error.to_string().contains("BPF file system"), "{error}");
+        std::fs::remove_dir_all(&pins).expect("removed");
+        pinning::mount_file_system(directory).expect("a BPF file system");
+        let mut first = KernelDatapath::load(settings(mode)).expect("a datapath");
+        set_up(&mut first);
+        first.guard(&pins).expect("guarded");
+        first.attach(tap.name()).expect("attached");
+        first.set_lease(now().plus_millis(300));
+        drop(first);
+        assert!(is_handled(&mut tap, &mut analyser), "the programs went with their process");
+        std::thread::sleep(Duration::from_millis(350));
+        assert!(!is_handled(&mut tap, &mut analyser), "the lease has ended");
+
+        // The next one begins with nothing, in the same links.
+        let mut next = KernelDatapath::load(settings(mode)).expect("a datapath");
+        set_up(&mut next);
+        next.guard(&pins).expect("guarded");
+        next.attach(tap.name()).expect("attached");
+        assert_eq!(next.table().len(), 0);
+        assert!(is_handled(&mut tap, &mut analyser));
+        assert_eq!(next.table().len(), 1);
+
+        next.stand_down().expect("taken off");
+        assert!(!pins.exists());
+        assert!(!is_handled(&mut tap, &mut analyser), "nobody is there");
+        drop(next);
+        unmount(directory);
+    });
+}
+
 /// Why adopting fails.
 fn refusal(pins: &Path, settings: Settings) -> String {
     let lease = KernelDatapath::pinned_lease(pins, &settings).expect_err("a lease").to_string();
@@ -377,6 +415,7 @@ fn main() -> std::process::ExitCode {
         an_analyser_sees_the_packets_of_owned_buckets_as_they_were
         a_daemon_that_comes_again_finds_its_packets_handled_to_the_last
         what_a_daemon_left_stops_when_its_lease_ends
+        a_guarded_interface_is_never_without_programs_until_someone_wants_it
         what_means_something_else_is_not_adopted_and_goes_on
     };
     privileged::run(root, &[])

@@ -37,17 +37,20 @@ pub struct BalanceSettings {
     /// How long a bucket stays where it was moved to. Must exceed the time that a measured rate needs
     /// to follow a move.
     pub rest: Duration,
-    /// The most moves in any minute.
+    /// The most moves for balance in any minute.
     pub per_minute: usize,
 }
 
-/// A move made lately, whatever for. A list of them is kept by the caller; [`forget`] bounds it.
+/// A move made lately. A list of them is kept by the caller; [`forget`] bounds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// Which bucket.
     pub bucket: BucketId,
     /// When.
     pub at: Nanos,
+    /// Whether it was made for balance, and counts towards the cap. A bucket rests whatever it was
+    /// moved for.
+    pub for_balance: bool,
 }
 
 /// What was done lately, seen from now.
@@ -61,7 +64,8 @@ pub struct Lately<'a> {
 
 impl Lately<'_> {
     fn in_window(&self) -> usize {
-        self.moved.iter().filter(|moved| since(self.now, moved.at) < WINDOW).count()
+        let counts = |moved: &&Moved| moved.for_balance && since(self.now, moved.at) < WINDOW;
+        self.moved.iter().filter(counts).count()
     }
 
     /// Which buckets stay where they are.

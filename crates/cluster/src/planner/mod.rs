@@ -161,8 +161,8 @@ impl Planner {
         }
         let command = self.next(&scene)?;
         self.waiting = (map.version(), after(now, RETRY));
-        if let Command::Assign { lists, .. } = &command {
-            self.note_moves(&scene, lists);
+        if let Command::Assign { lists, reason, .. } = &command {
+            self.note_moves(&scene, lists, *reason == Reason::Balance);
         }
         Some(command)
     }
@@ -178,11 +178,16 @@ impl Planner {
         }
     }
 
-    fn note_moves(&mut self, scene: &Scene<'_>, lists: &[(BucketId, Vec<NodeId>)]) {
+    fn note_moves(
+        &mut self,
+        scene: &Scene<'_>,
+        lists: &[(BucketId, Vec<NodeId>)],
+        for_balance: bool,
+    ) {
         plan::forget(&mut self.moved, &self.balance, scene.now);
         for (bucket, ranks) in lists {
             if scene.map.ranks(*bucket).first() != ranks.first() {
-                self.moved.push(Moved { bucket: *bucket, at: scene.now });
+                self.moved.push(Moved { bucket: *bucket, at: scene.now, for_balance });
             }
         }
     }

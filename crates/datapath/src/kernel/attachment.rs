@@ -9,7 +9,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use aya::util::KernelVersion;
 
-use super::{KernelDatapath, loader, pinning, refusal};
+use super::{KernelDatapath, guard, loader, pinning, refusal};
 use crate::Error;
 
 /// Where the programs are. Dropping it takes them off, unless they are pinned; the fields go in this
@@ -39,14 +39,33 @@ pub fn attach(datapath: &mut KernelDatapath, interface: &str) -> Result<(), Erro
     if datapath.attached.iter().any(|one| one.interface == number) {
         return Ok(());
     }
-    let stack = attach_stack(datapath, interface)?.map_err(|error| failed(&error))?;
-    let packets = attach_packets(datapath, number)?.map_err(|error| failed(&error))?;
-    let attachment = Attachment { interface: number, packets, stack };
+    let guarded = datapath.guarded.clone();
+    let left = match &guarded {
+        Some(directory) => guard::take(datapath, directory, number)?,
+        None => None,
+    };
+    let found = left.is_some();
+    let attachment = match left {
+        Some(attachment) => attachment,
+        None => {
+            let stack = attach_stack(datapath, interface)?.map_err(|error| failed(&error))?;
+            let packets = attach_packets(datapath, number)?.map_err(|error| failed(&error))?;
+            Attachment { interface: number, packets, stack }
+        }
+    };
+    if let Some(directory) = guarded.filter(|_| !found) {
+        pinning::pin_attachment(&directory, &attachment)?;
+    }
     if let Some(directory) = &datapath.pinned {
         pinning::pin_attachment(directory, &attachment)?;
     }
     datapath.attached.push(attachment);
     Ok(())
+}
+
+/// Takes the programs off all interfaces.
+pub fn detach(datapath: &mut KernelDatapath) {
+    datapath.attached.clear();
 }
 
 type Attached<T> = Result<Result<T, ProgramError>, Error>;

@@ -85,6 +85,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         attached: Vec::new(),
         maps,
         pinned: directory.map(Path::to_owned),
+        guarded: None,
         held: Held::default(),
         own_occurrences: Vec::new(),
         lost_seen: 0,

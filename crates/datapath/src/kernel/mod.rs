@@ -10,6 +10,7 @@
 
 mod attachment;
 mod bpf_call;
+mod guard;
 mod loader;
 pub mod nameless;
 mod packets;
@@ -98,6 +99,8 @@ pub struct KernelDatapath {
     maps: Vec<(&'static str, MapData)>,
     /// Where everything is pinned.
     pinned: Option<PathBuf>,
+    /// Where the links are pinned, for the case that the process dies.
+    guarded: Option<PathBuf>,
 }
 
 /// The lease of a node's packet handling. Once that is gone, setting it has no effect.
@@ -122,6 +125,15 @@ impl KernelDatapath {
     /// interface that has them, because they were adopted, is left as it is.
     pub fn attach(&mut self, interface: &str) -> Result<(), Error> {
         attachment::attach(self, interface)
+    }
+
+    /// Has the programs stay on the interfaces when this process is killed: once the lease has ended
+    /// they drop what is the cluster's. Their links get names in a directory of a BPF file system, which
+    /// is made if it is not there; [`Self::attach`] puts the programs into links that it finds there.
+    ///
+    /// After an error some interfaces may be guarded already.
+    pub fn guard(&mut self, directory: &Path) -> Result<(), Error> {
+        guard::guard(self, directory)
     }
 
     /// Leaves everything in a directory of a BPF file system, which is made if it is not there: from
@@ -302,6 +314,10 @@ impl Datapath for KernelDatapath {
 
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error> {
         self.pin(directory)
+    }
+
+    fn stand_down(&mut self) -> Result<(), Error> {
+        guard::stand_down(self)
     }
 
     fn leave_nothing(&mut self) -> Result<(), Error> {

@@ -43,8 +43,8 @@ const BPF_FILE_SYSTEM: FsType = FsType(0xcafe_4a11);
 
 /// What the links of an interface are called, before its number. A name there has no dots, as an
 /// interface's may have.
-const PACKETS_LINK: &str = "packets_";
-const STACK_LINK: &str = "stack_";
+pub(super) const PACKETS_LINK: &str = "packets_";
+pub(super) const STACK_LINK: &str = "stack_";
 
 /// What pinned memory means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ fn layout() -> u64 {
     numbers.fold(0, |sum, number| hash18(HashKey::default(), sum, number, 0))
 }
 
-fn failed(path: &Path, error: &dyn std::error::Error) -> Error {
+pub(super) fn failed(path: &Path, error: &dyn std::error::Error) -> Error {
     Error::Pin { path: path.display().to_string(), said: refusal::chain(error) }
 }
 
@@ -282,7 +282,7 @@ fn rules(datapath: &KernelDatapath) -> Result<Vec<Rule>, Error> {
 
 /// Puts the programs of this process in the place of those that run on an interface; `None` if the
 /// interface is gone.
-fn take_over(
+pub(super) fn take_over(
     datapath: &mut KernelDatapath,
     directory: &Path,
     interface: u32,

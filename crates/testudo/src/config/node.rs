@@ -8,12 +8,13 @@ use super::error::Fault;
 use super::{interface, names};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap"];
+pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap", "pins"];
 
 /// The directory that control sockets are in unless a file says otherwise.
 pub const CONTROL_DIRECTORY: &str = "/run/testudo";
 
 /// The directory that nodes keep their logs below unless a file says otherwise.
+const PINS_DIRECTORY: &str = "/sys/fs/bpf/testudo";
 pub const STATE_DIRECTORY: &str = "/var/lib/testudo";
 
 /// What is this node's own.
@@ -37,6 +38,12 @@ pub struct Node {
     ///
     /// [`Interface`]: super::interface::Interface
     pub tap: Option<String>,
+    /// The directory of a BPF file system in which the programs on the interfaces have names, so that
+    /// they outlive a daemon that is killed, and drop what is the cluster's until it is there again. An
+    /// absolute path; in `steered` mode by default `/sys/fs/bpf/testudo/CLUSTER/NAME`, for there the
+    /// machine would forward packets itself. In the other modes nobody else takes them, and the default
+    /// is none.
+    pub pins: Option<PathBuf>,
 }
 
 /// Reads and checks the section.
@@ -52,7 +59,15 @@ pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fau
         Some(value) => value.absolute_path()?,
         None => Path::new(STATE_DIRECTORY).join(&cluster.name).join(&name),
     };
-    Ok(Node { name, control, table_entries, state, tap: tap(section, cluster.mode)? })
+    let pins = match section.value("pins") {
+        Some(value) => Some(value.absolute_path()?),
+        None if cluster.mode == Mode::Steered => {
+            Some(Path::new(PINS_DIRECTORY).join(&cluster.name).join(&name))
+        }
+        None => None,
+    };
+    let tap = tap(section, cluster.mode)?;
+    Ok(Node { name, control, table_entries, state, tap, pins })
 }
 
 /// Whether it is missing is not known here: a witness needs none.

@@ -132,6 +132,9 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
         node.control.display(),
     );
     let _ = writeln!(text, "state = \"{}\"", node.state.display());
+    if mode == Mode::Steered && !node.witness {
+        let _ = writeln!(text, "pins = \"{}\"", state.pins().join(&node.name).display());
+    }
     if mode == Mode::Tap && !node.witness {
         let _ = writeln!(text, "tap = \"{TAP_LINK}\"");
     }

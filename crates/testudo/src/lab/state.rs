@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
+use testudo_datapath::kernel::pinning;
 
 use super::netns;
-use super::plan::{Coordinator, Host, Plan};
+use super::plan::{Coordinator, Host, Mode, Plan};
 use super::process::Process;
 use super::topology::Topology;
 
@@ -116,7 +119,17 @@ impl State {
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
         state.save()?;
+        if plan.mode == Mode::Steered {
+            let pins = state.pins();
+            fs::create_dir(&pins).with_context(|| format!("create {}", pins.display()))?;
+            pinning::mount_file_system(&pins)?;
+        }
         Ok(state)
+    }
+
+    /// Where the programs of its nodes have names, in a BPF file system of its own.
+    pub fn pins(&self) -> PathBuf {
+        directory(&self.name).join("bpf")
     }
 
     /// Read the state of the lab `name`.
@@ -151,6 +164,11 @@ impl State {
         Process::end(&processes, GRACE)?;
         for namespace in &self.namespaces {
             netns::remove(namespace)?;
+        }
+        // Programs that outlive their daemons end with their names.
+        match umount2(&self.pins(), MntFlags::MNT_DETACH) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(errno) => bail!("unmount {}: {errno}", self.pins().display()),
         }
         remove_directory(&directory(&self.name))
     }

@@ -4,6 +4,7 @@
 //! then. What was left is taken off the interfaces before; the others take its buckets when the pause
 //! that they have granted is over, or when they have admitted the new life.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use testudo_cluster::config::Cluster;
@@ -12,7 +13,7 @@ use testudo_cluster::membership::{Frozen, FrozenError, Membership, ResumeError};
 use testudo_cluster::replica::Replica;
 use testudo_datapath::Datapath;
 use testudo_datapath::kernel::nameless::NamelessFileSystem;
-use testudo_datapath::kernel::{KernelDatapath, LeaseHandle};
+use testudo_datapath::kernel::{KernelDatapath, LeaseHandle, pinning};
 use testudo_datapath::user::UserDatapath;
 use testudo_packet::bucket::{BucketId, BucketState, NodeId};
 use testudo_packet::env::Mac;
@@ -26,6 +27,9 @@ use super::interfaces::{self, Links};
 use super::startup::StartError;
 use super::stations::StationBook;
 use crate::config::{self, Config};
+
+/// Where BPF file systems are mounted by custom.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// The slots of a witness's node table, which stays empty.
 const WITNESS_SLOTS: u32 = 1024;
@@ -223,6 +227,13 @@ fn set_up(
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;
         datapath.set_peers(&stations.all())?;
+    }
+    if let Some(pins) = &config.node.pins {
+        // What a distribution mounts at boot, unless this is a container.
+        if pins.starts_with(BPF_FILE_SYSTEM) {
+            pinning::mount_file_system(Path::new(BPF_FILE_SYSTEM))?;
+        }
+        datapath.guard(pins)?;
     }
     for interface in &config.interfaces {
         datapath.attach(&interface.name)?;

@@ -208,7 +208,10 @@ impl Engine {
             busy = self.turn();
             self.parts.turns.count();
         }
-        let Parts { datapath, mailbox, .. } = self.parts;
+        let Parts { mut datapath, mailbox, .. } = self.parts;
+        if let Err(error) = datapath.stand_down() {
+            tracing::error!(%error, "the programs could not be taken off every interface");
+        }
         drop(datapath);
         Ok(mailbox)
     }

@@ -189,7 +189,7 @@ fn caps_rests_and_the_window_hold_moves_back() {
 
     let settings = BalanceSettings { per_minute: 3, ..SETTINGS };
     let second = |seconds: u64| Nanos(0).plus_millis(1000 * seconds);
-    let at = |seconds| Moved { bucket: bucket(1), at: second(seconds) };
+    let at = |seconds| Moved { bucket: bucket(1), at: second(seconds), for_balance: true };
     let mut moved = vec![at(0), at(30)];
     let plan_now = |cluster: &Cluster, moved: &[Moved], seconds| {
         plan_at(cluster, &loads, &settings, moved, second(seconds), usize::MAX)
@@ -197,11 +197,19 @@ fn caps_rests_and_the_window_hold_moves_back() {
     assert_eq!(plan_now(&cluster, &moved, 59).changes.len(), 1);
     assert_eq!(plan_now(&cluster, &moved, 60).changes.len(), 2);
     assert_eq!(plan_now(&cluster, &moved, 90).changes.len(), 3);
+    let joined: Vec<_> = moved.iter().map(|m| Moved { for_balance: false, ..*m }).collect();
+    assert_eq!(
+        plan_now(&cluster, &joined, 59).changes.len(),
+        3,
+        "a join does not keep balance back"
+    );
     forget(&mut moved, &settings, second(120));
     assert_eq!(moved, [at(30)], "what rests no longer and has left the window is forgotten");
 
-    let rests: Vec<Moved> =
-        (0..64).step_by(4).map(|b| Moved { bucket: bucket(b), at: second(0) }).collect();
+    let rests: Vec<Moved> = (0..64)
+        .step_by(4)
+        .map(|b| Moved { bucket: bucket(b), at: second(0), for_balance: true })
+        .collect();
     let wide = BalanceSettings { per_minute: 100, ..SETTINGS };
     let resting = plan_at(&cluster, &loads, &wide, &rests, second(119), usize::MAX);
     assert!(resting.changes.is_empty() && resting.held_back);

@@ -90,6 +90,8 @@ pub struct Balance {
     pub moved: u32,
     /// The load of the nodes before.
     pub before: f64,
-    /// The load of all nodes after.
+    /// The load of all nodes when the newcomer has its share.
     pub after: f64,
+    /// The same at the end of the hold, in which the cluster balances.
+    pub held: f64,
 }

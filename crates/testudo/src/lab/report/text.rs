@@ -102,8 +102,8 @@ impl Report {
         if let Some(balance) = &self.balance {
             writeln!(
                 f,
-                "balance       {} buckets moved   most/mean load {:.2} → {:.2}",
-                balance.moved, balance.before, balance.after
+                "balance       {} buckets moved   most/mean load {:.2} → {:.2} → {:.2} held",
+                balance.moved, balance.before, balance.after, balance.held
             )?;
         }
         writeln!(f, "buckets       moved {}", self.buckets_moved)

@@ -28,6 +28,8 @@ const FAULT: Duration = Duration::from_secs(2);
 const NOTICE: Duration = Duration::from_millis(500);
 /// How long after a kill its blackout is looked for, when the node comes back.
 const BLACKOUT: Duration = Duration::from_millis(1500);
+/// How long a machine lives whose daemon is dead.
+const ORPHANED: Duration = Duration::from_millis(600);
 /// Between two powers that fail: time for the cluster to agree that the first dead no longer votes.
 const SHRINK: Duration = Duration::from_secs(6);
 /// How long a node that comes back may take to be a member again, and to own buckets again.
@@ -86,22 +88,11 @@ impl Stage<'_> {
         let at = self.traffic.micros();
         inflict(self.lab.state(), victim, fault)?;
         self.narrator.say(&format!("{name} is {fault}"));
-        let configured = self.args.cluster.timing.map(|Timing { lease, .. }| lease);
-        let lease = configured.map_or(config::cluster::Timing::default().lease, |milliseconds| {
-            Duration::from_millis(milliseconds.into())
-        });
-        let stopped = lease + LATE;
-        self.pass(stopped.saturating_sub(begun.elapsed()))?;
-        let from = self.traffic.micros();
-        let counter = match fault {
+        if fault == Fault::CutData {
             // It keeps its majority: it has nothing to stop for, and no packet can reach it.
-            Fault::CutData => None,
-            _ => Some(self.count_forwarded(victim)?),
-        };
-        self.pass(FAULT.saturating_sub(begun.elapsed()))?;
-        let until = self.traffic.micros();
-        if let Some(counter) = counter {
-            self.played.minority = Some((victim, from, until, counter.finish()?));
+            self.pass(FAULT)?;
+        } else {
+            self.played.minority = Some(self.count_without_lease(victim, begun, FAULT)?);
         }
         inflict(self.lab.state(), victim, end)?;
         self.narrator.say(&format!("{name} is {end}"));
@@ -109,6 +100,26 @@ impl Stage<'_> {
         self.pass(NOTICE)?;
         self.sampler.watch(victim, true);
         Ok(())
+    }
+
+    /// Waits until a node's lease has ended, and counts what it lets through from then on to the end of
+    /// a span that began earlier.
+    fn count_without_lease(
+        &mut self,
+        victim: usize,
+        begun: Instant,
+        span: Duration,
+    ) -> Result<(usize, u64, u64, u64)> {
+        let configured = self.args.cluster.timing.map(|Timing { lease, .. }| lease);
+        let lease = configured.map_or(config::cluster::Timing::default().lease, |milliseconds| {
+            Duration::from_millis(milliseconds.into())
+        });
+        self.pass((lease + LATE).saturating_sub(begun.elapsed()))?;
+        let from = self.traffic.micros();
+        let counter = self.count_forwarded(victim)?;
+        self.pass(span.saturating_sub(begun.elapsed()))?;
+        let until = self.traffic.micros();
+        Ok((victim, from, until, counter.finish()?))
     }
 
     /// The load's packets that come out of a node's data links from now on.
@@ -136,12 +147,20 @@ impl Stage<'_> {
         self.lab.state().nodes[node].name.clone()
     }
 
-    /// Behind routers a machine with a dead daemon would go on as a plain router: it loses power.
+    /// Routers go on sending to a machine whose daemon is dead, until it loses power: meanwhile its
+    /// kernel has to let nothing through.
     fn die(&mut self, victim: usize) -> Result<u64> {
-        match self.lab.state().plan.mode {
-            Mode::Steered => self.power_off(victim),
-            Mode::Shared | Mode::Tap => self.strike(victim, Fault::Kill),
+        let begun = Instant::now();
+        let at = self.strike(victim, Fault::Kill)?;
+        if self.lab.state().plan.mode == Mode::Steered {
+            let counted = self.count_without_lease(victim, begun, ORPHANED)?;
+            self.played.minority = Some(counted);
+            for cable in [Fault::Cut, Fault::CutData] {
+                inflict(self.lab.state(), victim, cable)?;
+                self.narrator.say(&format!("{} is {cable}", self.name(victim)));
+            }
         }
+        Ok(at)
     }
 
     fn power_off(&mut self, victim: usize) -> Result<u64> {

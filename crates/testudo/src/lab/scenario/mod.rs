@@ -71,6 +71,7 @@ pub fn play(
         Scenario::None => {}
     }
     stage.pass(Duration::from_secs(args.hold.into()))?;
+    stage.measure_held()?;
     stage.check()?;
     let quiet = stage.traffic.micros();
     drop(burning);

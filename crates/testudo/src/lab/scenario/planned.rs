@@ -107,13 +107,28 @@ impl Stage<'_> {
             self.played.steps.push(Step { what: "join", millis });
             self.narrator.say(&format!("{name} has its share after {millis:.0} ms"));
         }
-        let moved = self.owned(newcomer).unwrap_or_default();
+        let mut moved = None;
+        self.wait(SHARE, || {
+            // One more bucket may be on its way just now.
+            moved = self.owned(newcomer);
+            moved.is_some()
+        })?;
+        let moved = moved.unwrap_or_default();
         let most = buckets.div_ceil(plan.nodes.into());
         if moved > most {
             self.complain(format!("{moved} buckets moved to {name}; expected at most {most}"));
         }
         let after = self.measure(usize::MAX)?;
-        self.played.balance = Some(Balance { moved, before, after });
+        self.played.balance = Some(Balance { moved, before, after, held: after });
+        Ok(())
+    }
+
+    /// How the load is spread once the cluster has had time to balance it.
+    pub(super) fn measure_held(&mut self) -> Result<()> {
+        if self.played.balance.is_some() {
+            let held = self.measure(usize::MAX)?;
+            self.played.balance = self.played.balance.map(|balance| Balance { held, ..balance });
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! space, and the bucket is tried again when silent flows have made room.
 
 use std::collections::VecDeque;
+use std::thread;
 use std::time::Duration;
 
 use testudo_datapath::{Installed, NodeTable};
@@ -91,6 +92,8 @@ impl Engine {
             let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
             tallies.upcalls += handled as u64;
             takeover::look(first_packet, datapath.as_ref(), cluster.buckets(), tallies);
+            // What brings packets here may need this core, and would wait for the end of a slice.
+            thread::yield_now();
         }
         drop(records);
         tallies.installed += total.installed as u64;
