@@ -59,6 +59,8 @@ struct Shared {
     stop: AtomicBool,
     /// Whether each node says that it may forward.
     healthy: Vec<AtomicBool>,
+    /// Whether nobody notices that a node says nothing.
+    unwatched: Vec<AtomicBool>,
     changes: Mutex<Vec<Change>>,
 }
 
@@ -82,6 +84,7 @@ impl Monitor {
             plan,
             stop: AtomicBool::new(false),
             healthy: healthy.collect(),
+            unwatched: state.nodes.iter().map(|_| AtomicBool::new(false)).collect(),
             changes: Mutex::default(),
         });
         let mut monitor = Monitor { shared, routers: Vec::new(), nodes: Vec::new() };
@@ -95,6 +98,11 @@ impl Monitor {
             monitor.routers.push(topology.namespace(host)?.spawn("router", watch)?);
         }
         Ok(monitor)
+    }
+
+    /// The routers go on by what this node has last said, as those do that nobody tells of it.
+    pub fn look_away(&self, node: usize, away: bool) {
+        self.shared.unwatched[node].store(away, Ordering::Relaxed);
     }
 
     /// What the routers have changed so far, in order.
@@ -140,6 +148,7 @@ impl Shared {
             let answer = may_forward(socket);
             match answer {
                 Some(healthy) => self.healthy[index].store(healthy, Ordering::Relaxed),
+                None if self.unwatched[index].load(Ordering::Relaxed) => {}
                 None if silent => self.healthy[index].store(false, Ordering::Relaxed),
                 None => {}
             }

@@ -150,11 +150,16 @@ impl Stage<'_> {
     /// Routers go on sending to a machine whose daemon is dead, until it loses power: meanwhile its
     /// kernel has to let nothing through.
     fn die(&mut self, victim: usize) -> Result<u64> {
+        let look_away = |stage: &Self, away| {
+            stage.monitor.iter().for_each(|monitor| monitor.look_away(victim, away));
+        };
+        look_away(self, true);
         let begun = Instant::now();
         let at = self.strike(victim, Fault::Kill)?;
         if self.lab.state().plan.mode == Mode::Steered {
             let counted = self.count_without_lease(victim, begun, ORPHANED)?;
             self.played.minority = Some(counted);
+            look_away(self, false);
             for cable in [Fault::Cut, Fault::CutData] {
                 inflict(self.lab.state(), victim, cable)?;
                 self.narrator.say(&format!("{} is {cable}", self.name(victim)));
