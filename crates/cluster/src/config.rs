@@ -7,7 +7,6 @@
 //!
 //! Invariant: `takeover ≥ lease + margin(lease)`. It is what keeps two nodes from owning one bucket.
 
-use crate::allocation::MAX_NODES;
 use crate::keys::Keys;
 use crate::map::Map;
 use crate::node_set::NodeSet;
@@ -246,6 +245,10 @@ pub const MAX_NAME: usize = 64;
 
 /// The most that a member can weigh.
 pub const MAX_WEIGHT: u32 = 1000;
+
+/// The largest number of nodes of a cluster: two numbers of a byte are taken, one of them by
+/// [`NodeId::NONE`].
+pub const MAX_NODES: usize = 254;
 
 /// How many members vote at most: more make each heartbeat round longer and the cluster no safer.
 pub const MAX_VOTERS: usize = 7;

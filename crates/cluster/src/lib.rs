@@ -8,7 +8,6 @@
 //!
 //! Nothing here reads a clock, opens a socket, starts a thread, draws a random number or waits.
 
-pub mod allocation;
 pub mod common_table;
 pub mod config;
 pub mod heartbeat;

@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use testudo_cluster::allocation::Allocation;
 use testudo_cluster::common_table::{Authority, CommonTable, Refused};
 use testudo_cluster::keys::Keys;
+use testudo_cluster::plan::{self, Candidate};
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Datapath, NodeTable, Settings};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
@@ -125,7 +125,7 @@ impl Node {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    allocation: Allocation,
+    owners: Vec<NodeId>,
     outcomes: BTreeMap<Outcome, u64>,
     timeouts: Timeouts,
     now: Nanos,
@@ -136,11 +136,11 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster whose nodes are all alive and let every flow begin.
     pub fn new(size: Size) -> Result<Self, testudo_datapath::Error> {
-        let allocation = Allocation::new(usize::from(size.nodes), size.buckets);
-        let nodes = (0..size.nodes).map(|node| new_node(NodeId(node), size, &allocation));
+        let owners = owners(size);
+        let nodes = (0..size.nodes).map(|node| new_node(NodeId(node), size, &owners));
         Ok(Self {
             nodes: nodes.collect::<Result<_, _>>()?,
-            allocation,
+            owners,
             outcomes: BTreeMap::new(),
             timeouts: Timeouts::default(),
             now: Nanos(0),
@@ -244,8 +244,8 @@ impl Cluster {
         node.flows += events.iter().filter(|event| begins(event)).count() as u64;
         node.most_entries = node.most_entries.max(node.entries());
         for Event { record, .. } in events {
-            let ranks = self.allocation.ranks(record.bucket);
-            if ranks.first().map(|node| usize::from(node.0)) != Some(owner) {
+            let by_map = self.owners.get(usize::from(record.bucket.0));
+            if by_map.map(|node| usize::from(node.0)) != Some(owner) {
                 return Err(Broken::Foreign { node: owner, bucket: record.bucket });
             }
             for (node, Node { common, .. }) in self.nodes.iter_mut().enumerate() {
@@ -273,11 +273,16 @@ impl Cluster {
     }
 }
 
-fn new_node(
-    id: NodeId,
-    size: Size,
-    allocation: &Allocation,
-) -> Result<Node, testudo_datapath::Error> {
+/// Who owns each bucket, as a cluster of equal nodes is formed.
+fn owners(size: Size) -> Vec<NodeId> {
+    let equal =
+        |node| Candidate { node: NodeId(node), weight: 1, may_own: true, may_succeed: true };
+    let candidates: Vec<_> = (0..size.nodes).map(equal).collect();
+    let lists = plan::spread(size.buckets, &candidates, 1);
+    lists.iter().map(|list| list.ranks[0]).collect()
+}
+
+fn new_node(id: NodeId, size: Size, owners: &[NodeId]) -> Result<Node, testudo_datapath::Error> {
     let mut datapath = UserDatapath::new(Settings {
         node: id,
         secret: SECRET,
@@ -293,8 +298,7 @@ fn new_node(
     let capacity = usize::from(size.nodes) * size.slots as usize;
     let mut common = CommonTable::new(Keys::new(&SECRET).table, size.buckets, capacity);
     let mut owned = 0;
-    for bucket in (0..size.buckets).map(|bucket| BucketId(bucket as u16)) {
-        let owner = allocation.ranks(bucket).first().copied().unwrap_or(NodeId::NONE);
+    for (bucket, &owner) in (0..=u16::MAX).map(BucketId).zip(owners) {
         let slot =
             BucketSlot { owner, previous: NodeId::NONE, state: BucketState::Active, epoch: EPOCH };
         datapath.set_bucket(bucket, slot);

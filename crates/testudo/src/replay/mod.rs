@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use testudo_cluster::allocation::MAX_NODES;
+use testudo_cluster::config::MAX_NODES;
 use testudo_datapath::MAX_TABLE_SLOTS;
 use testudo_packet::bucket::{MAX_BUCKETS, Nanos};
 

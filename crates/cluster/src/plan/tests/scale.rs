@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use testudo_packet::bucket::{MAX_BUCKETS, Nanos};
 
 /// The largest number of nodes in a cluster.
-const MOST: usize = crate::allocation::MAX_NODES;
+const MOST: usize = crate::config::MAX_NODES;
 
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
