@@ -13,6 +13,9 @@ use super::nodes::{Settings, Timing};
 use super::plan::{Coordinator, MAX_NODES, Mode, Plan};
 use super::random;
 
+/// How many seconds a flow of the churn is known at most: its timeout and what it takes to notice it.
+const LIFE: u32 = 40;
+
 /// Build a cluster in network namespaces, put traffic through it, play a scenario.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -56,6 +59,18 @@ pub struct RunArgs {
     /// Flows that the cluster knows before the run, beside those of the run.
     #[arg(long, hide = true, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4_000_000))]
     pub prefill: u32,
+    /// New flows a second beside the others, from the event to the end of the hold.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200_000))]
+    pub churn: u32,
+    /// Of a hundred frames of each sync link, how many are lost, for as long.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
+    pub sync_loss: u32,
+    /// How many milliseconds each frame of a sync link takes, for as long.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
+    pub sync_delay: u32,
+    /// How many seconds the streams stand still in the scenario of that name.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub stall: u32,
     /// IPv4 traffic only (by default half is IPv6).
     #[arg(long)]
     pub ipv4_only: bool,
@@ -117,6 +132,8 @@ pub enum Scenario {
     Join,
     /// Every daemon hands itself over to a new process, one after the other.
     Restart,
+    /// A node's sync streams pass nothing for a while, while its heartbeats go on.
+    Stall,
     /// Nothing.
     None,
 }
@@ -126,7 +143,12 @@ impl Scenario {
     pub fn is_planned(self) -> bool {
         matches!(
             self,
-            Scenario::Moves | Scenario::Drain | Scenario::Join | Scenario::Restart | Scenario::None
+            Scenario::Moves
+                | Scenario::Drain
+                | Scenario::Join
+                | Scenario::Restart
+                | Scenario::Stall
+                | Scenario::None
         )
     }
 
@@ -248,10 +270,18 @@ impl RunArgs {
         if self.kills > 1 && self.scenario != Scenario::Kill {
             bail!("--kills goes with --scenario kill; saw --scenario {}", self.scenario);
         }
+        if self.churn > 0 && self.cluster.mode == Mode::Tap {
+            bail!("--churn needs a cluster that forwards; saw --mode tap");
+        }
         if self.prefill > 0 && (self.cluster.mode == Mode::Tap || self.scenario.late() > 0) {
             bail!("--prefill needs a cluster that forwards and is complete from the start");
         }
         Ok(())
+    }
+
+    /// Whether something is done to the sync links.
+    pub fn is_impaired(&self) -> bool {
+        self.sync_loss > 0 || self.sync_delay > 0 || self.scenario == Scenario::Stall
     }
 
     /// What the lab is built of; a node that joins later has its place from the start.
@@ -263,7 +293,7 @@ impl RunArgs {
     pub fn settings(&self, seed: u64) -> Settings {
         Settings {
             seed,
-            flows: self.connections + self.flows + self.prefill,
+            flows: self.connections + self.flows + self.prefill + self.churn * LIFE,
             timing: self.cluster.timing,
             patient: self.prefill > 0,
         }
@@ -290,10 +320,14 @@ impl RunArgs {
         add(self.ipv4_only, " --ipv4-only".into());
         add(self.zipf, " --zipf".into());
         add(self.prefill > 0, format!(" --prefill {}", self.prefill));
+        add(self.churn > 0, format!(" --churn {}", self.churn));
+        add(self.sync_loss > 0, format!(" --sync-loss {}", self.sync_loss));
+        add(self.sync_delay > 0, format!(" --sync-delay {}", self.sync_delay));
         add(self.hold != 4, format!(" --hold {}", self.hold));
         add(self.burn > 0, format!(" --burn {}", self.burn));
         add(true, format!(" --scenario {}", self.scenario));
         add(self.kills > 1, format!(" --kills {}", self.kills));
+        add(self.scenario == Scenario::Stall, format!(" --stall {}", self.stall));
         add(self.scenario == Scenario::Moves, format!(" --count {}", self.count));
         add(true, format!(" --seed {seed}"));
         line
@@ -366,6 +400,8 @@ mod tests {
              --coordinator etcd \
              --timing 30,45,5 --ipv4-only --zipf --hold 9 --burn 2 --scenario moves --count 20 \
              --seed 8",
+            "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --churn 9 --sync-loss 20 \
+             --sync-delay 3 --scenario stall --stall 5 --seed 1",
             "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --prefill 1000 \
              --scenario kill --kills 50 --seed 1",
         ] {

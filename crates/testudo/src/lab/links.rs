@@ -88,6 +88,15 @@ impl Links {
         self.netlink.request(request).map(drop)
     }
 
+    /// `name` is a port of no bridge any more.
+    pub fn detach(&mut self, name: &str) -> Result<(), Error> {
+        let port = self.index(name)?;
+        let request = Request::new(format!("detach {name}"), libc::RTM_NEWLINK, 0)
+            .raw(&link_header(port, 0, 0))
+            .number(libc::IFLA_MASTER, 0);
+        self.netlink.request(request).map(drop)
+    }
+
     /// Set a link up or down.
     pub fn set_up(&mut self, name: &str, up: bool) -> Result<(), Error> {
         let flag = libc::IFF_UP as u32;

@@ -17,6 +17,7 @@ mod analyser;
 mod args;
 mod etcd;
 mod fault;
+mod impair;
 mod interrupt;
 mod links;
 mod narrator;

@@ -9,7 +9,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +39,8 @@ const ATTEMPTS: u32 = 6;
 /// Between two looks at the tables, and how many without progress end an attempt.
 const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOKS: u32 = 4;
+/// How many flows churn opens at most.
+const CHURN_FLOWS: u32 = 40_000_000;
 const FRAME: usize = 14 + 20 + 8;
 
 /// Keeps the sink open.
@@ -51,10 +55,7 @@ pub fn fill(
     narrator: &Narrator,
 ) -> Result<Prefilled> {
     let topology = lab.topology();
-    let sink = topology
-        .namespace(Host::Server)?
-        .run(|| UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, SINK))))?;
-    let sink = sink.context("bind the sink of the made-up flows")?;
+    let sink = sink(lab)?;
     let template = frame(topology.plan())?;
     let begun = Instant::now();
     for attempt in 1..=ATTEMPTS {
@@ -93,19 +94,89 @@ fn settle(lab: &Lab, flows: u32, interrupt: &Interrupt) -> Result<u64> {
     Ok(least)
 }
 
+/// New flows all the time, at a pace, until this is dropped.
+#[derive(Debug)]
+pub struct Churn {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Result<u32>>>>,
+    _sink: UdpSocket,
+}
+
+impl Churn {
+    /// Begins to open so many flows a second; they have numbers from `first` on.
+    pub fn start(lab: &Lab, first: u32, rate: u32) -> Result<Churn> {
+        let topology = lab.topology();
+        let sink = sink(lab)?;
+        let template = frame(topology.plan())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || open_flows(&template, first, rate, &stopped);
+        let thread = topology.namespace(Host::Client)?.spawn("churn", work)?;
+        Ok(Churn { stop, thread: Some(thread), _sink: sink })
+    }
+
+    /// Ends it, and says how many flows were opened.
+    pub fn finish(mut self) -> Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(opened)) => opened?,
+            _ => bail!("the thread that opens new flows panicked"),
+        }
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It was not asked how far it came.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn sink(lab: &Lab) -> Result<UdpSocket> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SINK));
+    let sink = lab.topology().namespace(Host::Server)?.run(|| UdpSocket::bind(address))?;
+    sink.context("bind the sink of the made-up flows")
+}
+
+fn open_flows(template: &[u8; FRAME], first: u32, rate: u32, stop: &AtomicBool) -> Result<u32> {
+    let socket = packet_socket(&link_address(HOST_LINK)?)?;
+    let mut frame = *template;
+    let begun = Instant::now();
+    for number in 0..CHURN_FLOWS {
+        address(&mut frame, first + number);
+        send_one(&socket, &frame)?;
+        let due = Duration::from_secs_f64(f64::from(number) / f64::from(rate));
+        let ahead = due.saturating_sub(begun.elapsed());
+        if ahead >= Duration::from_millis(1) {
+            thread::sleep(ahead);
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(number + 1);
+        }
+    }
+    Ok(CHURN_FLOWS)
+}
+
+fn send_one(socket: &impl AsRawFd, frame: &[u8; FRAME]) -> Result<()> {
+    loop {
+        match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => thread::yield_now(),
+            Err(errno) => return Err(io::Error::from(errno)).context("send a made-up flow"),
+        }
+    }
+}
+
 fn send_all(template: &[u8; FRAME], flows: u32, rate: u32, interrupt: &Interrupt) -> Result<()> {
     let socket = packet_socket(&link_address(HOST_LINK)?)?;
     let mut frame = *template;
     let begun = Instant::now();
     for number in 0..flows {
         address(&mut frame, number);
-        loop {
-            match send(socket.as_raw_fd(), &frame, MsgFlags::empty()) {
-                Ok(_) => break,
-                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => thread::yield_now(),
-                Err(errno) => return Err(io::Error::from(errno)).context("send a made-up flow"),
-            }
-        }
+        send_one(&socket, &frame)?;
         if number.is_multiple_of(BURST) {
             interrupt.check()?;
             let due = Duration::from_secs_f64(f64::from(number) / f64::from(rate));

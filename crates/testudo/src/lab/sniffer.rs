@@ -4,20 +4,22 @@
 //! which makes a packet look lost, never one that was lost look delivered.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket,
     sockopt,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 
 use super::netns::Namespace;
 use super::traffic::PORT;
@@ -77,6 +79,26 @@ impl Sniffer {
         let tick = TimeVal::milliseconds(TICK_MILLIS);
         setsockopt(&socket, sockopt::ReceiveTimeout, &tick).context("limit a packet socket")?;
         Ok(Sniffer { socket, index: address.ifindex() })
+    }
+
+    /// As [`Self::next`], but waits no longer than this.
+    pub fn next_within<'a>(
+        &self,
+        buffer: &'a mut [u8; FRAME],
+        limit: Option<Duration>,
+    ) -> Result<Option<&'a [u8]>> {
+        if let Some(limit) = limit {
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let limit = TimeSpec::from_duration(limit);
+            match ppoll(&mut fds, Some(limit), None) {
+                Ok(0) | Err(Errno::EINTR) => return Ok(None),
+                Ok(_) => {}
+                Err(errno) => {
+                    return Err(io::Error::from(errno)).context("wait for a packet socket");
+                }
+            }
+        }
+        self.next(buffer)
     }
 
     /// The next frame that the link received; nothing if none comes for a moment.

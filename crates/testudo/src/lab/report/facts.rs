@@ -53,6 +53,10 @@ pub struct Played {
     pub minority: Option<(usize, u64, u64, u64)>,
     /// A join.
     pub balance: Option<Balance>,
+    /// How many flows were opened beside the load's.
+    pub opened: u32,
+    /// What the daemons needed.
+    pub memory: Vec<Memory>,
     /// What did not go as it had to.
     pub complaints: Vec<String>,
 }
@@ -81,6 +85,17 @@ pub struct Step {
     pub what: &'static str,
     /// How long it took, from the command until it was in force everywhere.
     pub millis: f64,
+}
+
+/// The most memory that a daemon has had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Whose.
+    pub node: String,
+    /// Before the event, in KiB.
+    pub before_kib: u64,
+    /// At the end, in KiB.
+    pub peak_kib: u64,
 }
 
 /// What a join changed. A load is the most loaded node's packets over the mean of all.

@@ -8,7 +8,7 @@ use super::args::Scenario;
 use super::plan::Mode;
 use super::traffic::{Counts, Flow, Way, longest_gap};
 use crate::control::protocol::Status;
-use facts::{Balance, Facts};
+use facts::{Balance, Facts, Memory};
 
 pub mod facts;
 mod text;
@@ -53,6 +53,10 @@ pub struct Report {
     pub minority: Option<Minority>,
     /// A join.
     pub balance: Option<Balance>,
+    /// Flows that were opened beside the load's, all the time.
+    pub churned: u32,
+    /// The most memory of each daemon.
+    pub memory: Vec<Memory>,
     /// Buckets taken over from a node that failed.
     pub buckets_moved: u64,
     /// The most entries that were seen in a node table without its node owning their bucket.
@@ -234,6 +238,8 @@ impl Report {
             routers: routers(facts),
             minority: minority(facts),
             balance: facts.played.balance,
+            churned: facts.played.opened,
+            memory: facts.played.memory.clone(),
             buckets_moved: moved(facts),
             foreign_entries: facts.after.foreign,
             samples: facts.after.samples,

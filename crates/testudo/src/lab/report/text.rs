@@ -3,7 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Connections, EventReport, Minority, NodeReport, Packets, Quantiles, Report, RouterReport, Steps,
+    Connections, EventReport, Memory, Minority, NodeReport, Packets, Quantiles, Report,
+    RouterReport, Steps,
 };
 use crate::lab::traffic::Counts;
 
@@ -105,6 +106,13 @@ impl Report {
                 "balance       {} buckets moved   most/mean load {:.2} → {:.2} → {:.2} held",
                 balance.moved, balance.before, balance.after, balance.held
             )?;
+        }
+        if self.churned > 0 {
+            writeln!(f, "churn         {} flows opened meanwhile", self.churned)?;
+        }
+        for Memory { node, before_kib, peak_kib } in &self.memory {
+            let mib = |kib: &u64| *kib as f64 / 1024.0;
+            writeln!(f, "memory        {node} {:.0} → {:.0} MiB", mib(before_kib), mib(peak_kib))?;
         }
         writeln!(f, "buckets       moved {}", self.buckets_moved)
     }

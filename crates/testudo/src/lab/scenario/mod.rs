@@ -23,8 +23,10 @@ use super::running::Lab;
 use super::samples::{Sampler, Seen};
 use super::traffic::{Load, Phase, Traffic};
 use crate::control::protocol::Status;
+use hardship::Hardship;
 
 mod crash;
+mod hardship;
 mod planned;
 
 /// How long opening may take, beyond what the number of connections asks for.
@@ -60,7 +62,9 @@ pub fn play(
     let burning = Burn::start(args.burn);
     let before = stage.sampler.now();
     let event = stage.traffic.begin_event();
+    stage.begin_hardship()?;
     match args.scenario {
+        Scenario::Stall => stage.stall()?,
         Scenario::Kill => stage.kills()?,
         Scenario::Pause | Scenario::Cut | Scenario::CutData => stage.passing_fault()?,
         Scenario::KillTwo => stage.kill_two()?,
@@ -72,6 +76,7 @@ pub fn play(
     }
     stage.pass(Duration::from_secs(args.hold.into()))?;
     stage.measure_held()?;
+    stage.end_hardship()?;
     stage.check()?;
     let quiet = stage.traffic.micros();
     drop(burning);
@@ -89,6 +94,7 @@ struct Stage<'a> {
     traffic: Traffic,
     monitor: Option<Monitor>,
     analysers: Option<Analysers>,
+    hardship: Hardship,
     interrupt: &'a Interrupt,
     narrator: &'a Narrator,
     /// How long the nodes' logs were when the last fault began.
@@ -126,6 +132,7 @@ impl<'a> Stage<'a> {
             traffic,
             monitor,
             analysers,
+            hardship: Hardship::default(),
             interrupt,
             narrator,
             log_marks: Vec::new(),
