@@ -102,6 +102,10 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.cluster.timing.takeover, Duration::from_millis(260));
     assert_eq!(config.node.control, Path::new("/run/testudo/n1.sock"));
     assert_eq!(config.node.table_entries, 262_144);
+    assert_eq!(config.node.pins, None);
+    let steered = text.replace("[cluster]\n", "[cluster]\nmode = \"steered\"\n");
+    let pins = parse(Path::new("f"), &steered).unwrap().node.pins;
+    assert_eq!(pins.as_deref(), Some(Path::new("/sys/fs/bpf/testudo/lab/n1")));
     assert_eq!(config.interfaces[0].addresses, [] as [IpAddr; 0]);
     assert_eq!(config.rules, []);
     assert_eq!(config.timeouts, Timeouts::default());
@@ -227,7 +231,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap",
+             table_entries, state, tap, pins",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
