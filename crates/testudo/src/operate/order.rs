@@ -49,7 +49,7 @@ pub enum Request {
         node: NodeId,
         /// Change nothing.
         dry_run: bool,
-        /// The way back. The answer is due when the command is proposed, not when all has moved.
+        /// The way back. The answer is due when it is agreed on, not when all has moved.
         answers: Answers<Plan>,
     },
     /// Let a drained node have buckets again.

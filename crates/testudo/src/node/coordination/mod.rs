@@ -14,6 +14,7 @@ mod letter;
 mod loads;
 mod orders;
 mod store;
+mod wishes;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use letter::Letter;
 use loads::Loads;
 pub use loads::PERIOD as LOAD_PERIOD;
 pub use store::{Owner, Store, StoreError};
+use wishes::Wish;
 
 /// What the thread is told and asked.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub struct Coordination {
     trouble: Throttle,
     unsent: Throttle,
     told_elephant: Option<BucketId>,
+    wishes: Vec<Wish>,
 }
 
 impl Coordination {
@@ -126,6 +129,7 @@ impl Coordination {
             trouble: Throttle::default(),
             unsent: Throttle::default(),
             told_elephant: None,
+            wishes: Vec::new(),
             parts,
         }
     }
@@ -142,6 +146,7 @@ impl Coordination {
             self.carry_out();
             self.plan(now);
             self.carry_out();
+            self.look_after_wishes(now);
             self.note_health(now);
         }
     }

@@ -1,7 +1,7 @@
 //! What operators ask of the agreement, carried out.
 //!
-//! Any node takes orders: it looks at the map and at the nodes as it knows them, and proposes. What
-//! does not fit the map any more when its turn comes changes nothing.
+//! Any node takes orders: it looks at the map and at the nodes as it knows them, and proposes. The
+//! operator is answered when that is agreed on ([`super::wishes`]).
 
 use testudo_cluster::map::{Change, Command, Map};
 use testudo_cluster::plan::{Capacity, DrainReport, DrainVerdict, drain_report};
@@ -9,7 +9,8 @@ use testudo_cluster::planner::{Lists, RANKS, candidates, move_bucket};
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 use super::Coordination;
-use crate::operate::order::{self, Refusal, Request};
+use super::wishes::Wanted;
+use crate::operate::order::{self, Answers, Refusal, Request};
 
 /// How much of the highest load seen so far a node may be filled to by a drain, in percent.
 const FILL: f64 = 80.0;
@@ -18,16 +19,16 @@ impl Coordination {
     pub(super) fn handle_order(&mut self, now: Nanos, request: Request) {
         match request {
             Request::Drain { node, dry_run, answers } => {
-                let answer = self.drain(now, node, dry_run);
-                answers.give(answer);
+                let plan = self.known().map(|()| self.drain_plan(node));
+                self.answer(now, plan, (!dry_run).then_some(Wanted::Drained(node)), answers);
             }
             Request::Undrain { node, dry_run, answers } => {
-                let answer = self.undrain(now, node, dry_run);
-                answers.give(answer);
+                let plan = self.undrain_plan(node);
+                self.answer(now, plan, (!dry_run).then_some(Wanted::Undrained(node)), answers);
             }
             Request::Move { bucket, to, dry_run, answers } => {
-                let answer = self.move_by_hand(now, bucket, to, dry_run);
-                answers.give(answer);
+                let plan = self.move_plan(bucket, to);
+                self.answer(now, plan, (!dry_run).then_some(Wanted::Owner(bucket, to)), answers);
             }
             Request::Map(answers) => answers.give(Ok(self.show_map())),
             Request::History { limit, answers } => {
@@ -63,18 +64,18 @@ impl Coordination {
         Ok(())
     }
 
-    fn offer(&mut self, now: Nanos, command: &Command) -> Result<(), Refusal> {
-        let proposed = self.parts.coordinator.propose(now, command.encode());
-        proposed.map_err(|error| Refusal::new(error.to_string(), "to be asked again"))
-    }
-
-    fn drain(&mut self, now: Nanos, node: NodeId, dry_run: bool) -> Result<order::Plan, Refusal> {
-        self.known()?;
-        let plan = self.drain_plan(node);
-        if !dry_run {
-            self.offer(now, &Command::Drain { node })?;
+    /// Tells what would move, or has it done before that is told.
+    fn answer(
+        &mut self,
+        now: Nanos,
+        plan: Result<order::Plan, Refusal>,
+        wanted: Option<Wanted>,
+        answers: Answers<order::Plan>,
+    ) {
+        match (plan, wanted) {
+            (Ok(plan), Some(wanted)) => self.want(now, wanted, plan, answers),
+            (plan, _) => answers.give(plan),
         }
-        Ok(plan)
     }
 
     fn drain_plan(&self, node: NodeId) -> order::Plan {
@@ -87,35 +88,26 @@ impl Coordination {
         show_report(&report)
     }
 
-    fn undrain(&mut self, now: Nanos, node: NodeId, dry_run: bool) -> Result<order::Plan, Refusal> {
+    fn undrain_plan(&self, node: NodeId) -> Result<order::Plan, Refusal> {
         self.known()?;
         let name = self.parts.cluster.member(node).to_owned();
         if !self.parts.coordinator.machine().drained().contains(node) {
             return Err(Refusal::new(format!("{name} is not drained"), "a drained node"));
         }
-        if !dry_run {
-            self.offer(now, &Command::Undrain { node })?;
-        }
         let reason = format!("{name} may own again; it gets its share in rounds");
         Ok(order::Plan { moves: Vec::new(), shares: Vec::new(), can_carry: true, reason })
     }
 
-    fn move_by_hand(
-        &mut self,
-        now: Nanos,
-        bucket: BucketId,
-        to: NodeId,
-        dry_run: bool,
-    ) -> Result<order::Plan, Refusal> {
-        self.known()?;
+    pub(super) fn move_command(&self, bucket: BucketId, to: NodeId) -> Result<Command, Refusal> {
         let map = self.parts.coordinator.machine();
-        let cluster = &self.parts.cluster;
-        let command = move_bucket(cluster, map, &self.standings, bucket, to)
-            .map_err(|error| Refusal::new(error.to_string(), "another bucket or node"))?;
-        let from = map.ranks(bucket).first().copied();
-        if !dry_run {
-            self.offer(now, &command)?;
-        }
+        move_bucket(&self.parts.cluster, map, &self.standings, bucket, to)
+            .map_err(|error| Refusal::new(error.to_string(), "another bucket or node"))
+    }
+
+    fn move_plan(&self, bucket: BucketId, to: NodeId) -> Result<order::Plan, Refusal> {
+        self.known()?;
+        self.move_command(bucket, to)?;
+        let from = self.parts.coordinator.machine().ranks(bucket).first().copied();
         let reason = "by an operator's hand".to_owned();
         let moves = vec![(bucket, from, to)];
         Ok(order::Plan { moves, shares: Vec::new(), can_carry: true, reason })
