@@ -201,9 +201,10 @@ impl Streams {
         let Some(at) = self.position(|stream| stream.connection == Some(connection)) else {
             return;
         };
-        let token = self.streams[at].token;
+        let Stream { token, renewal, .. } = self.streams[at];
+        self.counters.renewed += u64::from(renewal);
         if let Some(dial) = self.dials.iter_mut().find(|dial| dial.peer == peer) {
-            self.counters.renewed += u64::from(dial.succeeded(token));
+            dial.succeeded(token);
         }
     }
 
@@ -263,9 +264,9 @@ impl Streams {
             let token = self.draw_token();
             let to = (peer, address);
             match Stream::dial(&self.registry, token, to, self.own, self.terms.clone()) {
-                Ok(stream) => {
+                Ok(mut stream) => {
+                    stream.renewal = self.dials[at].dialled(now, token);
                     self.streams.push(stream);
-                    self.dials[at].dialled(now, token);
                 }
                 Err(error) => {
                     if let Some(held_back) = self.failed.admit(now) {

@@ -88,8 +88,8 @@ impl Dial {
         self.pause > FIRST_PAUSE
     }
 
-    /// There is a stream now, or a second one.
-    pub fn dialled(&mut self, now: Nanos, token: Token) {
+    /// There is a stream now, or a second one; says whether it is that.
+    pub fn dialled(&mut self, now: Nanos, token: Token) -> bool {
         match self.state {
             State::Idle(_) => self.state = State::Dialled(token),
             State::Dialled(_) => {
@@ -97,6 +97,7 @@ impl Dial {
                 self.rests = now.plus_millis(RENEWAL_MILLIS);
             }
         }
+        self.renewal == Renewal::Dialled(token)
     }
 
     /// A stream is gone, which may be the second one.
@@ -129,14 +130,12 @@ impl Dial {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    /// The peer was reached by this stream and has proved who it is. Says whether it is a second one.
-    pub fn succeeded(&mut self, token: Token) -> bool {
+    /// The peer was reached by this stream and has proved who it is.
+    pub fn succeeded(&mut self, token: Token) {
         self.pause = FIRST_PAUSE;
-        let second = self.renewal == Renewal::Dialled(token);
-        if second {
+        if self.renewal == Renewal::Dialled(token) {
             (self.state, self.renewal) = (State::Dialled(token), Renewal::Unwanted);
         }
-        second
     }
 }
 
@@ -150,7 +149,7 @@ mod tests {
         assert!(dial.is_due(Nanos(0)));
         let mut now = Nanos(0);
         for pause in [50, 100, 200, 400, 800, 1000, 1000] {
-            dial.dialled(now, Token(1));
+            assert!(!dial.dialled(now, Token(1)));
             assert!(!dial.is_due(now.plus_millis(10_000)));
             dial.ended(now, Token(1));
             assert!(dial.has_failed());
@@ -161,7 +160,7 @@ mod tests {
         }
         dial.dialled(now, Token(2));
         assert!(dial.has(Token(2)));
-        assert!(!dial.succeeded(Token(2)));
+        dial.succeeded(Token(2));
         assert!(!dial.has_failed());
         dial.ended(now, Token(2));
         assert!(dial.is_due(now.plus_millis(50)));
@@ -180,9 +179,9 @@ mod tests {
         let now = Nanos(0).plus_millis(5000);
         dial.renew(now);
         assert!(dial.is_due(now));
-        dial.dialled(now, Token(2));
+        assert!(dial.dialled(now, Token(2)));
         assert!(!dial.is_due(now.plus_millis(10_000)) && dial.has(Token(1)) && dial.has(Token(2)));
-        assert!(dial.succeeded(Token(2)));
+        dial.succeeded(Token(2));
         assert!(dial.has(Token(2)) && !dial.has(Token(1)));
         // The first one ends then, and nothing is made of it.
         dial.ended(now, Token(1));

@@ -130,6 +130,8 @@ pub struct Stream {
     pub peer: Option<NodeId>,
     /// Whether this node dialled.
     pub dialled: bool,
+    /// Whether it is to take the place of another one.
+    pub renewal: bool,
     /// Since when there is a connection.
     pub since: Nanos,
     /// Whether the peer was asked to dial anew.
@@ -201,6 +203,7 @@ impl Stream {
             connection: None,
             peer: None,
             dialled: false,
+            renewal: false,
             since: Nanos(0),
             asked: false,
             terms,

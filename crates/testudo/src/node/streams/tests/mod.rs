@@ -49,8 +49,9 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
-        let listeners: Vec<_> =
-            (1..=3).map(|last| TcpListener::bind(([127, 0, 9, last], 0)).unwrap()).collect();
+        let listeners: Vec<_> = (1..=3)
+            .map(|last| TcpListener::bind(SocketAddr::from(([127, 0, 9, last], 0))).unwrap())
+            .collect();
         let addresses = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
         Self { listeners: listeners.into_iter().map(Some).collect(), addresses }
     }

@@ -47,7 +47,9 @@ fn an_authority_is_replaced_step_by_step_and_the_old_one_is_worth_nothing_then()
     let mut authority = Directory::open(&place.path("own")).unwrap();
     let old: Vec<_> = ["n1", "n2", "n3"].map(|name| place.files("own", name)).to_vec();
     let keep = |from: &std::path::Path| {
-        let to = from.with_extension("old");
+        let mut to = from.as_os_str().to_owned();
+        to.push(".old");
+        let to = std::path::PathBuf::from(to);
         std::fs::copy(from, &to).unwrap();
         to
     };

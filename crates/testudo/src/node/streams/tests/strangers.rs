@@ -281,7 +281,7 @@ fn a_member_that_says_inside_that_it_is_another_one_is_refused() {
     let (mut net, place) = (Net::new(), Place::new("another"));
     let [mut a, mut b] = pair(&mut net, &place);
     // Node 3 has its certificate, knows the secret, and speaks as node 2.
-    net.listeners[1] = Some(TcpListener::bind(([127, 0, 9, 77], 0)).unwrap());
+    net.listeners[1] = Some(TcpListener::bind(SocketAddr::from(([127, 0, 9, 77], 0))).unwrap());
     let keeper = Keeper::open(place.files("own", "n3"), identity(2)).unwrap();
     let mut liar = Node::new(&mut net, 1, Some(keeper));
     until(&mut [&mut a, &mut b, &mut liar], "the liar is refused", |nodes| {
