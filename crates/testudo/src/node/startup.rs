@@ -259,17 +259,11 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         let flows = engine.recollect();
         tracing::info!(flows, "this process goes on where the one before has stopped");
     }
-    thread::Builder::new()
-        .name("heartbeat".to_owned())
-        .spawn(move || Heartbeats::new(heartbeats).run())
-        .map_err(os("no thread"))?;
+    spawn("heartbeat", move || Heartbeats::new(heartbeats).run())?;
     if let Some(keeper) = keeper {
         keep(keeper, health.handle())?;
     }
-    thread::Builder::new()
-        .name("coordination".to_owned())
-        .spawn(move || Coordination::new(coordination).run())
-        .map_err(os("no thread"))?;
+    spawn("coordination", move || Coordination::new(coordination).run())?;
     // Nobody else sets it; from here on questions have somebody to answer them.
     let _ = table.set(shared);
     Ok(Started { engine, server, health })
@@ -296,10 +290,13 @@ fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
 fn keep(keeper: Keeper, health: health::Handle) -> Result<(), StartError> {
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGHUP, hangup.clone()).map_err(os("a signal can't be handled"))?;
-    thread::Builder::new()
-        .name("certificates".to_owned())
-        .spawn(move || keeper.run(&hangup, &health))
-        .map_err(os("no thread"))?;
+    spawn("certificates", move || keeper.run(&hangup, &health))
+}
+
+/// Begins a thread that ends with the process.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).map_err(os("no thread"))?;
     Ok(())
 }
 

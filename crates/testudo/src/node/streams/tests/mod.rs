@@ -3,6 +3,7 @@
 //! The nodes run in the test's own thread, turn by turn, as their engines would run them; strangers run
 //! in threads of their own. Addresses of 127.0.0.0/8 stand for machines.
 
+mod cost;
 mod renewals;
 mod strangers;
 
