@@ -8,8 +8,11 @@ mod privileged;
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod standing;
 
+use std::collections::VecDeque;
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -135,6 +138,48 @@ fn a_node_of_another_authority_is_refused_by_all_and_told_why() {
     });
 }
 
+/// Opens connections that say nothing, some thousand a second, until told to stop.
+fn flood(stop: &AtomicBool) -> u64 {
+    let nodes = [1, 2].map(|last| SocketAddr::from(([10, 99, 0, last], 7400)));
+    let (mut open, mut count) = (VecDeque::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        for node in nodes {
+            if let Ok(stream) = TcpStream::connect_timeout(&node, Duration::from_millis(200)) {
+                open.push_back(stream);
+                count += 1;
+            }
+            if open.len() > 400 {
+                open.pop_front();
+            }
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+    count
+}
+
+fn a_flood_of_strangers_keeps_no_member_out() {
+    under_load("flood", |standing| {
+        standing.order("kill", "n3");
+        standing.await_owners(&[1, 2]);
+        let handshakes = standing.counter("n1", "tls_handshakes");
+        let stop = AtomicBool::new(false);
+        let count = thread::scope(|scope| {
+            let flood = scope.spawn(|| standing.inside("n4", || flood(&stop)));
+            thread::sleep(Duration::from_secs(1));
+            standing.order("start", "n3");
+            all_are_connected(standing);
+            standing.await_owners(&[1, 2, 3]);
+            stop.store(true, Ordering::Relaxed);
+            flood.join().expect("the flood")
+        });
+        let crowded = standing.counter("n1", "tls_refused_crowded");
+        println!("{count} connections came; n1 has put out {crowded} of them for others");
+        assert!(count > 1000 && crowded > 100, "{count} {crowded}");
+        // Of all that came only node 3 was believed, as often as it came.
+        assert!(standing.counter("n1", "tls_handshakes") <= handshakes + 3);
+    });
+}
+
 fn main() -> ExitCode {
     privileged::run(
         &[
@@ -143,6 +188,7 @@ fn main() -> ExitCode {
                 an_authority_is_replaced_under_load_and_no_connection_is_lost,
             ),
             ("bad_files_change_nothing_and_are_told_of", bad_files_change_nothing_and_are_told_of),
+            ("a_flood_of_strangers_keeps_no_member_out", a_flood_of_strangers_keeps_no_member_out),
             (
                 "a_node_of_another_authority_is_refused_by_all_and_told_why",
                 a_node_of_another_authority_is_refused_by_all_and_told_why,
