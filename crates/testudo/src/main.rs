@@ -10,6 +10,7 @@ mod inspect;
 mod lab;
 mod node;
 mod operate;
+mod pki;
 mod protocol_names;
 mod replay;
 
@@ -35,6 +36,9 @@ enum Command {
     Bucket(inspect::BucketArgs),
     /// Show which flows there are.
     Flow(inspect::FlowArgs),
+    /// Make the certificates that nodes know each other by.
+    #[command(subcommand)]
+    Pki(pki::Command),
     /// Build a cluster in network namespaces, put traffic through it, play a scenario.
     Lab(lab::Args),
     /// Run a capture through a cluster in user space and show how its nodes share it.
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Command::Map(args) => inspect::map(&args),
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
+        Command::Pki(command) => pki::run(&command),
         Command::Lab(args) => lab::run(args),
         Command::Replay(args) => replay::run(&args),
     }

@@ -142,6 +142,7 @@ fn an_older_release_is_refused() {
             }
             let mut stream = TcpStream::connect(node).expect("a connection");
             stream.set_read_timeout(Some(PESTER)).expect("a timeout");
+            // Before there were certificates a stream began like this.
             let hello = [&b"TESTUDOS"[..], &1u16.to_le_bytes(), &[0; 6], &[3; 16]].concat();
             stream.write_all(&hello).expect("room");
             let mut answer = Vec::new();
@@ -151,12 +152,12 @@ fn an_older_release_is_refused() {
         });
         standing.await_line("n1", &["a heartbeat was rejected", "10.99.0.4"]);
         standing.await_line("n1", &["node 2 speaks version 1 of the heartbeat; this one speaks"]);
-        let refused = "the peer speaks version 1 of the sync protocol; this node speaks";
+        let refused = "what the peer sends is not TLS: it is no member, or has tls = \"off\"";
         standing.await_line("n1", &["a sync stream ended", "10.99.0.4", refused]);
-        // The other side reads the same from the greeting: magic, a later version, a nonce, and the end.
-        assert_eq!(answer.len(), 32, "{answer:?}");
-        assert_eq!(answer[..8], *b"TESTUDOS");
-        assert!(u16::from_le_bytes([answer[8], answer[9]]) > 1, "{answer:?}");
+        // All that the other side gets are a handshake record and an alert of TLS.
+        assert_eq!(answer[..3], [22, 3, 1], "{answer:?}");
+        assert!(!answer.windows(7).any(|bytes| bytes == b"TESTUDO"), "{answer:?}");
+        assert!(standing.counter("n1", "tls_refused_protocol") >= 1);
         assert_eq!(standing.counter("n1", "heartbeats_rejected"), rejected + 50);
         assert_eq!(standing.agreed(), before);
     });
@@ -170,6 +171,8 @@ fn two_nodes_with_one_name_are_told_so_and_the_first_one_stays() {
         // The operator has copied the file to another machine, and put that one's address in.
         standing.edit("n4", |_| {
             let text = text.replace("10.99.0.3:7400", "10.99.0.4:7400").replace("/n3.", "/n4.");
+            // Its certificate is on the other machine, too.
+            let text = text.replace("/pki/n4.", "/pki/n3.");
             assert!(text.contains("name = \"n3\"") && text.contains("/n4.sock"), "{text}");
             text
         });

@@ -66,7 +66,7 @@ impl Standing {
         let recovery = RECOVERY.as_millis();
         let text = format!(
             "[cluster]\nname = \"t\"\nsecret = \"000102030405060708090a0b0c0d0e0f\"\n\
-             mac = \"02:74:65:73:00:01\"\n[node]\nname = \"n1\"\n\
+             mac = \"02:74:65:73:00:01\"\ntls = \"off\"\n[node]\nname = \"n1\"\n\
              [[member]]\nname = \"n1\"\nsync = \"10.99.0.1:7400\"\n\
              [health]\nrecovery_ms = {recovery}\noverload_ms = 60000\n{sections}"
         );

@@ -14,8 +14,8 @@
 //! that is dialled gets a code over two nonces. Nonces are drawn anew for each stream by the driver,
 //! so proofs can't be replayed. An identity is authenticated together with both nonces and its side.
 //!
-//! Limits: frames after the handshake are protected by nothing but the stream. Whoever can insert
-//! bytes into an open TCP connection can insert frames.
+//! Limits: frames after the handshake are protected by nothing but the stream below. With TLS there that
+//! is enough; without, whoever can insert bytes into an open TCP connection can insert frames.
 
 use super::{Side, SyncError};
 use crate::config::{Cluster, MAX_NAME};
@@ -205,13 +205,19 @@ impl Handshake {
             Side::Dialled(peer) if peer != node || cluster.member(peer) != name => {
                 Some(format!("\"{}\", node {}", cluster.member(peer), peer.0))
             }
-            Side::Accepted if node == ours => {
+            Side::Vouched(peer) if peer != node => {
+                let name = cluster.member(peer);
+                Some(format!("\"{name}\", node {}, whom its certificate names", peer.0))
+            }
+            Side::Accepted | Side::Vouched(_) if node == ours => {
                 Some(format!("another node than \"{}\", which is this one", cluster.member(ours)))
             }
-            Side::Accepted if cluster.member(node) != name || name.is_empty() => {
+            Side::Accepted | Side::Vouched(_)
+                if cluster.member(node) != name || name.is_empty() =>
+            {
                 Some(format!("one of the members: {}", cluster.members().join(", ")))
             }
-            Side::Accepted if node < ours => {
+            Side::Accepted | Side::Vouched(_) if node < ours => {
                 Some("a node with a higher number, for the higher one dials".into())
             }
             _ => None,

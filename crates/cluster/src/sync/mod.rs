@@ -28,6 +28,8 @@ pub enum Side {
     Dialled(NodeId),
     /// Somebody dialled this node.
     Accepted,
+    /// Somebody dialled this node and has shown below this layer to be that peer.
+    Vouched(NodeId),
 }
 
 /// Why a session ended. What whole frames said before stands; nothing else was changed.

@@ -9,7 +9,7 @@ use testudo_packet::env::Mac;
 
 use super::document::{Section, Value};
 use super::error::Fault;
-use super::{mac, names};
+use super::{mac, names, tls};
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &[
@@ -28,6 +28,7 @@ pub(super) const KEYS: &[&str] = &[
     "handover_ms",
     "balance_percent",
     "balance_moves_per_minute",
+    "tls",
 ];
 
 /// The section within this one.
@@ -50,6 +51,10 @@ pub struct Cluster {
     /// locally administered (`02:…`). Required in `shared` mode, possible in `steered` mode, refused
     /// in `tap` mode. Zero, to which nobody sends, if there is none.
     pub mac: Mac,
+    /// `tls`: whether streams between nodes are encrypted and begin with certificates; `"on"` or
+    /// `"off"`, by default on. Off, whoever can read the wire reads the flows of the cluster, and whoever
+    /// can write to it can change them.
+    pub tls: bool,
     /// The cluster's clockwork.
     pub timing: Timing,
 }
@@ -144,7 +149,8 @@ pub(super) fn read(section: &Section<'_>) -> Result<Cluster, Fault> {
     let buckets = section.value("buckets").map_or(Ok(256), |value| buckets(&value))?;
     let mode = section.value("mode").map_or(Ok(Mode::default()), |value| mode(&value))?;
     let mac = shared_mac(section, mode)?;
-    Ok(Cluster { name, secret, buckets, mode, mac, timing: timing(section)? })
+    let tls = tls::is_on(section)?;
+    Ok(Cluster { name, secret, buckets, mode, mac, tls, timing: timing(section)? })
 }
 
 const SECRET: &str = "a string of 32 hexadecimal digits";

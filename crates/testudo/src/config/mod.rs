@@ -25,6 +25,7 @@ pub mod rule;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+pub mod tls;
 
 use std::fs::File;
 use std::io::Read;
@@ -57,6 +58,8 @@ pub struct Config {
     pub agreement: Agreement,
     /// What is this node's own.
     pub node: Node,
+    /// What it proves who it is by; nothing if streams are not encrypted.
+    pub tls: Option<tls::Files>,
     /// All nodes; the place in the list is the [`NodeId`].
     pub members: Vec<Member>,
     /// The interfaces whose packets are handled.
@@ -128,8 +131,12 @@ fn read(source: &str) -> Result<Config, Fault> {
     let cluster = cluster::read(&common)?;
     let own_section = required(&file, "node", "[node]")?;
     let node = node::read(&own_section, &cluster)?;
-    let members = member::read(&file, &file.sections("member", "[[member]]")?)?;
+    let listed = file.sections("member", "[[member]]")?;
+    let members = member::read(&file, &listed)?;
     let own = own_id(&own_section, &node, &members)?;
+    tls::check_names(&cluster, &members, &listed)?;
+    let section = own_section.section(node::TLS, "[node.tls]")?;
+    let tls = tls::read(&own_section, section.as_ref(), (&cluster, &node.name))?;
     let agreement = agreement::read(&common, &cluster, &members)?;
     let witness = members[usize::from(own.0)].witness;
     let purpose = interface::Use { witness, answers: cluster.mac != Mac::default() };
@@ -152,6 +159,7 @@ fn read(source: &str) -> Result<Config, Fault> {
         cluster,
         agreement,
         node,
+        tls,
         members,
         interfaces,
         rules,

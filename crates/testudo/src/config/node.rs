@@ -10,6 +10,9 @@ use super::{interface, names};
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap", "pins"];
 
+/// The section within this one.
+pub(super) const TLS: &str = "tls";
+
 /// The directory that control sockets are in unless a file says otherwise.
 pub const CONTROL_DIRECTORY: &str = "/run/testudo";
 
@@ -48,7 +51,7 @@ pub struct Node {
 
 /// Reads and checks the section.
 pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fault> {
-    section.only(KEYS)?;
+    section.only(&[KEYS, &[TLS]].concat())?;
     let name = names::read(&section.required("name", names::EXPECTED)?)?;
     let control = match section.value("control") {
         Some(value) => control(&value)?,

@@ -170,6 +170,9 @@ pub struct Status {
     pub mode: String,
     /// What it is in the cluster.
     pub role: Role,
+    /// What it proves to peers who it is by; `null` if streams are not encrypted.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// Its right to handle packets.
     pub lease: Lease,
     /// Its buckets.
@@ -189,6 +192,19 @@ pub struct Status {
     pub buckets_taken: u64,
     /// Every counter of packets and events by name; they only rise.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// The certificates of a node that are in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Until when its own is valid: `2026-11-25 03:14 UTC`.
+    pub valid_until: String,
+    /// How many whole days these are.
+    pub days_left: i64,
+    /// The authorities whose certificates it believes.
+    pub authorities: Vec<String>,
+    /// Why the files that are there now are not in force; `null` if they are.
+    pub refused: Option<String>,
 }
 
 /// What a node is in its cluster.

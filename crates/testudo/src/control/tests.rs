@@ -44,6 +44,8 @@ impl Drop for Directory {
 pub(crate) fn status_json() -> serde_json::Value {
     json!({
         "node": "n1", "cluster": "lab", "mode": "shared", "role": "member",
+        "tls": {"valid_until": "2027-12-27 03:14 UTC", "days_left": 397, "refused": null,
+                "authorities": ["CN=Testudo authority 01020304 of lab"]},
         "lease": {"held": true, "remaining_ms": 87},
         "buckets": {"total": 256, "owned": 86, "loading": 0},
         "node_table": {"entries": 334, "capacity": 262_144, "foreign": 0},

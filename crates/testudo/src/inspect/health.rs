@@ -49,6 +49,8 @@ fn watch(args: &Args, config: config::Config, end: Option<Instant>) -> Result<()
         interfaces: config.interfaces.into_iter().map(|interface| interface.name).collect(),
         probes: config.probes,
         health: config.health,
+        // Only a daemon has read it.
+        certificate: false,
         on_change: Box::new(|_| {}),
     })?;
     let handle = watcher.handle();
@@ -76,6 +78,7 @@ fn render_health(health: &Health) -> String {
     let row = |item: &HealthItem| {
         let state = match item.state {
             HealthState::Good => "good",
+            HealthState::Warning => "warning",
             HealthState::Bad => "bad",
             HealthState::Unknown => "unknown",
         };

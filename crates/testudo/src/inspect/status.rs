@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
-use crate::control::protocol::{PeerState, Role, Status};
+use crate::control::protocol::{PeerState, Role, Status, Tls};
 
 /// Show how a node is: lease, buckets, tables, peers, counters
 #[derive(Debug, clap::Args)]
@@ -52,6 +52,7 @@ fn summary(status: &Status) -> String {
     };
     line("node", format!("{node}, {role} of cluster {cluster}, mode {mode}"));
     line("lease", lease);
+    line("certificate", certificate(status.tls.as_ref()));
     line(
         "buckets",
         format!("{} of {} owned, {} loading", buckets.owned, buckets.total, buckets.loading),
@@ -69,6 +70,19 @@ fn summary(status: &Status) -> String {
     );
     line("takeovers", format!("{}, of {} buckets", status.takeovers, status.buckets_taken));
     text
+}
+
+fn certificate(tls: Option<&Tls>) -> String {
+    let Some(tls) = tls else { return "none: streams between nodes are not encrypted".to_owned() };
+    let trusted = match tls.authorities.len() {
+        1 => "1 authority".to_owned(),
+        count => format!("{count} authorities"),
+    };
+    let valid = format!("valid until {}, {trusted} trusted", tls.valid_until);
+    match &tls.refused {
+        Some(why) => format!("{valid}; new ones are refused: {why}"),
+        None => valid,
+    }
 }
 
 fn peers(status: &Status) -> String {
@@ -112,6 +126,7 @@ mod tests {
         let text = "\
 node          n1, member of cluster lab, mode shared
 lease         held, 87 ms left
+certificate   valid until 2027-12-27 03:14 UTC, 1 authority trusted
 buckets       86 of 256 owned, 0 loading
 node table    334 of 262144 entries, 0 foreign
 common table  1000 entries, digest 0123456789abcdef

@@ -20,6 +20,8 @@ use super::plan::{
 use super::random::Random;
 use super::state::{Node, State};
 use super::topology::Topology;
+use crate::pki::Directory;
+use crate::pki::facts::Moment;
 
 /// Slots of a node table, unless the flows ask for more.
 const TABLE_ENTRIES: u32 = 65_536;
@@ -27,6 +29,9 @@ const TABLE_ENTRIES: u32 = 65_536;
 const MOST_TABLE_ENTRIES: u32 = 1 << 22;
 /// What the client may open through the cluster.
 const ALLOWED: [[&str; 3]; 2] = [["tcp", "udp", "icmp"], ["tcp", "udp", "icmpv6"]];
+
+/// How long the certificates of a lab are valid: longer than any lab stands.
+const CERTIFICATE_DAYS: u32 = 365;
 
 /// What the nodes of a lab have in common.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +61,14 @@ pub struct Timing {
 pub fn configure(state: &State, settings: &Settings) -> Result<()> {
     let mut random = Random::new(settings.seed);
     let secret = format!("{:016x}{:016x}", random.draw(), random.draw());
+    let now = Moment::now();
+    let authority = state.pki();
+    let authority = Directory::init(&authority, &state.name, now, CERTIFICATE_DAYS)
+        .context("make the cluster's authority")?;
     for node in &state.nodes {
+        authority
+            .issue(&node.name, now, CERTIFICATE_DAYS)
+            .with_context(|| format!("issue a certificate to {}", node.name))?;
         fs::write(&node.config, configuration(state, node, &secret, settings))
             .with_context(|| format!("write {}", node.config.display()))?;
     }
@@ -138,6 +150,14 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
     if mode == Mode::Tap && !node.witness {
         let _ = writeln!(text, "tap = \"{TAP_LINK}\"");
     }
+    let own = state.pki().join(&node.name);
+    let _ = write!(
+        text,
+        "\n[node.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        state.pki().join("ca.pem").display(),
+        own.with_extension("pem").display(),
+        own.with_extension("key").display(),
+    );
     for (number, member) in (1..).zip(&state.nodes) {
         let sync = sync_endpoint(number);
         let _ = write!(text, "\n[[member]]\nname = \"{}\"\nsync = \"{sync}\"\n", member.name);

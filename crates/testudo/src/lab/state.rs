@@ -84,6 +84,11 @@ pub struct Node {
 }
 
 impl State {
+    /// Where its cluster's authority is.
+    pub fn pki(&self) -> PathBuf {
+        directory(&self.name).join("pki")
+    }
+
     /// Take a name for a lab of this process, after removing what dead labs left.
     pub fn claim(name: &str, plan: Plan, buckets: u32) -> Result<State> {
         check_name(name)?;

@@ -17,12 +17,14 @@ use testudo_cluster::replica::MoveCounters;
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 
+use super::credentials::keeper::Handle;
 use super::mailbox::Sender;
 use super::question::{Question, Standing};
 use super::{clock, engine, heartbeat};
 use crate::config::cluster::Mode;
 use crate::control::protocol::{self, Activity, Flow, MAX_FLOWS, Reply, Request, Table};
 use crate::operate::{OperateError, Operator};
+use crate::pki::facts::Moment;
 
 /// How long a thread may take for its part of an answer. A client waits several times as long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -57,6 +59,8 @@ pub struct Answerer {
     pub mode: Mode,
     /// The node table, once there is one.
     pub table: Arc<OnceLock<SharedTable>>,
+    /// The certificates that are in force, if there are some.
+    pub credentials: Option<Handle>,
     /// The engine's mailbox.
     pub engine: Sender<engine::Input>,
     /// The heartbeat thread's.
@@ -122,6 +126,7 @@ impl Answerer {
             cluster: self.cluster.name().to_owned(),
             mode: self.mode.name().to_owned(),
             role: role(view.role),
+            tls: self.credentials.as_ref().map(tls),
             lease: protocol::Lease {
                 held: view.lease.is_some(),
                 remaining_ms: view.lease.map_or(0, millis),
@@ -354,8 +359,19 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("letters_lost", standing.letters_lost),
     ];
     let all = standing.counters.iter().copied().chain(standing.tallies.named());
+    let all = all.chain(standing.tallies.streams.named());
     let all = all.chain(heartbeats).chain(replica);
     all.map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn tls(credentials: &Handle) -> protocol::Tls {
+    let current = credentials.current();
+    protocol::Tls {
+        valid_until: current.own.not_after.to_string(),
+        days_left: current.own.not_after.days_since(Moment::now()),
+        authorities: current.authorities.iter().map(|facts| facts.subject.clone()).collect(),
+        refused: credentials.refused(),
+    }
 }
 
 const fn role(role: Role) -> protocol::Role {

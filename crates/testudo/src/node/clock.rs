@@ -1,7 +1,8 @@
 //! The one clock of a node: `CLOCK_MONOTONIC`, which the kernel checks leases by too.
 //!
 //! Invariant: nothing else in the daemon reads a clock to decide something. The state machines get
-//! the time as an argument; it is read here, as late as possible before they are called.
+//! the time as an argument; it is read here, as late as possible before they are called. Certificates are
+//! valid by the calendar, which is read by who looks after them (`pki::facts::Moment`) and by no one else.
 
 use std::time::Duration;
 

@@ -391,10 +391,10 @@ impl Engine {
                 }
                 self.parts.streams.close(now, connection);
             }
-            Effect::PeerConnected { peer, .. } => {
+            Effect::PeerConnected { peer, connection } => {
                 let name = self.parts.cluster.member(peer);
                 tracing::info!(peer = name, "entries are synced with the peer");
-                self.parts.streams.handle_peer_connected(peer);
+                self.parts.streams.handle_peer_connected(peer, connection);
                 self.introduce(peer);
             }
             Effect::PeerClosed { peer, .. } => {
@@ -438,8 +438,9 @@ impl Engine {
     }
 
     fn answer(&mut self, question: Question) {
-        let Parts { cluster, replica, datapath, .. } = &self.parts;
+        let Parts { cluster, replica, datapath, streams, .. } = &self.parts;
         let sweep = &self.sweep;
+        self.tallies.streams = streams.counters();
         question.answer(cluster, replica, datapath.as_ref(), &self.tallies, &|bucket| {
             sweep.has(bucket)
         });

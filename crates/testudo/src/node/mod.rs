@@ -9,6 +9,8 @@
 //! done before and is told in one message; a thread that panics later ends the process, and with it
 //! goes the hold on the interfaces, because nothing is pinned anywhere.
 //!
+//! A fifth thread looks after the certificates, where there are some ([`credentials`]).
+//!
 //! Exit codes: 0 stopped by SIGTERM or SIGINT, 1 something on the machine is missing or failed, 2
 //! the configuration is refused.
 
@@ -17,6 +19,7 @@ mod answers;
 mod beginning;
 pub(crate) mod clock;
 pub(crate) mod coordination;
+pub(crate) mod credentials;
 mod engine;
 mod handover;
 pub(crate) mod health;
@@ -93,6 +96,10 @@ fn be(file: &Path, check: bool, resume: Option<i32>) -> ExitCode {
         }
     };
     if check {
+        if let Err(error) = plan.credentials() {
+            eprintln!("{}: {error}", file.display());
+            return ExitCode::from(EXIT_REFUSED);
+        }
         println!("{}: ok", file.display());
         return ExitCode::SUCCESS;
     }

@@ -8,11 +8,13 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use mio::Poll;
 use mio::net::TcpListener;
+use signal_hook::consts::SIGHUP;
 use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
 use testudo_cluster::replica::Replica;
 use testudo_datapath::SharedTable;
@@ -22,6 +24,8 @@ use super::agreement::{Agreement, AgreementError};
 use super::answers::Answerer;
 use super::beginning::Beginning;
 use super::coordination::{self, Coordination};
+use super::credentials::keeper::{self, Keeper};
+use super::credentials::{CredentialError, Identity};
 use super::engine::{self, Engine};
 use super::handover::Successor;
 use super::health::{self, WatchError, Watcher};
@@ -30,7 +34,7 @@ use super::interfaces::{InterfaceError, Links};
 use super::mailbox::{Mailbox, Sender};
 use super::requirements::{self, RequirementError};
 use super::restart::Restarter;
-use super::streams::Streams;
+use super::streams::{self, Streams};
 use super::watchdog::{Turns, Watchdog};
 use crate::config::error::ConfigError;
 use crate::config::{self, Config};
@@ -99,6 +103,9 @@ pub enum StartError {
     /// There is no agreement to take part in.
     #[error(transparent)]
     Agreement(#[from] AgreementError),
+    /// The node could prove to nobody who it is.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// There are no random numbers.
     #[error("no random number: {0}")]
     Random(#[from] getrandom::Error),
@@ -111,6 +118,15 @@ pub enum StartError {
 pub struct Plan {
     config: Config,
     cluster: Arc<Cluster>,
+}
+
+impl Plan {
+    /// Reads the certificates that the configuration names.
+    pub fn credentials(&self) -> Result<Option<Keeper>, CredentialError> {
+        let Some(files) = self.config.tls.clone() else { return Ok(None) };
+        let members = self.config.members.iter().map(|member| member.name.clone()).collect();
+        Keeper::open(files, Identity { members, own: self.config.own_id() }).map(Some)
+    }
 }
 
 /// A node whose heartbeats have begun.
@@ -184,6 +200,8 @@ impl Mail {
 /// Starts a node. It is no member and has no buckets yet, and the others admit it; or it goes on where
 /// the process before has stopped, if that can be done.
 pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
+    let keeper = plan.credentials()?;
+    let credentials = keeper.as_ref().map(Keeper::handle);
     let Plan { config, cluster } = plan;
     requirements::check()?;
     requirements::raise_limits();
@@ -191,7 +209,8 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     let mail = Mail::new()?;
     let table = Arc::new(OnceLock::new());
     let health = watch(&config, &mail)?;
-    let server = serve(&config, &cluster, &mail, table.clone(), health.handle())?;
+    let known = (table.clone(), credentials.clone());
+    let server = serve(&config, &cluster, &mail, known, health.handle())?;
     let agreement = Agreement::prepare(&config, &cluster)?;
     let beginning = Beginning::find(&config, &cluster, &links, resume)?;
     let own = config.own_member().sync;
@@ -219,7 +238,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         (health.handle(), restart),
     );
     let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
-    let streams = streams(&config, &poll, listener, &beginning.replica)?;
+    let streams = streams(&config, &poll, listener, (&beginning.replica, credentials))?;
     let shared: SharedTable = beginning.datapath.table().clone();
     let mut engine = Engine::new(engine::Parts {
         stations: beginning.stations,
@@ -240,14 +259,11 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         let flows = engine.recollect();
         tracing::info!(flows, "this process goes on where the one before has stopped");
     }
-    thread::Builder::new()
-        .name("heartbeat".to_owned())
-        .spawn(move || Heartbeats::new(heartbeats).run())
-        .map_err(os("no thread"))?;
-    thread::Builder::new()
-        .name("coordination".to_owned())
-        .spawn(move || Coordination::new(coordination).run())
-        .map_err(os("no thread"))?;
+    spawn("heartbeat", move || Heartbeats::new(heartbeats).run())?;
+    if let Some(keeper) = keeper {
+        keep(keeper, health.handle())?;
+    }
+    spawn("coordination", move || Coordination::new(coordination).run())?;
     // Nobody else sets it; from here on questions have somebody to answer them.
     let _ = table.set(shared);
     Ok(Started { engine, server, health })
@@ -261,6 +277,7 @@ fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
         interfaces: names.chain(tap).collect(),
         probes: config.probes.clone(),
         health: config.health,
+        certificate: config.tls.is_some(),
         on_change: Box::new(move |snapshot| {
             tracing::warn!(fit = snapshot.fit, "this node's fitness has changed");
             // If there is no room for it, the next change says more.
@@ -269,11 +286,25 @@ fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
     })?)
 }
 
+/// Looks after the certificates from now on, and at once when it is told to.
+fn keep(keeper: Keeper, health: health::Handle) -> Result<(), StartError> {
+    let hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, hangup.clone()).map_err(os("a signal can't be handled"))?;
+    spawn("certificates", move || keeper.run(&hangup, &health))
+}
+
+/// Begins a thread that ends with the process.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).map_err(os("no thread"))?;
+    Ok(())
+}
+
 fn serve(
     config: &Config,
     cluster: &Arc<Cluster>,
     mail: &Mail,
-    table: Arc<OnceLock<SharedTable>>,
+    (table, credentials): (Arc<OnceLock<SharedTable>>, Option<keeper::Handle>),
     health: health::Handle,
 ) -> Result<Server, StartError> {
     let operator = Operator::new(cluster.clone(), mail.coordination.0.clone(), health);
@@ -281,6 +312,7 @@ fn serve(
         cluster: cluster.clone(),
         mode: config.cluster.mode,
         table,
+        credentials,
         engine: mail.engine.0.clone(),
         heartbeats: mail.heartbeats.0.clone(),
         operator,
@@ -305,13 +337,20 @@ fn streams(
     config: &Config,
     poll: &Poll,
     listener: TcpListener,
-    replica: &Replica,
+    (replica, credentials): (&Replica, Option<keeper::Handle>),
 ) -> Result<Streams, StartError> {
     let registry = poll.registry().try_clone().map_err(os("no descriptor to wait with"))?;
     let members = &config.members;
     let peers = replica.connects_to().map(|peer| (peer, members[usize::from(peer.0)].sync));
-    Streams::new(registry, listener, members.len(), peers)
-        .map_err(os("streams can't be waited for"))
+    let parts = streams::Parts {
+        registry,
+        listener,
+        own: config.own_member().sync,
+        members: members.iter().map(|member| member.sync).collect(),
+        peers: peers.collect(),
+        credentials,
+    };
+    Streams::new(parts).map_err(os("streams can't be waited for"))
 }
 
 fn os(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

@@ -219,7 +219,8 @@ fn a_witness_handles_no_packets() {
         said(&format!("{before}[[rule]]{rules}")),
         "f:18:1: [[rule]] in the file of a witness, which handles no packets; expected no [[rule]]"
     );
-    let config = parse(Path::new("f"), before).unwrap();
+    let before = format!("{before}{TLS}");
+    let config = parse(Path::new("f"), &before).unwrap();
     assert!(config.interfaces.is_empty() && config.own_member().witness);
     let tap = before.replace(MAC, "mode = \"tap\"\n");
     assert_eq!(parse(Path::new("f"), &tap).unwrap().node.tap, None);

@@ -3,6 +3,7 @@
 mod agreeing;
 mod fitness;
 mod rules;
+mod trusting;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -39,6 +40,17 @@ destination_ports = "80"
 interface = "in0"
 [timeouts]
 unreplied = 30
+[node.tls]
+ca = "/etc/testudo/tls/ca.pem"
+certificate = "/etc/testudo/tls/n1.pem"
+key = "/etc/testudo/tls/n1.key"
+"#;
+
+/// What [`GOOD`] ends with.
+const TLS: &str = r#"[node.tls]
+ca = "/etc/testudo/tls/ca.pem"
+certificate = "/etc/testudo/tls/n1.pem"
+key = "/etc/testudo/tls/n1.key"
 "#;
 
 /// Parses [`GOOD`] with its only `old` replaced by `new`.
@@ -84,7 +96,7 @@ fn every_key_is_documented() {
     let documentation = include_str!("../../../../../docs/configuration.md");
     let sections = [cluster::KEYS, node::KEYS, member::KEYS, interface::KEYS, rule::KEYS];
     let sections = [sections.concat(), etcd::KEYS.to_vec(), probe::KEYS.to_vec()];
-    let sections = [sections.concat(), health::KEYS.to_vec()];
+    let sections = [sections.concat(), health::KEYS.to_vec(), tls::KEYS.to_vec()];
     for key in sections.concat().into_iter().chain(timeouts::keys()) {
         assert!(documentation.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
@@ -96,7 +108,8 @@ fn what_is_left_out_has_its_default() {
     let text = text.replace("control = \"/run/testudo/n1.sock\"\ntable_entries = 4096\n", "");
     let text = text.replace("addresses = [\"10.10.0.1\", \"fd10::1\"]\n", "");
     let (text, _) = text.split_once("[[rule]]").unwrap();
-    let config = parse(Path::new("f"), text).unwrap();
+    let text = format!("{text}{TLS}");
+    let config = parse(Path::new("f"), &text).unwrap();
     assert_eq!(config.cluster.buckets, 256);
     assert_eq!(config.cluster.mode, Mode::Shared);
     assert_eq!(config.cluster.timing.takeover, Duration::from_millis(260));
@@ -231,7 +244,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap, pins",
+             table_entries, state, tap, pins, tls",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
@@ -257,7 +270,8 @@ fn sections_and_keys_are_known_and_complete() {
     let (before, _) = GOOD.split_once("[[member]]").unwrap();
     assert!(missing(before).contains("has no [[member]]; expected 1 to 254 sections [[member]]"));
     let (before, _) = GOOD.split_once("[[interface]]").unwrap();
-    assert!(missing(before).contains("no [[interface]]; expected 1 to 64 sections [[interface]]"));
+    let before = format!("{before}{TLS}");
+    assert!(missing(&before).contains("no [[interface]]; expected 1 to 64 sections [[interface]]"));
 }
 
 #[test]

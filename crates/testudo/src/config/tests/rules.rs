@@ -6,7 +6,7 @@ use std::path::Path;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{self as packet, Action, MAX_RULES, Ports};
 
-use super::{GOOD, changed, parse, refusal, refused};
+use super::{GOOD, TLS, changed, parse, refusal, refused};
 
 #[test]
 fn a_rule_becomes_what_packets_are_compared_with() {
@@ -29,7 +29,7 @@ fn a_rule_becomes_what_packets_are_compared_with() {
 #[test]
 fn what_a_rule_does_not_name_is_any() {
     let (before, _) = GOOD.split_once("protocol =").unwrap();
-    let rule = parse(Path::new("f"), before).unwrap().rules.remove(0);
+    let rule = parse(Path::new("f"), &format!("{before}{TLS}")).unwrap().rules.remove(0);
     assert_eq!(rule.compile(|_| Err(())), Ok(packet::Rule::any(Action::Accept)));
 }
 

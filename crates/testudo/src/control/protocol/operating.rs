@@ -118,6 +118,7 @@ impl Health {
             name: item.name.to_string(),
             state: match item.state {
                 State::Good => HealthState::Good,
+                State::Warning => HealthState::Warning,
                 State::Bad => HealthState::Bad,
                 State::Unknown => HealthState::Unknown,
             },
@@ -131,7 +132,8 @@ impl Health {
 /// One thing that a node lives by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthItem {
-    /// Its name: `link in0`, `probe 192.0.2.1`, `overload`, `sync`, `coordinator`.
+    /// Its name: `link in0`, `probe 192.0.2.1`, `overload`, `sync`, `coordinator`,
+    /// `certificate`.
     pub name: String,
     /// How it is.
     pub state: HealthState,
@@ -147,6 +149,8 @@ pub struct HealthItem {
 pub enum HealthState {
     /// As it should be.
     Good,
+    /// As it should be for now; an operator is to look at it.
+    Warning,
     /// A reason to give buckets away.
     Bad,
     /// Nothing is known yet.

@@ -6,6 +6,7 @@
 //!   loads:      time u64 (ns), then for each bucket: bucket u16, packets u64, bytes u64,
 //!               new flows u64, tunnels u64
 //!   interfaces: for each configured interface, in order: MAC address u64
+//!   renew:      nothing
 //! ```
 //!
 //! All numbers are little-endian.
@@ -31,11 +32,13 @@ pub enum Letter {
     /// By which MAC addresses the sender is reached, by the place of the interface in its
     /// configuration.
     Interfaces(Vec<Mac>),
+    /// The sender has new certificates: whoever has dialled it is to dial it anew.
+    Renew,
 }
 
 /// Bytes that are no letter: the peer runs another release. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a letter of kind {kind} and {length} bytes that means nothing; expected kinds 0 to 2")]
+#[error("a letter of kind {kind} and {length} bytes that means nothing; expected kinds 0 to 3")]
 pub struct LetterError {
     kind: u8,
     length: usize,
@@ -44,6 +47,7 @@ pub struct LetterError {
 const AGREEMENT: u8 = 0;
 const LOADS: u8 = 1;
 const INTERFACES: u8 = 2;
+const RENEW: u8 = 3;
 
 /// The length of one bucket's load.
 const LOAD_BYTES: usize = 34;
@@ -68,6 +72,7 @@ impl Letter {
                 let macs = macs.iter().flat_map(|mac| mac.0.to_le_bytes());
                 [INTERFACES].into_iter().chain(macs).collect()
             }
+            Self::Renew => vec![RENEW],
         }
     }
 
@@ -94,6 +99,7 @@ fn read(bytes: &[u8]) -> Option<Letter> {
             let macs = macs.iter().map(|mac| Mac(u64::from_le_bytes(*mac)));
             Letter::Interfaces(left.is_empty().then(|| macs.collect())?)
         }
+        RENEW if rest.is_empty() => Letter::Renew,
         _ => return None,
     })
 }
@@ -120,6 +126,7 @@ mod tests {
             Letter::Agreement(vec![1, 2, 3]),
             Letter::Loads { time: Duration::from_millis(7), loads: vec![(BucketId(9), load)] },
             Letter::Interfaces(vec![Mac(5), Mac(1 << 47)]),
+            Letter::Renew,
         ] {
             let mut bytes = letter.encode();
             assert_eq!(Letter::decode(&bytes), Ok(letter.clone()));

@@ -16,6 +16,7 @@ impl Engine {
                 self.parts.stations.note(from, macs);
                 return self.write_stations();
             }
+            Ok(Letter::Renew) => return self.parts.streams.handle_renewal_wanted(now, from),
             Err(error) => {
                 if let Some(held_back) = self.refused.admit(now) {
                     let peer = self.parts.cluster.member(from);

@@ -1,6 +1,7 @@
 //! What the engine counts.
 
 use super::takeover::Takeover;
+use crate::node::streams;
 
 /// How often things happened since the start; they only rise.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Tallies {
     pub lost_handled: u64,
     /// From the last takeover's decision to its first packet, in microseconds; 0 if none has come.
     pub first_packet_micros: u64,
+    /// What becomes of streams.
+    pub streams: streams::Counters,
 }
 
 impl Tallies {

@@ -95,6 +95,10 @@ impl Tracked {
                 true
             }
             Finding::Well(_) => self.recover(now, recovery),
+            Finding::Doubtful(reason) => {
+                self.well_since = None;
+                self.become_so(now, State::Warning, reason)
+            }
         }
     }
 
@@ -187,6 +191,16 @@ mod tests {
         }
         judge.handle_tick(START.plus_millis(99 * 400 + 700));
         assert!(judge.snapshot().fit);
+    }
+
+    #[test]
+    fn a_warning_is_no_reason_to_go() {
+        let mut judge = judge();
+        assert!(find(&mut judge, 0, Finding::Doubtful("soon".into())));
+        assert!(judge.snapshot().fit);
+        assert_eq!(judge.snapshot().items[0].state, State::Warning);
+        assert!(find(&mut judge, 1, well()));
+        assert_eq!(judge.snapshot().items[0].state, State::Good);
     }
 
     #[test]

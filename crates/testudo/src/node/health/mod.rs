@@ -40,6 +40,8 @@ pub enum Name {
     Sync,
     /// The agreement with the peers.
     Coordinator,
+    /// What the node proves who it is by.
+    Certificate,
 }
 
 impl fmt::Display for Name {
@@ -51,6 +53,7 @@ impl fmt::Display for Name {
             Self::Overload => f.write_str("overload"),
             Self::Sync => f.write_str("sync"),
             Self::Coordinator => f.write_str("coordinator"),
+            Self::Certificate => f.write_str("certificate"),
         }
     }
 }
@@ -60,6 +63,8 @@ impl fmt::Display for Name {
 pub enum State {
     /// As it should be.
     Good,
+    /// As it should be for now; an operator is to look at it.
+    Warning,
     /// A reason to give buckets away.
     Bad,
     /// Nothing is known yet.
@@ -84,6 +89,8 @@ pub struct Item {
 pub enum Finding {
     /// Nothing is wrong.
     Well(String),
+    /// Something will be, unless somebody does something.
+    Doubtful(String),
     /// Something is.
     Wrong(String),
 }

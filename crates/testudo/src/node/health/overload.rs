@@ -129,6 +129,7 @@ mod tests {
             match overload.handle_sample(now, sample, bad) {
                 None => "-",
                 Some(Finding::Well(_)) => "well",
+                Some(Finding::Doubtful(_)) => "doubtful",
                 Some(Finding::Wrong(_)) => {
                     bad = true;
                     "wrong"

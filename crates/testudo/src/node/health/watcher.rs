@@ -55,6 +55,8 @@ pub struct Parts {
     pub probes: Vec<Probe>,
     /// What is good health.
     pub health: Health,
+    /// Whether the node has a certificate to watch over.
+    pub certificate: bool,
     /// Told, in the watcher's thread, when the node gets fit or unfit. It must not wait for long: no
     /// change is noticed meanwhile.
     pub on_change: OnChange,
@@ -102,6 +104,7 @@ impl Watcher {
         let names = parts.interfaces.into_iter().map(Name::Link);
         let names = names.chain(targets.iter().map(|target| target.name.clone()));
         let names = names.chain([Name::Overload, Name::Sync, Name::Coordinator]);
+        let names = names.chain(parts.certificate.then_some(Name::Certificate));
         let judge = Judge::new(now, names, parts.health.recovery);
         let handle = Handle {
             published: Arc::new(Mutex::new(Arc::new(judge.snapshot()))),
@@ -188,6 +191,11 @@ impl Handle {
     /// Reports how the agreement is. It is unknown until then.
     pub fn report_coordinator(&self, finding: Finding) -> Result<(), Undelivered> {
         self.reports.send((Name::Coordinator, finding))
+    }
+
+    /// Reports how the certificates are. It is unknown until then.
+    pub fn report_certificate(&self, finding: Finding) -> Result<(), Undelivered> {
+        self.reports.send((Name::Certificate, finding))
     }
 
     /// The heartbeat thread was let run too late by so much.
@@ -391,7 +399,7 @@ mod tests {
             drops_per_second: 1_000_000_000,
         };
         let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
-        Parts { interfaces, probes: Vec::new(), health, on_change }
+        Parts { interfaces, probes: Vec::new(), health, certificate: false, on_change }
     }
 
     /// Waits until an item is as expected, for some seconds at most.

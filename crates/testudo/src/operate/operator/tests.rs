@@ -34,6 +34,7 @@ fn watcher() -> Watcher {
         health: crate::config::parse(Path::new("f"), include_str!("../../../../../docs/node.toml"))
             .unwrap()
             .health,
+        certificate: false,
         on_change: Box::new(|_| {}),
     });
     watcher.unwrap()
