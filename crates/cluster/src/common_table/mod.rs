@@ -19,15 +19,18 @@
 //! Memory is never given back.
 
 mod slots;
+mod told;
 
 use crate::keys::TableKey;
 use hashbrown::HashTable;
 use slots::{NO_SLOT, Slots};
-use testudo_packet::bucket::{BucketId, Epoch};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::bucket::{BucketId, Epoch, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::flow::{Endpoint, FlowKey};
+use testudo_packet::tracking::Phase;
+use told::Told;
 
-pub use slots::SlotId;
+pub use slots::{Place, SlotId};
 
 /// By what right a record is put into the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +39,6 @@ pub enum Authority {
     Owner,
     /// From anyone else: the record must be of the bucket's present epoch at least.
     Other,
-}
-
-/// What [`CommonTable::apply`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// The flow is new.
-    Inserted,
-    /// The flow was known in an earlier state.
-    Updated,
 }
 
 /// Why a record was not put into the table, or not taken out. The table is as it was.
@@ -115,6 +109,7 @@ pub struct CommonTable {
     index: HashTable<SlotId>,
     buckets: Vec<Bucket>,
     digest: u64,
+    told: Told,
 }
 
 impl CommonTable {
@@ -129,6 +124,7 @@ impl CommonTable {
             index: HashTable::new(),
             buckets: vec![empty; buckets as usize],
             digest: 0,
+            told: Told::default(),
         }
     }
 
@@ -216,25 +212,58 @@ impl CommonTable {
         self.index.find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
     }
 
-    /// Puts a record into the table if it is newer than what is there.
+    /// The place of the flow that is in a slot now.
+    #[must_use]
+    pub fn place(&self, slot: SlotId) -> Place {
+        self.slots.place(slot)
+    }
+
+    /// The flow of a place, if it is still there.
+    #[must_use]
+    pub fn at_place(&self, place: Place) -> Option<FlowRecord> {
+        self.slots.record_at(place)
+    }
+
+    /// Whether a peer has been told of the flow in a slot, by the slot's number.
+    #[must_use]
+    pub fn is_told(&self, peer: NodeId, slot: SlotId) -> bool {
+        self.told.has(peer, slot)
+    }
+
+    /// A peer is told of the flow in a slot, by the slot's number.
+    pub fn tell(&mut self, peer: NodeId, slot: SlotId) {
+        self.told.set(peer, slot);
+    }
+
+    /// A peer does not know the flow in a slot by the slot's number.
+    pub fn untell(&mut self, peer: NodeId, slot: SlotId) {
+        self.told.clear(peer, slot);
+    }
+
+    /// A peer knows no flow by the number of its slot: the stream to it is new, or over.
+    pub fn untell_all(&mut self, peer: NodeId) {
+        self.told.clear_peer(peer);
+    }
+
+    /// Puts a record into the table if it is newer than what is there, and says in which slot it is.
     ///
     /// # Errors
     ///
     /// [`Refused::Older`], [`Refused::StaleEpoch`], [`Refused::Full`] or [`Refused::NoSuchBucket`].
-    pub fn apply(&mut self, record: FlowRecord, by: Authority) -> Result<Applied, Refused> {
+    pub fn apply(&mut self, record: FlowRecord, by: Authority) -> Result<SlotId, Refused> {
         let known_epoch = self.bucket_mut(record.bucket)?.epoch;
         if by == Authority::Other && record.epoch < known_epoch {
             let FlowRecord { bucket, epoch, .. } = record;
             return Err(Refused::StaleEpoch { bucket, epoch, known: known_epoch });
         }
-        if let Some(slot) = self.find(record.bucket, &record.key) {
-            self.slots.set_stale(slot, false);
-            let known = self.slots.record(slot).expect("the index names slots in use only");
-            if !record.supersedes(&known) {
-                return Err(older(&record, &known));
-            }
+        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
+        self.slots.set_stale(slot, false);
+        let known = self.slots.record(slot).expect("the index names slots in use only");
+        if !record.supersedes(&known) {
+            return Err(older(&record, &known));
         }
-        self.replace(record)
+        self.overwrite(slot, &known, record);
+        Ok(slot)
     }
 
     /// Puts a record into the table, whatever is there: the word of the bucket's owner.
@@ -242,25 +271,58 @@ impl CommonTable {
     /// # Errors
     ///
     /// [`Refused::Full`] or [`Refused::NoSuchBucket`].
-    pub fn replace(&mut self, record: FlowRecord) -> Result<Applied, Refused> {
+    pub fn replace(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         self.bucket_mut(record.bucket)?;
-        let Some(slot) = self.find(record.bucket, &record.key) else {
-            self.insert(record)?;
-            return Ok(Applied::Inserted);
-        };
+        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
         let known = self.slots.record(slot).expect("the index names slots in use only");
-        let change = self.weight(&record).wrapping_sub(self.weight(&known));
-        self.add_to_digests(record.bucket, change);
-        self.slots.write(slot, record);
-        Ok(Applied::Updated)
+        self.overwrite(slot, &known, record);
+        Ok(slot)
     }
 
-    /// Takes a flow out, unless the table has it in a state newer than this record's.
+    /// Changes the flow of a place, if this is newer than what is there; key and rule stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], or [`Refused::Unknown`] if the flow has left its place.
+    pub fn change(
+        &mut self,
+        place: Place,
+        epoch: Epoch,
+        (phase, confirmed): (Phase, bool),
+        sequence: u32,
+    ) -> Result<(), Refused> {
+        let known = self.at_place(place).ok_or(Refused::Unknown)?;
+        let state = FlowState { phase, confirmed, sequence, ..known.state };
+        let record = FlowRecord { epoch, state, ..known };
+        self.slots.set_stale(place.slot, false);
+        if !record.supersedes(&known) {
+            return Err(older(&record, &known));
+        }
+        self.overwrite(place.slot, &known, record);
+        Ok(())
+    }
+
+    /// Takes the flow of a place out, unless its state was written under a later epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], or [`Refused::Unknown`] if the flow has left its place.
+    pub fn remove_at(&mut self, place: Place, epoch: Epoch) -> Result<(), Refused> {
+        let known = self.at_place(place).ok_or(Refused::Unknown)?;
+        if known.epoch > epoch {
+            return Err(older(&FlowRecord { epoch, ..known }, &known));
+        }
+        self.take_out(place.slot, &known);
+        Ok(())
+    }
+
+    /// Takes a flow out, unless the table has it in a state newer than this record's. Says which slot
+    /// is free now.
     ///
     /// # Errors
     ///
     /// [`Refused::Older`], [`Refused::Unknown`] or [`Refused::NoSuchBucket`].
-    pub fn remove(&mut self, record: &FlowRecord) -> Result<FlowRecord, Refused> {
+    pub fn remove(&mut self, record: &FlowRecord) -> Result<SlotId, Refused> {
         self.bucket_mut(record.bucket)?;
         let slot = self.find(record.bucket, &record.key).ok_or(Refused::Unknown)?;
         let known = self.slots.record(slot).expect("the index names slots in use only");
@@ -268,7 +330,7 @@ impl CommonTable {
             return Err(older(record, &known));
         }
         self.take_out(slot, &known);
-        Ok(known)
+        Ok(slot)
     }
 
     /// Begins a comparison of a bucket with the truth: until it is applied or replaced again, each of
@@ -296,15 +358,26 @@ impl CommonTable {
     /// How many bytes the table has taken from the system for its flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.slots.memory() + self.index.allocation_size()
+        self.slots.memory() + self.index.allocation_size() + self.told.memory()
     }
 
-    fn insert(&mut self, record: FlowRecord) -> Result<(), Refused> {
+    fn overwrite(&mut self, slot: SlotId, known: &FlowRecord, record: FlowRecord) {
+        let change = self.weight(&record).wrapping_sub(self.weight(known));
+        self.add_to_digests(record.bucket, change);
+        // A reference stands for what seldom changes; peers are told of that again when it does.
+        if (record.key, record.state.rule) != (known.key, known.state.rule) {
+            self.told.clear_slot(slot);
+        }
+        self.slots.write(slot, record);
+    }
+
+    fn insert(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         if self.len() >= self.capacity {
             return Err(Refused::Full { capacity: self.capacity });
         }
         let first = self.bucket_mut(record.bucket)?.first;
         let slot = self.slots.link(record, first);
+        self.told.clear_slot(slot);
         self.bucket_mut(record.bucket)?.first = slot;
         let Self { key, slots, index, .. } = self;
         index.insert_unique(hash(key, record.bucket, &record.key), slot, |&slot| {
@@ -313,7 +386,7 @@ impl CommonTable {
         });
         self.bucket_mut(record.bucket)?.count += 1;
         self.add_to_digests(record.bucket, self.weight(&record));
-        Ok(())
+        Ok(slot)
     }
 
     fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {
