@@ -98,6 +98,8 @@ struct Bucket {
     count: u32,
     digest: u64,
     epoch: Epoch,
+    /// Whether a peer may have been told of a flow of it by the number of its slot.
+    told: bool,
 }
 
 /// The flows of all nodes.
@@ -116,7 +118,8 @@ impl CommonTable {
     /// An empty table. `key` must be the same on all nodes, or digests can't be compared.
     #[must_use]
     pub fn new(key: TableKey, buckets: u32, capacity: usize) -> Self {
-        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch: Epoch(0) };
+        let (epoch, told) = (Epoch(0), false);
+        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch, told };
         Self {
             key,
             capacity,
@@ -230,9 +233,20 @@ impl CommonTable {
         self.told.has(peer, slot)
     }
 
-    /// A peer is told of the flow in a slot, by the slot's number.
-    pub fn tell(&mut self, peer: NodeId, slot: SlotId) {
+    /// A peer is told of the flow in a slot, which is of this bucket, by the slot's number.
+    pub fn tell(&mut self, peer: NodeId, bucket: BucketId, slot: SlotId) {
         self.told.set(peer, slot);
+        if let Some(bucket) = self.buckets.get_mut(usize::from(bucket.0)) {
+            bucket.told = true;
+        }
+    }
+
+    /// No peer knows a flow of this bucket by the number of its slot. Costs nothing if none does.
+    pub fn untell_bucket(&mut self, bucket: BucketId) {
+        let Some(known) = self.buckets.get_mut(usize::from(bucket.0)) else { return };
+        if std::mem::take(&mut known.told) {
+            self.slots.chain(known.first).for_each(|slot| self.told.clear_slot(slot));
+        }
     }
 
     /// A peer does not know the flow in a slot by the slot's number.

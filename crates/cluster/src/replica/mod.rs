@@ -321,8 +321,13 @@ impl Replica {
 
     fn set_slot(&mut self, bucket: BucketId, slot: BucketSlot) {
         let Some(own) = self.slots.get_mut(usize::from(bucket.0)) else { return };
-        *own = slot;
+        let before = std::mem::replace(own, slot);
         self.table.set_epoch(bucket, slot.epoch);
+        // What a peer learned of these flows by another owner's word is nothing that this node's
+        // references of an earlier time lead to.
+        if slot.owner == self.cluster.node() && slot.epoch != before.epoch {
+            self.table.untell_bucket(bucket);
+        }
         self.effects.push_back(Effect::SetBucket { bucket, slot });
     }
 

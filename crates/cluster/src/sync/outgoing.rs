@@ -162,9 +162,9 @@ impl Source<'_> {
     }
 
     /// The reference by which the peer knows the flow in a slot from now on.
-    fn refer(&mut self, slot: SlotId) -> Option<Reference> {
+    fn refer(&mut self, slot: SlotId, bucket: BucketId) -> Option<Reference> {
         let reference = Reference::new(slot.0)?;
-        self.table.tell(self.peer, slot);
+        self.table.tell(self.peer, bucket, slot);
         Some(reference)
     }
 }
@@ -450,10 +450,12 @@ fn put(runs: &mut Runs, next: Next, source: &mut Source<'_>, out: &mut Vec<u8>) 
                     let FlowState { phase, confirmed, sequence, .. } = record.state;
                     Item::Change { reference, phase, confirmed, sequence }
                 }
-                None => Item::Introduce { reference: source.refer(slot), record },
+                None => Item::Introduce { reference: source.refer(slot, record.bucket), record },
             }
         }
-        Next::Snapshot(slot, record) => Item::Snapshot { reference: source.refer(slot), record },
+        Next::Snapshot(slot, record) => {
+            Item::Snapshot { reference: source.refer(slot, record.bucket), record }
+        }
     };
     runs.put(&item, out);
 }
