@@ -13,7 +13,8 @@
 //!
 //! Why not a `HashMap` of records with a list of keys per bucket: that keeps each key twice. Here a
 //! record lies in a slot of its own, slots of one bucket are linked, and the index holds slot
-//! numbers.
+//! numbers. The index is in many parts, because one that grows hashes all its flows anew: a part is
+//! soon done with that, the whole would hold up everything else for longer than a heartbeat.
 //!
 //! Limits: a table full to its maximum refuses new flows, and still takes changes of known ones.
 //! Memory is never given back.
@@ -108,7 +109,9 @@ pub struct CommonTable {
     key: TableKey,
     capacity: usize,
     slots: Slots,
-    index: HashTable<SlotId>,
+    /// How many flows there are.
+    flows: usize,
+    index: Vec<HashTable<SlotId>>,
     buckets: Vec<Bucket>,
     digest: u64,
     told: Told,
@@ -124,7 +127,8 @@ impl CommonTable {
             key,
             capacity,
             slots: Slots::default(),
-            index: HashTable::new(),
+            flows: 0,
+            index: vec![HashTable::new(); PARTS],
             buckets: vec![empty; buckets as usize],
             digest: 0,
             told: Told::default(),
@@ -134,13 +138,13 @@ impl CommonTable {
     /// How many flows it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.flows
     }
 
     /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.flows == 0
     }
 
     /// The most flows that it can hold.
@@ -212,7 +216,7 @@ impl CommonTable {
     #[must_use]
     pub fn find(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
         let hash = hash(&self.key, bucket, key);
-        self.index.find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
+        self.index[part(hash)].find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
     }
 
     /// The place of the flow that is in a slot now.
@@ -372,7 +376,8 @@ impl CommonTable {
     /// How many bytes the table has taken from the system for its flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.slots.memory() + self.index.allocation_size() + self.told.memory()
+        let index: usize = self.index.iter().map(HashTable::allocation_size).sum();
+        self.slots.memory() + index + self.told.memory()
     }
 
     fn overwrite(&mut self, slot: SlotId, known: &FlowRecord, record: FlowRecord) {
@@ -394,10 +399,12 @@ impl CommonTable {
         self.told.clear_slot(slot);
         self.bucket_mut(record.bucket)?.first = slot;
         let Self { key, slots, index, .. } = self;
-        index.insert_unique(hash(key, record.bucket, &record.key), slot, |&slot| {
+        let hashed = hash(key, record.bucket, &record.key);
+        index[part(hashed)].insert_unique(hashed, slot, |&slot| {
             let record = slots.record(slot).expect("the index names slots in use only");
             hash(key, record.bucket, &record.key)
         });
+        self.flows += 1;
         self.bucket_mut(record.bucket)?.count += 1;
         self.add_to_digests(record.bucket, self.weight(&record));
         Ok(slot)
@@ -405,8 +412,9 @@ impl CommonTable {
 
     fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {
         let hash = hash(&self.key, record.bucket, &record.key);
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
+        if let Ok(entry) = self.index[part(hash)].find_entry(hash, |&other| other == slot) {
             entry.remove();
+            self.flows -= 1;
         }
         let next = self.slots.unlink(slot);
         let bucket = &mut self.buckets[usize::from(record.bucket.0)];
@@ -445,6 +453,14 @@ fn older(record: &FlowRecord, known: &FlowRecord) -> Refused {
         known_epoch: known.epoch,
         known_sequence: known.state.sequence,
     }
+}
+
+/// How many parts the index has.
+const PARTS: usize = 256;
+
+/// The part of the index that a hash belongs to, by bits that a part itself makes no use of.
+fn part(hash: u64) -> usize {
+    (hash >> 40) as usize % PARTS
 }
 
 /// The same for both directions of a flow.

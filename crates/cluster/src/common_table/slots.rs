@@ -95,11 +95,17 @@ impl Slots {
         (generation == u64::from(place.generation)).then(|| self.record(place.slot))?
     }
 
+    /// Whether a slot has the flow of this bucket with this key, or with its reverse where a flow has
+    /// both directions. Most slots that are asked about have it, or another of the same tag.
     pub(super) fn holds(&self, slot: SlotId, bucket: BucketId, key: &FlowKey) -> bool {
-        self.record(slot).is_some_and(|record| {
-            let reverse = key.protocol.is_bidirectional() && record.key == key.reversed();
-            record.bucket == bucket && (record.key == *key || reverse)
-        })
+        let Some(Slot { words, .. }) = self.get(slot) else { return false };
+        let distribution = words[DISTRIBUTION];
+        if distribution & IN_USE == 0 || distribution as u16 != bucket.0 {
+            return false;
+        }
+        let known = [words[0], words[1], words[2], words[3], words[PORTS] & NO_GENERATION];
+        known == key.to_words()
+            || key.protocol.is_bidirectional() && known == key.reversed().to_words()
     }
 
     /// Overwrites the record of a slot in use; the flow is in doubt no longer.
