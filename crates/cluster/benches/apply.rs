@@ -174,13 +174,16 @@ fn stand(pair: &mut Pair, connections: u32) {
     pair.report("standing", connections, connections);
 }
 
-/// Connections that live their whole lives; those of four batches at a time.
+/// How many batches lie between two changes of a connection: 100 ms.
+const GAP: u32 = 100;
+
+/// Connections that live their whole lives, over many others that do.
 fn pass(pair: &mut Pair, from: u32, batches: u32, phases: &[Phase]) {
     pair.restart_clocks();
     let stages = phases.len() as u32;
-    for turn in 0..batches + stages {
+    for turn in 0..batches + stages * GAP {
         for (stage, &phase) in (0..).zip(phases) {
-            let Some(batch) = turn.checked_sub(stage).filter(|&batch| batch < batches) else {
+            let Some(batch) = turn.checked_sub(stage * GAP).filter(|&batch| batch < batches) else {
                 continue;
             };
             for number in 0..BATCH {
@@ -188,7 +191,7 @@ fn pass(pair: &mut Pair, from: u32, batches: u32, phases: &[Phase]) {
                 pair.event(kind, flow(from + batch * BATCH + number, phase, stage + 1));
             }
         }
-        if let Some(batch) = turn.checked_sub(stages) {
+        if let Some(batch) = turn.checked_sub(stages * GAP) {
             for number in 0..BATCH {
                 let last = phases[phases.len() - 1];
                 pair.expire(&flow(from + batch * BATCH + number, last, stages));

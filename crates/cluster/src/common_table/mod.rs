@@ -225,10 +225,10 @@ impl CommonTable {
         self.slots.place(slot)
     }
 
-    /// The flow of a place, if it is still there.
+    /// The bucket of the flow of a place, if the flow is still there.
     #[must_use]
-    pub fn at_place(&self, place: Place) -> Option<FlowRecord> {
-        self.slots.record_at(place)
+    pub fn bucket_at(&self, place: Place) -> Option<BucketId> {
+        self.slots.bucket_at(place)
     }
 
     /// Whether a peer has been told of the flow in a slot, by the slot's number.
@@ -309,7 +309,7 @@ impl CommonTable {
         (phase, confirmed): (Phase, bool),
         sequence: u32,
     ) -> Result<(), Refused> {
-        let known = self.at_place(place).ok_or(Refused::Unknown)?;
+        let known = self.slots.record_at(place).ok_or(Refused::Unknown)?;
         let state = FlowState { phase, confirmed, sequence, ..known.state };
         let record = FlowRecord { epoch, state, ..known };
         self.slots.set_stale(place.slot, false);
@@ -326,7 +326,7 @@ impl CommonTable {
     ///
     /// [`Refused::Older`], or [`Refused::Unknown`] if the flow has left its place.
     pub fn remove_at(&mut self, place: Place, epoch: Epoch) -> Result<(), Refused> {
-        let known = self.at_place(place).ok_or(Refused::Unknown)?;
+        let known = self.slots.record_at(place).ok_or(Refused::Unknown)?;
         if known.epoch > epoch {
             return Err(older(&FlowRecord { epoch, ..known }, &known));
         }

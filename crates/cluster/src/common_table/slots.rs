@@ -90,9 +90,18 @@ impl Slots {
         Place { slot, generation: (ports >> GENERATION_SHIFT) as u32 }
     }
 
+    fn at_place(&self, place: Place) -> Option<&Slot> {
+        let generation = |slot: &&Slot| slot.words[PORTS] >> GENERATION_SHIFT;
+        self.get(place.slot).filter(|slot| generation(slot) == u64::from(place.generation))
+    }
+
+    pub(super) fn bucket_at(&self, place: Place) -> Option<BucketId> {
+        let distribution = self.at_place(place)?.words[DISTRIBUTION];
+        (distribution & IN_USE != 0).then_some(BucketId(distribution as u16))
+    }
+
     pub(super) fn record_at(&self, place: Place) -> Option<FlowRecord> {
-        let generation = self.get(place.slot)?.words[PORTS] >> GENERATION_SHIFT;
-        (generation == u64::from(place.generation)).then(|| self.record(place.slot))?
+        self.at_place(place).and_then(|_| self.record(place.slot))
     }
 
     /// Whether a slot has the flow of this bucket with this key, or with its reverse where a flow has

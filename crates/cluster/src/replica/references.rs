@@ -8,14 +8,14 @@
 //! A reference that leads nowhere (the flow found no room here, was not believed, or is gone by another
 //! node's word) is told back, and the peer introduces the flow again.
 
-use testudo_packet::bucket::NodeId;
+use testudo_packet::bucket::{BucketId, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Replica};
-use crate::common_table::{Authority, Place, Refused, SlotId};
+use crate::common_table::{Authority, CommonTable, Place, Refused, SlotId};
+use crate::sync::SyncError;
 use crate::sync::layout::Item;
 use crate::sync::references::Reference;
-use crate::sync::{Session, SyncError};
 
 impl Replica {
     pub(super) fn handle_item(
@@ -23,7 +23,7 @@ impl Replica {
         connection: ConnectionId,
         item: Item,
     ) -> Result<(), SyncError> {
-        let session = self.session(connection)?;
+        let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
         let (peer, _) = session.peer.ok_or(SyncError::NotOpen)?;
         match item {
             Item::Frame(frame) => return self.handle_frame(connection, peer, frame),
@@ -43,13 +43,12 @@ impl Replica {
             }
             Item::Change { reference, phase, confirmed, sequence } => {
                 let place = session.dictionary.get(reference);
-                let Some((place, known)) = self.look_up(place) else {
+                let Some((place, bucket)) = locate(&self.table, place) else {
                     self.rejected.unknown += 1;
                     self.peers[usize::from(peer.0)].outgoing.forgotten(reference);
                     return Ok(());
                 };
-                let (bucket, epoch) =
-                    (known.bucket, self.session(connection)?.epoch(known.bucket)?);
+                let epoch = session.epoch(bucket)?;
                 let changed = if self.believes(peer, bucket, epoch) {
                     self.table.change(place, epoch, (phase, confirmed), sequence)
                 } else {
@@ -60,9 +59,8 @@ impl Replica {
             Item::Leave { reference } => {
                 let place = session.dictionary.get(reference);
                 session.dictionary.set(reference, None);
-                if let Some((place, known)) = self.look_up(place) {
-                    let bucket = known.bucket;
-                    let epoch = self.session(connection)?.epoch(bucket)?;
+                if let Some((place, bucket)) = locate(&self.table, place) {
+                    let epoch = session.epoch(bucket)?;
                     let removed = if self.believes(peer, bucket, epoch) {
                         self.table.remove_at(place, epoch)
                     } else {
@@ -78,10 +76,6 @@ impl Replica {
         Ok(())
     }
 
-    fn session(&mut self, connection: ConnectionId) -> Result<&mut Session, SyncError> {
-        self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)
-    }
-
     fn refer(
         &mut self,
         connection: ConnectionId,
@@ -89,14 +83,10 @@ impl Replica {
         place: Option<Place>,
     ) -> Result<(), SyncError> {
         if let Some(reference) = reference {
-            self.session(connection)?.dictionary.set(reference, place);
+            let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
+            session.dictionary.set(reference, place);
         }
         Ok(())
-    }
-
-    fn look_up(&self, place: Option<Place>) -> Option<(Place, FlowRecord)> {
-        let place = place?;
-        Some((place, self.table.at_place(place)?))
     }
 
     /// Takes what a peer says of a flow; returns where the flow is, if it is as the peer knows it.
@@ -128,4 +118,10 @@ impl Replica {
             self.peers[usize::from(peer.0)].outgoing.change(slot);
         }
     }
+}
+
+/// Where a reference leads, and the bucket of the flow there.
+fn locate(table: &CommonTable, place: Option<Place>) -> Option<(Place, BucketId)> {
+    let place = place?;
+    Some((place, table.bucket_at(place)?))
 }

@@ -268,8 +268,10 @@ impl Item {
                     .map(|(reference, record)| Self::Snapshot { reference, record })
             }
             kind::REMOVE_4 | kind::REMOVE_6 => {
-                flow_with_epoch(&mut reader, known == kind::REMOVE_6)
-                    .map(|(_, record)| Self::Frame(Frame::Remove(record)))
+                match flow_with_epoch(&mut reader, known == kind::REMOVE_6) {
+                    Ok((None, record)) => Ok(Self::Frame(Frame::Remove(record))),
+                    _ => Err(Meaningless),
+                }
             }
             kind::EPOCH => {
                 bucket_and_epoch(&mut reader).map(|(bucket, epoch)| Self::Epoch { bucket, epoch })
