@@ -116,6 +116,62 @@ fn a_comparison_takes_out_what_was_not_confirmed() {
 }
 
 #[test]
+fn a_place_is_one_flows_and_not_the_next_ones() {
+    let mut table = table(10);
+    let slot = table.apply(record(5, 1, 1), Authority::Owner).unwrap();
+    let place = table.place(slot);
+    let phase = (Phase::TimeWait, true);
+    assert_eq!(table.change(place, Epoch(1), phase, 2), Ok(()));
+    let known = table.at(slot).unwrap();
+    assert_eq!((known.key, known.state.sequence), (record(5, 1, 1).key, 2));
+    assert!(matches!(table.change(place, Epoch(1), phase, 2), Err(Refused::Older { .. })));
+    table.remove(&record(5, 1, 2)).unwrap();
+    assert_eq!(table.bucket_at(place), None);
+    assert_eq!(table.apply(record(9, 1, 7), Authority::Owner), Ok(slot), "the slot is used again");
+    assert_eq!(table.change(place, Epoch(1), phase, 8), Err(Refused::Unknown));
+    assert_eq!(table.remove_at(place, Epoch(9)), Err(Refused::Unknown));
+    let place = table.place(slot);
+    assert!(matches!(table.remove_at(place, Epoch(0)), Err(Refused::Older { .. })));
+    assert_eq!(table.remove_at(place, Epoch(1)), Ok(()));
+    assert_eq!((table.len(), table.digest()), (0, 0));
+}
+
+#[test]
+fn who_was_told_of_a_flow_by_its_slot_is_forgotten_with_what_was_told() {
+    let (peer, other, bucket) = (NodeId(3), NodeId(4), BucketId(1));
+    let mut table = table(10);
+    let slot = table.apply(record(5, 1, 1), Authority::Owner).unwrap();
+    let tell = |table: &mut CommonTable| {
+        table.tell(peer, bucket, slot);
+        assert!(table.is_told(peer, slot) && !table.is_told(other, slot));
+    };
+    tell(&mut table);
+    // A change of state is told by the slot's number; one of the rule is not.
+    table.apply(record(5, 1, 2), Authority::Owner).unwrap();
+    assert!(table.is_told(peer, slot));
+    let mut reopened = record(5, 1, 3);
+    reopened.state.rule = 7;
+    table.apply(reopened, Authority::Owner).unwrap();
+    assert!(!table.is_told(peer, slot));
+    // The peer is told that the flow is gone by that number, and not of the next flow in the slot.
+    tell(&mut table);
+    table.remove(&reopened).unwrap();
+    assert!(table.is_told(peer, slot));
+    table.apply(record(9, 1, 1), Authority::Owner).unwrap();
+    assert!(!table.is_told(peer, slot));
+    tell(&mut table);
+    table.untell_bucket(BucketId(2));
+    assert!(table.is_told(peer, slot));
+    table.untell_bucket(bucket);
+    assert!(!table.is_told(peer, slot));
+    tell(&mut table);
+    table.untell_all(other);
+    assert!(table.is_told(peer, slot));
+    table.untell_all(peer);
+    assert!(!table.is_told(peer, slot));
+}
+
+#[test]
 fn a_million_flows_take_less_than_96_bytes_each() {
     let mut table = table(1 << 20);
     for number in 0..1_000_000u32 {
