@@ -241,6 +241,21 @@ fn a_number_that_is_used_again_means_the_flow_that_has_it_now() {
 }
 
 #[test]
+fn each_flow_of_a_batch_has_the_epoch_that_it_was_changed_in() {
+    let mut pair = Pair::new([100; 2]);
+    pair.event(1, flow(3, 1, Phase::SynSent, 1));
+    pair.event(1, flow(4, 1, Phase::SynSent, 1));
+    pair.give(3, 1, 2);
+    pair.event(1, flow(11, 2, Phase::SynSent, 1));
+    pair.talk();
+    pair.assert_equal();
+    let epochs = pair.node(0).table().bucket(BucketId(3)).map(|record| record.epoch.0);
+    let mut epochs: Vec<_> = epochs.collect();
+    epochs.sort_unstable();
+    assert_eq!(epochs, [1, 2]);
+}
+
+#[test]
 fn flows_that_found_no_room_are_introduced_when_there_is_some() {
     let mut pair = Pair::new([4, 100]);
     for number in 0..6 {
