@@ -8,8 +8,7 @@
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
+use testudo_packet::siphash::{HashKey, hash_words};
 
 /// The length of a message authentication code: HMAC-SHA256 cut to half (RFC 2104 §5).
 pub const TAG_BYTES: usize = 16;
@@ -76,7 +75,7 @@ impl Keys {
         Self {
             heartbeat: Key::derive(secret, "testudo heartbeat"),
             sync: Key::derive(secret, "testudo sync"),
-            table: TableKey(*table.first_chunk().expect("half of a key")),
+            table: TableKey(HashKey::from_bytes(*table.first_chunk().expect("half of a key"))),
             configuration: Key::derive(secret, "testudo configuration"),
         }
     }
@@ -84,17 +83,13 @@ impl Keys {
 
 /// The key of a keyed hash (SipHash-1-3) that strangers can't find collisions for.
 #[derive(Clone, Copy)]
-pub struct TableKey([u8; 16]);
+pub struct TableKey(HashKey);
 
 impl TableKey {
     /// The hash of some words.
     #[must_use]
-    pub fn hash(&self, words: &[u64]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        for &word in words {
-            hasher.write_u64(word);
-        }
-        hasher.finish()
+    pub fn hash<const N: usize>(&self, words: &[u64; N]) -> u64 {
+        hash_words(self.0, words)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use testudo_cluster::replica::{ConnectionId, Side};
-use testudo_cluster::sync::frame::{FRAME_BYTES, Frame};
-use testudo_packet::bucket::{BucketId, NodeId};
+use testudo_cluster::sync::layout::{HEAD_BYTES, Head, kind};
+use testudo_packet::bucket::NodeId;
 
 use crate::machine::{Input, Life};
 use crate::options::{MS, Plant};
@@ -23,6 +23,8 @@ pub(crate) struct End {
     life: Life,
     connection: Option<ConnectionId>,
     open: bool,
+    /// Whether its part of the handshake has been sent: all that follows is frames.
+    greeted: bool,
     pieces: VecDeque<Vec<u8>>,
     under_way: usize,
     /// When the last piece sent arrives.
@@ -31,8 +33,8 @@ pub(crate) struct End {
 
 impl End {
     fn new(node: usize, life: Life) -> Self {
-        let pieces = VecDeque::new();
-        Self { node, life, connection: None, open: true, pieces, under_way: 0, until: 0 }
+        let (open, greeted, pieces) = (true, false, VecDeque::new());
+        Self { node, life, connection: None, open, greeted, pieces, under_way: 0, until: 0 }
     }
 }
 
@@ -95,10 +97,12 @@ impl World {
             let Some(daemon) = &mut self.machines[node].daemon else { return };
             let room = WINDOW.saturating_sub(ends[side].under_way);
             let mut out = Vec::new();
+            let open = daemon.replica.is_open(connection);
             if daemon.replica.poll_transmit(connection, &mut out, room) == 0 {
                 continue;
             }
-            if self.options.plant == Plant::ChangesLost {
+            let greeted = std::mem::replace(&mut ends[side].greeted, open);
+            if greeted && self.options.plant == Plant::ChangesLost {
                 lose_changes(&mut out);
             }
             ends[side].under_way += out.len();
@@ -202,14 +206,16 @@ impl World {
 
 /// Puts a frame that means nothing in the place of each change of a flow.
 fn lose_changes(out: &mut [u8]) {
-    if !out.len().is_multiple_of(FRAME_BYTES) {
-        return;
-    }
-    for frame in out.chunks_exact_mut(FRAME_BYTES) {
-        if let Ok(Frame::Upsert(_)) = Frame::decode(frame) {
-            let mut harmless = Vec::new();
-            Frame::Want { bucket: BucketId(u16::MAX) }.encode(&mut harmless);
-            frame.copy_from_slice(&harmless);
+    let mut rest = out;
+    while let Some((head, behind)) = rest.split_first_chunk_mut::<HEAD_BYTES>() {
+        let Head { kind, size, count } = Head::from_bytes(*head);
+        if let kind::INTRODUCE_4 | kind::INTRODUCE_6 | kind::CHANGE = kind {
+            head[0] = UNKNOWN_KIND;
         }
+        let items = usize::from(size) * usize::from(count);
+        rest = &mut behind[items..];
     }
 }
+
+/// Of a kind that is skipped, and acknowledged.
+const UNKNOWN_KIND: u8 = 0x3f;

@@ -110,7 +110,7 @@ fn changes_that_are_acknowledged_and_lost_are_noticed() {
 
 #[test]
 fn a_bucket_that_is_handed_over_without_its_flows_is_noticed() {
-    let mut world = World::new(with(Plant::ChangesLost), 2);
+    let mut world = World::new(with(Plant::ChangesLost), 3);
     world.run_unchecked(1500 * MS);
     world.tell(0, Input::Order(Order::Drain(NodeId(0))));
     let violation = found(&mut world, 2000);

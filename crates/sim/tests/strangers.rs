@@ -4,6 +4,7 @@
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::membership::Membership;
 use testudo_cluster::replica::{ConnectionId, Effect, Replica, Side, SyncError};
+use testudo_cluster::sync::layout::{HEAD_BYTES, Head, MAX_ITEM, kind};
 use testudo_packet::bucket::{Nanos, NodeId};
 use testudo_sim::options::{MS, Options, SECRET};
 use testudo_sim::rng::Rng;
@@ -143,7 +144,7 @@ fn a_handshake_that_was_changed_on_its_way_opens_nothing() {
             if turn == changed_turn && !message.is_empty() {
                 // Not more: a byte behind a whole message belongs to the next one.
                 let at = rng.index(message.len());
-                let padding = (10..16).contains(&at) && turn <= 2;
+                let padding = (12..16).contains(&at) && turn <= 2;
                 message[if padding { 0 } else { at }] ^= 1 << rng.index(8);
             }
         });
@@ -181,11 +182,16 @@ fn frames_without_sense_from_a_member_do_no_harm_to_the_table() {
         let mut pair = Pair::new([SECRET; 2]);
         pair.talk(|_, _| ()).expect("a handshake");
         for _ in 0..200 {
-            let mut frame = vec![0; testudo_cluster::sync::frame::FRAME_BYTES];
-            frame[0] = 1 + rng.index(14) as u8;
+            let kind = if rng.chance(100) { kind::EPOCH } else { 1 + rng.index(21) as u8 };
+            let lengths = (3..=MAX_ITEM as u8).map(|size| Head { kind, size, count: 1 });
+            // As long as it has to be, which is the shortest that is let pass.
+            let head = lengths.into_iter().find(|head| head.check() == Ok(true));
+            let head = head.unwrap_or(Head { kind, size: 8, count: 1 });
+            let mut frame = head.to_bytes().to_vec();
+            frame.resize(HEAD_BYTES + usize::from(head.size), 0);
             // Small numbers, which are more often buckets and phases that there are.
             for _ in 0..rng.index(12) {
-                let at = 8 + rng.index(frame.len() - 8);
+                let at = HEAD_BYTES + rng.index(usize::from(head.size));
                 frame[at] = rng.index(40) as u8;
             }
             if pair.hears(0, &frame).is_err() {

@@ -13,21 +13,25 @@
 //!
 //! Why not a `HashMap` of records with a list of keys per bucket: that keeps each key twice. Here a
 //! record lies in a slot of its own, slots of one bucket are linked, and the index holds slot
-//! numbers.
+//! numbers. The index is in many parts, because one that grows hashes all its flows anew: a part is
+//! soon done with that, the whole would hold up everything else for longer than a heartbeat.
 //!
 //! Limits: a table full to its maximum refuses new flows, and still takes changes of known ones.
 //! Memory is never given back.
 
 mod slots;
+mod told;
 
 use crate::keys::TableKey;
 use hashbrown::HashTable;
 use slots::{NO_SLOT, Slots};
-use testudo_packet::bucket::{BucketId, Epoch};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::bucket::{BucketId, Epoch, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::flow::{Endpoint, FlowKey};
+use testudo_packet::tracking::Phase;
+use told::Told;
 
-pub use slots::SlotId;
+pub use slots::{Place, SlotId};
 
 /// By what right a record is put into the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +40,6 @@ pub enum Authority {
     Owner,
     /// From anyone else: the record must be of the bucket's present epoch at least.
     Other,
-}
-
-/// What [`CommonTable::apply`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// The flow is new.
-    Inserted,
-    /// The flow was known in an earlier state.
-    Updated,
 }
 
 /// Why a record was not put into the table, or not taken out. The table is as it was.
@@ -104,6 +99,8 @@ struct Bucket {
     count: u32,
     digest: u64,
     epoch: Epoch,
+    /// Whether a peer may have been told of a flow of it by the number of its slot.
+    told: bool,
 }
 
 /// The flows of all nodes.
@@ -112,36 +109,42 @@ pub struct CommonTable {
     key: TableKey,
     capacity: usize,
     slots: Slots,
-    index: HashTable<SlotId>,
+    /// How many flows there are.
+    flows: usize,
+    index: Vec<HashTable<SlotId>>,
     buckets: Vec<Bucket>,
     digest: u64,
+    told: Told,
 }
 
 impl CommonTable {
     /// An empty table. `key` must be the same on all nodes, or digests can't be compared.
     #[must_use]
     pub fn new(key: TableKey, buckets: u32, capacity: usize) -> Self {
-        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch: Epoch(0) };
+        let (epoch, told) = (Epoch(0), false);
+        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch, told };
         Self {
             key,
             capacity,
             slots: Slots::default(),
-            index: HashTable::new(),
+            flows: 0,
+            index: vec![HashTable::new(); PARTS],
             buckets: vec![empty; buckets as usize],
             digest: 0,
+            told: Told::default(),
         }
     }
 
     /// How many flows it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.flows
     }
 
     /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.flows == 0
     }
 
     /// The most flows that it can hold.
@@ -213,28 +216,72 @@ impl CommonTable {
     #[must_use]
     pub fn find(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
         let hash = hash(&self.key, bucket, key);
-        self.index.find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
+        self.index[part(hash)].find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
     }
 
-    /// Puts a record into the table if it is newer than what is there.
+    /// The place of the flow that is in a slot now.
+    #[must_use]
+    pub fn place(&self, slot: SlotId) -> Place {
+        self.slots.place(slot)
+    }
+
+    /// The bucket of the flow of a place, if the flow is still there.
+    #[must_use]
+    pub fn bucket_at(&self, place: Place) -> Option<BucketId> {
+        self.slots.bucket_at(place)
+    }
+
+    /// Whether a peer has been told of the flow in a slot, by the slot's number.
+    #[must_use]
+    pub fn is_told(&self, peer: NodeId, slot: SlotId) -> bool {
+        self.told.has(peer, slot)
+    }
+
+    /// A peer is told of the flow in a slot, which is of this bucket, by the slot's number.
+    pub fn tell(&mut self, peer: NodeId, bucket: BucketId, slot: SlotId) {
+        self.told.set(peer, slot);
+        if let Some(bucket) = self.buckets.get_mut(usize::from(bucket.0)) {
+            bucket.told = true;
+        }
+    }
+
+    /// No peer knows a flow of this bucket by the number of its slot. Costs nothing if none does.
+    pub fn untell_bucket(&mut self, bucket: BucketId) {
+        let Some(known) = self.buckets.get_mut(usize::from(bucket.0)) else { return };
+        if std::mem::take(&mut known.told) {
+            self.slots.chain(known.first).for_each(|slot| self.told.clear_slot(slot));
+        }
+    }
+
+    /// A peer does not know the flow in a slot by the slot's number.
+    pub fn untell(&mut self, peer: NodeId, slot: SlotId) {
+        self.told.clear(peer, slot);
+    }
+
+    /// A peer knows no flow by the number of its slot: the stream to it is new, or over.
+    pub fn untell_all(&mut self, peer: NodeId) {
+        self.told.clear_peer(peer);
+    }
+
+    /// Puts a record into the table if it is newer than what is there, and says in which slot it is.
     ///
     /// # Errors
     ///
     /// [`Refused::Older`], [`Refused::StaleEpoch`], [`Refused::Full`] or [`Refused::NoSuchBucket`].
-    pub fn apply(&mut self, record: FlowRecord, by: Authority) -> Result<Applied, Refused> {
+    pub fn apply(&mut self, record: FlowRecord, by: Authority) -> Result<SlotId, Refused> {
         let known_epoch = self.bucket_mut(record.bucket)?.epoch;
         if by == Authority::Other && record.epoch < known_epoch {
             let FlowRecord { bucket, epoch, .. } = record;
             return Err(Refused::StaleEpoch { bucket, epoch, known: known_epoch });
         }
-        if let Some(slot) = self.find(record.bucket, &record.key) {
-            self.slots.set_stale(slot, false);
-            let known = self.slots.record(slot).expect("the index names slots in use only");
-            if !record.supersedes(&known) {
-                return Err(older(&record, &known));
-            }
+        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
+        self.slots.set_stale(slot, false);
+        let known = self.slots.record(slot).expect("the index names slots in use only");
+        if !record.supersedes(&known) {
+            return Err(older(&record, &known));
         }
-        self.replace(record)
+        self.overwrite(slot, &known, record);
+        Ok(slot)
     }
 
     /// Puts a record into the table, whatever is there: the word of the bucket's owner.
@@ -242,25 +289,58 @@ impl CommonTable {
     /// # Errors
     ///
     /// [`Refused::Full`] or [`Refused::NoSuchBucket`].
-    pub fn replace(&mut self, record: FlowRecord) -> Result<Applied, Refused> {
+    pub fn replace(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         self.bucket_mut(record.bucket)?;
-        let Some(slot) = self.find(record.bucket, &record.key) else {
-            self.insert(record)?;
-            return Ok(Applied::Inserted);
-        };
+        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
         let known = self.slots.record(slot).expect("the index names slots in use only");
-        let change = self.weight(&record).wrapping_sub(self.weight(&known));
-        self.add_to_digests(record.bucket, change);
-        self.slots.write(slot, record);
-        Ok(Applied::Updated)
+        self.overwrite(slot, &known, record);
+        Ok(slot)
     }
 
-    /// Takes a flow out, unless the table has it in a state newer than this record's.
+    /// Changes the flow of a place, if this is newer than what is there; key and rule stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], or [`Refused::Unknown`] if the flow has left its place.
+    pub fn change(
+        &mut self,
+        place: Place,
+        epoch: Epoch,
+        (phase, confirmed): (Phase, bool),
+        sequence: u32,
+    ) -> Result<(), Refused> {
+        let known = self.slots.record_at(place).ok_or(Refused::Unknown)?;
+        let state = FlowState { phase, confirmed, sequence, ..known.state };
+        let record = FlowRecord { epoch, state, ..known };
+        self.slots.set_stale(place.slot, false);
+        if !record.supersedes(&known) {
+            return Err(older(&record, &known));
+        }
+        self.overwrite(place.slot, &known, record);
+        Ok(())
+    }
+
+    /// Takes the flow of a place out, unless its state was written under a later epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Older`], or [`Refused::Unknown`] if the flow has left its place.
+    pub fn remove_at(&mut self, place: Place, epoch: Epoch) -> Result<(), Refused> {
+        let known = self.slots.record_at(place).ok_or(Refused::Unknown)?;
+        if known.epoch > epoch {
+            return Err(older(&FlowRecord { epoch, ..known }, &known));
+        }
+        self.take_out(place.slot, &known);
+        Ok(())
+    }
+
+    /// Takes a flow out, unless the table has it in a state newer than this record's. Says which slot
+    /// is free now.
     ///
     /// # Errors
     ///
     /// [`Refused::Older`], [`Refused::Unknown`] or [`Refused::NoSuchBucket`].
-    pub fn remove(&mut self, record: &FlowRecord) -> Result<FlowRecord, Refused> {
+    pub fn remove(&mut self, record: &FlowRecord) -> Result<SlotId, Refused> {
         self.bucket_mut(record.bucket)?;
         let slot = self.find(record.bucket, &record.key).ok_or(Refused::Unknown)?;
         let known = self.slots.record(slot).expect("the index names slots in use only");
@@ -268,7 +348,7 @@ impl CommonTable {
             return Err(older(record, &known));
         }
         self.take_out(slot, &known);
-        Ok(known)
+        Ok(slot)
     }
 
     /// Begins a comparison of a bucket with the truth: until it is applied or replaced again, each of
@@ -296,30 +376,45 @@ impl CommonTable {
     /// How many bytes the table has taken from the system for its flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.slots.memory() + self.index.allocation_size()
+        let index: usize = self.index.iter().map(HashTable::allocation_size).sum();
+        self.slots.memory() + index + self.told.memory()
     }
 
-    fn insert(&mut self, record: FlowRecord) -> Result<(), Refused> {
+    fn overwrite(&mut self, slot: SlotId, known: &FlowRecord, record: FlowRecord) {
+        let change = self.weight(&record).wrapping_sub(self.weight(known));
+        self.add_to_digests(record.bucket, change);
+        // A reference stands for what seldom changes; peers are told of that again when it does.
+        if (record.key, record.state.rule) != (known.key, known.state.rule) {
+            self.told.clear_slot(slot);
+        }
+        self.slots.write(slot, record);
+    }
+
+    fn insert(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         if self.len() >= self.capacity {
             return Err(Refused::Full { capacity: self.capacity });
         }
         let first = self.bucket_mut(record.bucket)?.first;
         let slot = self.slots.link(record, first);
+        self.told.clear_slot(slot);
         self.bucket_mut(record.bucket)?.first = slot;
         let Self { key, slots, index, .. } = self;
-        index.insert_unique(hash(key, record.bucket, &record.key), slot, |&slot| {
+        let hashed = hash(key, record.bucket, &record.key);
+        index[part(hashed)].insert_unique(hashed, slot, |&slot| {
             let record = slots.record(slot).expect("the index names slots in use only");
             hash(key, record.bucket, &record.key)
         });
+        self.flows += 1;
         self.bucket_mut(record.bucket)?.count += 1;
         self.add_to_digests(record.bucket, self.weight(&record));
-        Ok(())
+        Ok(slot)
     }
 
     fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {
         let hash = hash(&self.key, record.bucket, &record.key);
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
+        if let Ok(entry) = self.index[part(hash)].find_entry(hash, |&other| other == slot) {
             entry.remove();
+            self.flows -= 1;
         }
         let next = self.slots.unlink(slot);
         let bucket = &mut self.buckets[usize::from(record.bucket.0)];
@@ -358,6 +453,14 @@ fn older(record: &FlowRecord, known: &FlowRecord) -> Refused {
         known_epoch: known.epoch,
         known_sequence: known.state.sequence,
     }
+}
+
+/// How many parts the index has.
+const PARTS: usize = 256;
+
+/// The part of the index that a hash belongs to, by bits that a part itself makes no use of.
+fn part(hash: u64) -> usize {
+    (hash >> 40) as usize % PARTS
 }
 
 /// The same for both directions of a flow.

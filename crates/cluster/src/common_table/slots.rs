@@ -1,8 +1,9 @@
 //! Where the common table keeps its records: slots that are reused, linked by bucket.
 //!
 //! A slot is one cache line: the seven words of a record, and the two links of its bucket's list.
-//! Two bits that a record leaves free say whether the slot is in use, and whether its flow is in
-//! doubt. Slots come in chunks that never move, so growing copies nothing.
+//! Bits that a record leaves free say whether the slot is in use, whether its flow is in doubt, and the
+//! slot's generation: how many flows have left it. Slots come in chunks that never move, so growing
+//! copies nothing.
 
 use testudo_packet::bucket::BucketId;
 use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
@@ -11,6 +12,18 @@ use testudo_packet::flow::FlowKey;
 /// The number of a slot. It is another flow's after the flow in it has been taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotId(pub(crate) u32);
+
+/// Which of the flows that a slot has ever held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) slot: SlotId,
+    pub(crate) generation: u32,
+}
+
+impl Place {
+    /// Where no flow is.
+    pub(crate) const NOWHERE: Self = Self { slot: NO_SLOT, generation: 0 };
+}
 
 pub(super) const NO_SLOT: SlotId = SlotId(u32::MAX);
 
@@ -21,6 +34,12 @@ const DISTRIBUTION: usize = RECORD_WORDS - 1;
 const IN_USE: u64 = 1 << 16;
 const STALE: u64 = 1 << 17;
 const FLAGS: u64 = 0xffff_0000;
+
+/// Bits 40 to 63 of a record's word of ports have no meaning in the record.
+const PORTS: usize = 4;
+const GENERATION_SHIFT: u32 = 40;
+const ONE_GENERATION: u64 = 1 << GENERATION_SHIFT;
+const NO_GENERATION: u64 = ONE_GENERATION - 1;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -61,21 +80,50 @@ impl Slots {
             return None;
         }
         words[DISTRIBUTION] &= !FLAGS;
+        words[PORTS] &= NO_GENERATION;
         FlowRecord::from_words(words)
     }
 
+    /// The place of the flow that is in a slot now.
+    pub(super) fn place(&self, slot: SlotId) -> Place {
+        let ports = self.get(slot).map_or(0, |slot| slot.words[PORTS]);
+        Place { slot, generation: (ports >> GENERATION_SHIFT) as u32 }
+    }
+
+    fn at_place(&self, place: Place) -> Option<&Slot> {
+        let generation = |slot: &&Slot| slot.words[PORTS] >> GENERATION_SHIFT;
+        self.get(place.slot).filter(|slot| generation(slot) == u64::from(place.generation))
+    }
+
+    pub(super) fn bucket_at(&self, place: Place) -> Option<BucketId> {
+        let distribution = self.at_place(place)?.words[DISTRIBUTION];
+        (distribution & IN_USE != 0).then_some(BucketId(distribution as u16))
+    }
+
+    pub(super) fn record_at(&self, place: Place) -> Option<FlowRecord> {
+        self.at_place(place).and_then(|_| self.record(place.slot))
+    }
+
+    /// Whether a slot has the flow of this bucket with this key, or with its reverse where a flow has
+    /// both directions. Most slots that are asked about have it, or another of the same tag.
     pub(super) fn holds(&self, slot: SlotId, bucket: BucketId, key: &FlowKey) -> bool {
-        self.record(slot).is_some_and(|record| {
-            let reverse = key.protocol.is_bidirectional() && record.key == key.reversed();
-            record.bucket == bucket && (record.key == *key || reverse)
-        })
+        let Some(Slot { words, .. }) = self.get(slot) else { return false };
+        let distribution = words[DISTRIBUTION];
+        if distribution & IN_USE == 0 || distribution as u16 != bucket.0 {
+            return false;
+        }
+        let known = [words[0], words[1], words[2], words[3], words[PORTS] & NO_GENERATION];
+        known == key.to_words()
+            || key.protocol.is_bidirectional() && known == key.reversed().to_words()
     }
 
     /// Overwrites the record of a slot in use; the flow is in doubt no longer.
     pub(super) fn write(&mut self, slot: SlotId, record: FlowRecord) {
         let mut words = record.to_words();
         words[DISTRIBUTION] |= IN_USE;
-        self.at(slot).words = words;
+        let slot = self.at(slot);
+        words[PORTS] |= slot.words[PORTS] & !NO_GENERATION;
+        slot.words = words;
     }
 
     /// Puts a record into a free slot, at the front of the list that begins with `first`.
@@ -92,14 +140,16 @@ impl Slots {
 
     /// Frees a slot; returns the one behind it in its list.
     pub(super) fn unlink(&mut self, slot: SlotId) -> SlotId {
-        let Slot { previous, next, .. } = *self.at(slot);
+        let Slot { previous, next, words } = *self.at(slot);
         if previous != NO_SLOT {
             self.at(previous).next = next;
         }
         if next != NO_SLOT {
             self.at(next).previous = previous;
         }
-        *self.at(slot) = Slot { next: self.free, ..FREE };
+        let mut free = Slot { next: self.free, ..FREE };
+        free.words[PORTS] = (words[PORTS] & !NO_GENERATION).wrapping_add(ONE_GENERATION);
+        *self.at(slot) = free;
         self.free = slot;
         next
     }

@@ -2,9 +2,9 @@
 
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
-use super::{Effect, Replica, own_buckets, source};
+use super::{Effect, Replica, own_buckets};
 use crate::sync::handshake::{Identity, NONCE_BYTES};
-use crate::sync::outgoing::Outgoing;
+use crate::sync::outgoing::{Outgoing, Source};
 use crate::sync::{Session, Side, SyncError};
 
 /// How long a stream may take to prove who is at its other end, in milliseconds.
@@ -81,6 +81,7 @@ impl Replica {
         if state.connection == Some(connection) {
             state.connection = None;
             state.outgoing = Outgoing::default();
+            self.table.untell_all(peer);
             self.moves.doubt(peer);
             self.effects.push_back(Effect::PeerClosed { peer });
         }
@@ -122,13 +123,17 @@ impl Replica {
     ) -> Result<(), SyncError> {
         let peer = identity.node;
         let Some(state) = self.peers.get(usize::from(peer.0)) else { return Ok(()) };
+        let session = self.sessions.get(&connection).ok_or(SyncError::NotOpen)?;
+        let format = session.format();
         if let Some(heard) = state.life.filter(|&life| life != identity.incarnation) {
-            return Err(SyncError::OtherLife { node: peer, seen: identity.incarnation, heard });
+            let seen = identity.incarnation;
+            return Err(SyncError::OtherLife { node: peer, seen, heard, format });
         }
         if let Some(older) = state.connection {
             self.close(older, SyncError::Superseded);
         }
-        let mut outgoing = Outgoing::default();
+        self.table.untell_all(peer);
+        let mut outgoing = Outgoing::new(format);
         for bucket in own_buckets(&self.slots, self.cluster.node()) {
             outgoing.check(bucket);
         }
@@ -167,14 +172,13 @@ impl Replica {
         session.transmit_handshake(out);
         session.transmit_acknowledgement(out);
         let peer = session.peer.filter(|_| session.is_open());
-        if let Some(state) = peer.and_then(|(peer, _)| self.peers.get_mut(usize::from(peer.0)))
+        if let Some((peer, _)) = peer
+            && let Some(state) = self.peers.get_mut(usize::from(peer.0))
             && state.connection == Some(connection)
         {
-            state.outgoing.transmit(
-                source(&self.cluster, &self.table, &self.slots, &self.leaving),
-                out,
-                max,
-            );
+            let (me, table) = (self.cluster.node(), &mut self.table);
+            let (slots, leaving) = (&self.slots, &self.leaving);
+            state.outgoing.transmit(Source { me, peer, table, slots, leaving }, out, max);
         }
         out.len() - before
     }

@@ -26,6 +26,7 @@ mod connections;
 mod effect;
 mod handover;
 mod receive;
+mod references;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -34,13 +35,14 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Event;
 
-use crate::common_table::{Authority, CommonTable};
+use crate::common_table::{Authority, CommonTable, SlotId};
 use crate::config::Cluster;
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::ownership::Ownership;
 use crate::sync::Session;
-use crate::sync::outgoing::{Outgoing, Source};
+use crate::sync::outgoing::Outgoing;
+use crate::sync::references::Reference;
 
 pub use crate::common_table::Refused;
 pub use crate::sync::{Side, SyncError};
@@ -70,6 +72,8 @@ pub struct Rejected {
     pub full: u64,
     /// Of a bucket that there is not.
     pub no_such_bucket: u64,
+    /// By a reference to a flow that this node does not have.
+    pub unknown: u64,
 }
 
 #[derive(Debug, Default)]
@@ -317,8 +321,13 @@ impl Replica {
 
     fn set_slot(&mut self, bucket: BucketId, slot: BucketSlot) {
         let Some(own) = self.slots.get_mut(usize::from(bucket.0)) else { return };
-        *own = slot;
+        let before = std::mem::replace(own, slot);
         self.table.set_epoch(bucket, slot.epoch);
+        // What a peer learned of these flows by another owner's word is nothing that this node's
+        // references of an earlier time lead to.
+        if slot.owner == self.cluster.node() && slot.epoch != before.epoch {
+            self.table.untell_bucket(bucket);
+        }
         self.effects.push_back(Effect::SetBucket { bucket, slot });
     }
 
@@ -342,11 +351,9 @@ impl Replica {
 
     fn learn(&mut self, record: FlowRecord) -> Result<(), Refused> {
         self.check_own(record.bucket)?;
-        self.table.apply(record, Authority::Owner)?;
-        if let Some(slot) = self.table.find(record.bucket, &record.key) {
-            for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
-                peer.outgoing.change(slot);
-            }
+        let slot = self.table.apply(record, Authority::Owner)?;
+        for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
+            peer.outgoing.change(slot);
         }
         Ok(())
     }
@@ -358,17 +365,21 @@ impl Replica {
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_expired(&mut self, record: &FlowRecord) -> Result<(), Refused> {
         self.check_own(record.bucket)?;
-        self.table.remove(record)?;
-        self.tell_removed(record);
+        let slot = self.table.remove(record)?;
+        self.tell_removed(record, Some(slot));
         Ok(())
     }
 
-    fn tell_removed(&mut self, record: &FlowRecord) {
+    /// Tells all peers that a flow is gone; from this slot just now, if it is known which.
+    fn tell_removed(&mut self, record: &FlowRecord, slot: Option<SlotId>) {
         let capacity = self.table.capacity();
-        let own = own_buckets(&self.slots, self.cluster.node());
-        for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
-            if !peer.outgoing.remove(*record, capacity) {
-                own.iter().for_each(|&bucket| peer.outgoing.check(bucket));
+        let peers = self.cluster.nodes().zip(&mut self.peers);
+        for (node, peer) in peers.filter(|(_, peer)| peer.connection.is_some()) {
+            let slot = slot.filter(|&slot| self.table.is_told(node, slot));
+            let reference = slot.and_then(|slot| Reference::new(slot.0));
+            if !peer.outgoing.remove(*record, reference, capacity) {
+                let own = own_buckets(&self.slots, self.cluster.node());
+                own.into_iter().for_each(|bucket| peer.outgoing.check(bucket));
             }
         }
     }
@@ -399,7 +410,7 @@ impl Replica {
         }
         for bucket in own {
             for record in self.table.sweep(bucket) {
-                self.tell_removed(&record);
+                self.tell_removed(&record, None);
                 found.removed += 1;
             }
         }
@@ -411,14 +422,4 @@ impl Replica {
 fn own_buckets(slots: &[BucketSlot], me: NodeId) -> Vec<BucketId> {
     let numbered = (0..=u16::MAX).zip(slots);
     numbered.filter(|(_, slot)| slot.owner == me).map(|(bucket, _)| BucketId(bucket)).collect()
-}
-
-/// What frames to peers are made of.
-fn source<'a>(
-    cluster: &Cluster,
-    table: &'a CommonTable,
-    slots: &'a [BucketSlot],
-    leaving: &'a BTreeMap<BucketId, BucketSlot>,
-) -> Source<'a> {
-    Source { me: cluster.node(), table, slots, leaving }
 }

@@ -27,7 +27,7 @@ impl Replica {
             let result = match session.next(&self.cluster, &mut input) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Incoming::Opened(identity))) => self.open(connection, &identity),
-                Ok(Some(Incoming::Frame(frame))) => self.handle_frame(connection, frame),
+                Ok(Some(Incoming::Item(item))) => self.handle_item(connection, item),
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
@@ -37,9 +37,12 @@ impl Replica {
         }
     }
 
-    fn handle_frame(&mut self, connection: ConnectionId, frame: Frame) -> Result<(), SyncError> {
-        let peer = self.sessions.get(&connection).and_then(|session| session.peer);
-        let (peer, _) = peer.ok_or(SyncError::NotOpen)?;
+    pub(super) fn handle_frame(
+        &mut self,
+        connection: ConnectionId,
+        peer: NodeId,
+        frame: Frame,
+    ) -> Result<(), SyncError> {
         match frame {
             Frame::Upsert(record) => self.upsert(peer, record),
             Frame::Remove(record) => self.remove(peer, &record),
@@ -100,7 +103,7 @@ impl Replica {
 
     /// Whether a peer that speaks for a bucket under this epoch is believed: as the owner that this
     /// node knows, or as one that this node does not know of yet. Two owners never share an epoch.
-    fn believes(&mut self, peer: NodeId, bucket: BucketId, epoch: Epoch) -> bool {
+    pub(super) fn believes(&mut self, peer: NodeId, bucket: BucketId, epoch: Epoch) -> bool {
         let slot = self.slot(bucket);
         let newer = epoch > slot.epoch;
         let Some(heard) = self.heard.get_mut(usize::from(bucket.0)) else { return false };
@@ -199,7 +202,11 @@ impl Replica {
     }
 
     /// Whether the snapshot that a record or an end belongs to is believed.
-    fn in_snapshot(&self, connection: ConnectionId, bucket: BucketId) -> Result<bool, SyncError> {
+    pub(super) fn in_snapshot(
+        &self,
+        connection: ConnectionId,
+        bucket: BucketId,
+    ) -> Result<bool, SyncError> {
         let session = self.sessions.get(&connection).ok_or(SyncError::NotOpen)?;
         match session.snapshot {
             Some((of, believed)) if of == bucket => Ok(believed),
@@ -210,7 +217,7 @@ impl Replica {
         }
     }
 
-    fn note(&mut self, result: Result<(), Refused>) {
+    pub(super) fn note(&mut self, result: Result<(), Refused>) {
         let rejected = &mut self.rejected;
         match result {
             // A flow that is gone already is what the peer wanted.

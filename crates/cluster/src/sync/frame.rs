@@ -1,6 +1,7 @@
-//! The frames of an open session.
+//! What nodes say to each other, and version 2 of how it is written: frames of one size.
 //!
-//! Every frame has eight 64-bit words, little-endian:
+//! This is how a node of the release before is spoken to; [`super::layout`] is how others are. Every frame
+//! has eight 64-bit words, little-endian:
 //!
 //! ```text
 //! word 0      kind; its upper 56 bits are zero

@@ -2,17 +2,23 @@
 //!
 //! ```text
 //! dialler                                   acceptor
-//! hello: magic, version, nonce d  ──►
-//!                                  ◄──      hello: magic, version, nonce a
-//! proof: HMAC("dial", d, a)       ──►
-//!                                  ◄──      proof: HMAC("accept", d, a), identity
+//! hello: magic, versions, nonce d ──►
+//!                                  ◄──      hello: magic, versions, nonce a
+//! proof: HMAC("dial", d, a, v)    ──►
+//!                                  ◄──      proof: HMAC("accept", d, a, v), identity
 //! identity                        ──►
 //! ```
 //!
+//! Each side says the oldest and the newest version that it speaks; the newest that both speak is used.
+//! A build of version 2 compares the first of the two numbers with its own and leaves the second, which
+//! was padding then, zero.
+//!
 //! Invariant: nobody is told a name, a number or a setting before it has proved that it knows the
-//! secret. The dialler proves first, so a port scan gets no more than magic and version; an impostor
+//! secret. The dialler proves first, so a port scan gets no more than magic and versions; an impostor
 //! that is dialled gets a code over two nonces. Nonces are drawn anew for each stream by the driver,
 //! so proofs can't be replayed. An identity is authenticated together with both nonces and its side.
+//! The versions in both hellos (v) are part of what is proved from version 3 on; in a session of
+//! version 2 the identity repeats the newest, so that nobody between can have made it 2.
 //!
 //! Limits: frames after the handshake are protected by nothing but the stream below. With TLS there that
 //! is enough; without, whoever can insert bytes into an open TCP connection can insert frames.
@@ -25,7 +31,10 @@ use crate::wire::{Reader, Truncated};
 use testudo_packet::bucket::NodeId;
 
 const MAGIC: [u8; 8] = *b"TESTUDOS";
-const VERSION: u16 = 2;
+
+/// The versions that this build speaks.
+const OURS: Versions =
+    Versions { oldest: Format::Frames.version(), newest: Format::Runs.version() };
 
 /// The length of a nonce.
 pub const NONCE_BYTES: usize = 16;
@@ -37,6 +46,53 @@ const DIALLER_PROOF: &[u8] = b"dial proof";
 const ACCEPTOR_PROOF: &[u8] = b"accept proof";
 const DIALLER_IDENTITY: &[u8] = b"dial identity";
 const ACCEPTOR_IDENTITY: &[u8] = b"accept identity";
+
+/// How what follows a handshake is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// [`super::frame`]s of equal size.
+    Frames,
+    /// [`super::layout`]: frames of many items, and references to flows.
+    Runs,
+}
+
+impl Format {
+    /// The version of the protocol that has it.
+    #[must_use]
+    pub const fn version(self) -> u16 {
+        match self {
+            Self::Frames => 2,
+            Self::Runs => 3,
+        }
+    }
+}
+
+/// The versions of the protocol that a build speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The lowest.
+    pub oldest: u16,
+    /// The highest.
+    pub newest: u16,
+}
+
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { oldest, newest } = self;
+        if oldest == newest { write!(f, "{oldest}") } else { write!(f, "{oldest} to {newest}") }
+    }
+}
+
+impl Versions {
+    /// The format of the newest version that both speak.
+    fn agree(self, theirs: Self) -> Result<Format, SyncError> {
+        let newest = self.newest.min(theirs.newest);
+        let spoken = (self.oldest.max(theirs.oldest)..=newest).contains(&newest);
+        let formats = [Format::Frames, Format::Runs];
+        let format = formats.into_iter().find(|format| spoken && format.version() == newest);
+        format.ok_or(SyncError::Version { theirs, ours: self })
+    }
+}
 
 /// Who the peer is, proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +123,9 @@ pub(super) struct Handshake {
     stage: Stage,
     ours: [u8; NONCE_BYTES],
     theirs: [u8; NONCE_BYTES],
+    /// As the peer's hello has said; its newest is zero if it was a build of version 2.
+    said: Versions,
+    format: Format,
 }
 
 impl Handshake {
@@ -77,10 +136,17 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Self {
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&OURS.oldest.to_le_bytes());
+        out.extend_from_slice(&OURS.newest.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&nonce);
-        Self { side, incarnation, stage: Stage::Hello, ours: nonce, theirs: [0; NONCE_BYTES] }
+        let (stage, theirs) = (Stage::Hello, [0; NONCE_BYTES]);
+        Self { side, incarnation, stage, ours: nonce, theirs, said: OURS, format: Format::Frames }
+    }
+
+    /// What was agreed on, once the peer has greeted.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// How many bytes the next message of the peer has.
@@ -96,9 +162,20 @@ impl Handshake {
         matches!(self.side, Side::Dialled(_))
     }
 
-    /// Both nonces, the dialler's first.
-    fn nonces(&self) -> [&[u8]; 2] {
-        if self.dialled() { [&self.ours, &self.theirs] } else { [&self.theirs, &self.ours] }
+    /// What each side has said in its hello, as far as it is part of proofs: the dialler's first.
+    fn greetings(&self) -> Vec<u8> {
+        let (d, a) = if self.dialled() {
+            ((self.ours, OURS), (self.theirs, self.said))
+        } else {
+            ((self.theirs, self.said), (self.ours, OURS))
+        };
+        let mut greetings = [d.0, a.0].concat();
+        if self.format != Format::Frames {
+            for Versions { oldest, newest } in [d.1, a.1] {
+                greetings.extend([oldest, newest].map(u16::to_le_bytes).as_flattened());
+            }
+        }
+        greetings
     }
 
     /// Handles a message of the length wanted, and appends the answer.
@@ -110,7 +187,10 @@ impl Handshake {
     ) -> Result<Step, SyncError> {
         match self.stage {
             Stage::Hello => {
-                self.theirs = hello(message)?;
+                (self.said, self.theirs) = hello(message)?;
+                let Versions { oldest, newest } = self.said;
+                let newest = if newest == 0 { oldest } else { newest };
+                self.format = OURS.agree(Versions { oldest, newest })?;
                 if self.dialled() {
                     self.prove(cluster, DIALLER_PROOF, out);
                 }
@@ -118,8 +198,7 @@ impl Handshake {
             }
             Stage::Proof => {
                 let label = if self.dialled() { ACCEPTOR_PROOF } else { DIALLER_PROOF };
-                let [d, a] = self.nonces();
-                if !cluster.keys().sync.verify(&[label, d, a], message) {
+                if !cluster.keys().sync.verify(&[label, &self.greetings()], message) {
                     return Err(SyncError::Proof);
                 }
                 if self.dialled() {
@@ -136,15 +215,15 @@ impl Handshake {
     }
 
     fn prove(&self, cluster: &Cluster, label: &[u8], out: &mut Vec<u8>) {
-        let [d, a] = self.nonces();
-        out.extend_from_slice(&cluster.keys().sync.tag(&[label, d, a]));
+        out.extend_from_slice(&cluster.keys().sync.tag(&[label, &self.greetings()]));
     }
 
     fn identify(&self, cluster: &Cluster, label: &[u8], out: &mut Vec<u8>) {
         let (cluster_name, name) = (cluster.name(), cluster.member(cluster.node()));
         let mut body = Vec::with_capacity(IDENTITY_BYTES);
-        // Names are at most MAX_NAME long, which fits a byte.
-        body.extend_from_slice(&[cluster.node().0, cluster_name.len() as u8, name.len() as u8, 0]);
+        // Names are at most MAX_NAME long, which fits a byte. A build of version 2 reads no further.
+        let lengths = [cluster_name.len() as u8, name.len() as u8];
+        body.extend_from_slice(&[cluster.node().0, lengths[0], lengths[1], OURS.newest as u8]);
         body.extend_from_slice(&cluster.buckets().to_le_bytes());
         body.extend_from_slice(&cluster.fingerprint().to_le_bytes());
         body.extend_from_slice(&self.incarnation.0.to_le_bytes());
@@ -153,8 +232,7 @@ impl Handshake {
             field[..text.len()].copy_from_slice(text.as_bytes());
             body.extend_from_slice(&field);
         }
-        let [d, a] = self.nonces();
-        let tag = cluster.keys().sync.tag(&[label, d, a, &body]);
+        let tag = cluster.keys().sync.tag(&[label, &self.greetings(), &body]);
         out.extend_from_slice(&body);
         out.extend_from_slice(&tag);
     }
@@ -162,8 +240,7 @@ impl Handshake {
     fn recognise(&self, cluster: &Cluster, message: &[u8]) -> Result<Identity, SyncError> {
         let (body, tag) = message.split_at(IDENTITY_BODY);
         let label = if self.dialled() { ACCEPTOR_IDENTITY } else { DIALLER_IDENTITY };
-        let [d, a] = self.nonces();
-        if !cluster.keys().sync.verify(&[label, d, a, body], tag) {
+        if !cluster.keys().sync.verify(&[label, &self.greetings(), body], tag) {
             return Err(SyncError::Proof);
         }
         self.check(cluster, body).unwrap_or(Err(SyncError::Proof))
@@ -175,7 +252,7 @@ impl Handshake {
         body: &[u8],
     ) -> Result<Result<Identity, SyncError>, Truncated> {
         let mut reader = Reader::new(body);
-        let [number, cluster_length, name_length, _] = reader.array()?;
+        let [number, cluster_length, name_length, newest] = reader.array()?;
         let (buckets, settings) = (reader.u32()?, reader.u64()?);
         let incarnation = Incarnation(reader.u64()?);
         let mut text = |length: u8| {
@@ -184,7 +261,9 @@ impl Handshake {
             Ok(String::from_utf8_lossy(bytes).into_owned())
         };
         let (cluster_name, name) = (text(cluster_length)?, text(name_length)?);
-        Ok(if cluster_name != cluster.name() {
+        Ok(if u16::from(newest) != self.said.newest {
+            Err(SyncError::Changed { heard: self.said.newest, said: newest.into() })
+        } else if cluster_name != cluster.name() {
             Err(SyncError::Cluster { theirs: cluster_name, ours: cluster.name().into() })
         } else if buckets != cluster.buckets() {
             Err(SyncError::Buckets { theirs: buckets, ours: cluster.buckets() })
@@ -225,19 +304,17 @@ impl Handshake {
     }
 }
 
-fn hello(message: &[u8]) -> Result<[u8; NONCE_BYTES], SyncError> {
+fn hello(message: &[u8]) -> Result<(Versions, [u8; NONCE_BYTES]), SyncError> {
     let mut reader = Reader::new(message);
     let mut read = || {
-        let (magic, version) = (reader.array()?, reader.u16()?);
-        reader.bytes(6)?;
-        Ok((magic, version, reader.array()?))
+        let magic = reader.array()?;
+        let said = Versions { oldest: reader.u16()?, newest: reader.u16()? };
+        reader.bytes(4)?;
+        Ok((magic, said, reader.array()?))
     };
-    let Ok::<_, Truncated>((seen, theirs, nonce)) = read() else { return Err(SyncError::Proof) };
+    let Ok::<_, Truncated>((seen, said, nonce)) = read() else { return Err(SyncError::Proof) };
     if seen != MAGIC {
         return Err(SyncError::Magic { seen, expected: MAGIC });
     }
-    if theirs != VERSION {
-        return Err(SyncError::Version { theirs, ours: VERSION });
-    }
-    Ok(nonce)
+    Ok((said, nonce))
 }

@@ -2,8 +2,9 @@
 //!
 //! A session has no I/O: bytes in, frames out, and the other way round. It begins with a
 //! [`handshake`] in which each side proves that it knows the secret before it learns anything, and
-//! goes on with [`frame`]s of equal size. What is to be sent is no queue of changes but [`outgoing`],
-//! a set of changed flows, so a slow peer costs coalescing and never unbounded memory.
+//! goes on as [`layout`] says, or with [`frame`]s of equal size if the peer is of the release before;
+//! nobody outside sees which. What is to be sent is no queue of changes but [`outgoing`], a set of
+//! changed flows, so a slow peer costs coalescing and never unbounded memory.
 //!
 //! One stream per pair serves both directions: one handshake proves both sides, and there is one
 //! thing to watch. The node with the higher number dials, so that a pair never has two.
@@ -13,13 +14,19 @@
 
 pub mod frame;
 pub mod handshake;
+pub mod layout;
 pub mod outgoing;
+pub mod references;
+mod runs;
 
 use crate::config::Cluster;
 use crate::heartbeat::Incarnation;
 use frame::{FRAME_BYTES, Frame};
-use handshake::{Handshake, Identity, NONCE_BYTES, Step};
-use testudo_packet::bucket::{BucketId, Nanos, NodeId};
+use handshake::{Format, Handshake, Identity, NONCE_BYTES, Step, Versions};
+use layout::{HEAD_BYTES, Head, Item};
+use references::Dictionary;
+use runs::Runs;
+use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
 
 /// Which end of a stream this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +50,24 @@ pub enum SyncError {
         /// What it should.
         expected: [u8; 8],
     },
-    /// A peer of another release.
+    /// A peer of a release that is too far away.
     #[error("the peer speaks version {theirs} of the sync protocol; this node speaks {ours}")]
     Version {
         /// The peer's.
-        theirs: u16,
+        theirs: Versions,
         /// This node's.
-        ours: u16,
+        ours: Versions,
+    },
+    /// Somebody between has made the peer look older than it is.
+    #[error(
+        "the peer's greeting named {heard} as its newest version, and the peer says {said}: \
+         somebody between has changed the greeting"
+    )]
+    Changed {
+        /// What the greeting said.
+        heard: u16,
+        /// What the peer says.
+        said: u16,
     },
     /// A stranger, or a member with another secret.
     #[error("the peer could not prove that it knows the cluster's secret")]
@@ -103,6 +121,8 @@ pub enum SyncError {
         seen: Incarnation,
         /// The one that is heard.
         heard: Incarnation,
+        /// How the stream is written.
+        format: Format,
     },
     /// As [`SyncError::OtherLife`], by the word of the peer about this node.
     #[error(
@@ -120,6 +140,29 @@ pub enum SyncError {
     Frame {
         /// Its kind.
         kind: u8,
+    },
+    /// Items too short for what they say they are. The peer's build is at fault.
+    #[error("items of kind {kind} with {size} bytes; expected {least} at least")]
+    Short {
+        /// Their kind.
+        kind: u8,
+        /// How long they are.
+        size: u8,
+        /// How long they are at least.
+        least: u8,
+    },
+    /// A peer of a later release that says what an older one can't do without.
+    #[error(
+        "items of kind {kind} with {size} bytes, to be understood as a whole; this node knows \
+         {known} of them"
+    )]
+    Critical {
+        /// Their kind.
+        kind: u8,
+        /// How long they are.
+        size: u8,
+        /// How much of that this node knows.
+        known: u8,
     },
     /// A frame at the wrong time. The peer's build is at fault.
     #[error("a {seen} that is out of place: {expected}")]
@@ -150,10 +193,22 @@ impl SyncError {
     /// What the peer is to be told before the stream is closed, if it has proved that it may know.
     #[must_use]
     pub fn farewell(&self) -> Option<Vec<u8>> {
-        let Self::OtherLife { heard, .. } = self else { return None };
+        let Self::OtherLife { heard, format, .. } = *self else { return None };
         let mut bytes = Vec::with_capacity(FRAME_BYTES);
-        Frame::OtherLife { heard: *heard }.encode(&mut bytes);
+        write(format, Frame::OtherLife { heard }, &mut bytes);
         Some(bytes)
+    }
+}
+
+/// Writes a frame that stands alone.
+fn write(format: Format, frame: Frame, out: &mut Vec<u8>) {
+    match format {
+        Format::Frames => frame.encode(out),
+        Format::Runs => {
+            let mut runs = Runs::default();
+            runs.put(&Item::Frame(frame), out);
+            runs.flush(out);
+        }
     }
 }
 
@@ -162,8 +217,8 @@ impl SyncError {
 pub(crate) enum Incoming {
     /// The handshake is complete.
     Opened(Identity),
-    /// A frame of the peer.
-    Frame(Frame),
+    /// What the peer says.
+    Item(Item),
 }
 
 #[derive(Debug)]
@@ -173,12 +228,28 @@ enum State {
     Failed,
 }
 
+/// The frame of which items are being read.
+#[derive(Debug, Default)]
+struct Reading {
+    head: Head,
+    /// How many of its items are still to come.
+    left: u16,
+    /// Whether they mean anything to this build.
+    known: bool,
+}
+
 /// One end of a stream.
 #[derive(Debug)]
 pub(crate) struct Session {
     state: State,
-    /// A message of which not all bytes are there; never a whole one.
+    format: Format,
+    reading: Reading,
+    /// A message, a head or an item of which not all bytes are there; never a whole one.
     partial: Vec<u8>,
+    /// The flows that the peer refers to.
+    pub(crate) dictionary: Dictionary,
+    /// Under which epoch the peer speaks of a bucket.
+    epochs: Vec<Option<Epoch>>,
     /// What of the handshake is still to be sent.
     greeting: Vec<u8>,
     pub(crate) peer: Option<(NodeId, Incarnation)>,
@@ -203,7 +274,11 @@ impl Session {
         let handshake = Handshake::new(side, nonce, incarnation, &mut greeting);
         Self {
             state: State::Handshake(Box::new(handshake)),
+            format: Format::Frames,
+            reading: Reading::default(),
             partial: Vec::new(),
+            dictionary: Dictionary::default(),
+            epochs: Vec::new(),
             greeting,
             peer: None,
             opened_at: now,
@@ -237,30 +312,85 @@ impl Session {
         input: &mut &[u8],
     ) -> Result<Option<Incoming>, SyncError> {
         loop {
-            let wanted = match &self.state {
-                State::Handshake(handshake) => handshake.wanted(),
-                State::Open => FRAME_BYTES,
+            let handshake = match &mut self.state {
+                State::Handshake(handshake) => handshake,
+                State::Open => return self.next_item(input).map(|item| item.map(Incoming::Item)),
                 State::Failed => return Err(SyncError::NotOpen),
             };
-            let missing = wanted - self.partial.len();
-            let (head, rest) = input.split_at(missing.min(input.len()));
-            self.partial.extend_from_slice(head);
-            *input = rest;
-            if self.partial.len() < wanted {
-                return Ok(None);
-            }
-            let message = std::mem::take(&mut self.partial);
-            let State::Handshake(handshake) = &mut self.state else {
-                let frame = Frame::decode(&message)?;
-                self.received += u64::from(!matches!(frame, Frame::Acknowledge { .. }));
-                return Ok(Some(Incoming::Frame(frame)));
-            };
-            if let Step::Done(identity) = handshake.handle(cluster, &message, &mut self.greeting)? {
+            let wanted = handshake.wanted();
+            let Some(message) = take(&mut self.partial, input, wanted) else { return Ok(None) };
+            let step = handshake.handle(cluster, message, &mut self.greeting)?;
+            self.partial.clear();
+            if let Step::Done(identity) = step {
                 self.peer = Some((identity.node, identity.incarnation));
+                self.format = handshake.format();
+                self.epochs = vec![None; cluster.buckets() as usize];
                 self.state = State::Open;
                 return Ok(Some(Incoming::Opened(identity)));
             }
         }
+    }
+
+    /// What the peer says next, if it is all there.
+    fn next_item(&mut self, input: &mut &[u8]) -> Result<Option<Item>, SyncError> {
+        if self.format == Format::Frames {
+            let Some(message) = take(&mut self.partial, input, FRAME_BYTES) else {
+                return Ok(None);
+            };
+            let frame = Frame::decode(message)?;
+            self.partial.clear();
+            self.received += u64::from(!matches!(frame, Frame::Acknowledge { .. }));
+            return Ok(Some(Item::Frame(frame)));
+        }
+        loop {
+            let Reading { head, left, known } = &mut self.reading;
+            if *left == 0 {
+                let Some(bytes) = take(&mut self.partial, input, HEAD_BYTES) else {
+                    return Ok(None);
+                };
+                *head = Head::from_bytes(*bytes.first_chunk().expect("as many as wanted"));
+                self.partial.clear();
+                (*left, *known) = (head.count, head.check()?);
+            }
+            if *left == 0 {
+                continue;
+            }
+            let Some(bytes) = take(&mut self.partial, input, head.size.into()) else {
+                return Ok(None);
+            };
+            let item = if *known { Some(Item::decode(head.kind, bytes)?) } else { None };
+            self.partial.clear();
+            *left -= 1;
+            self.received += u64::from(head.is_counted());
+            match item {
+                Some(Item::Epoch { bucket, epoch }) => self.set_epoch(bucket, epoch)?,
+                Some(Item::Frame(Frame::Begin { bucket, epoch })) => {
+                    self.set_epoch(bucket, epoch)?;
+                    return Ok(item);
+                }
+                Some(item) => return Ok(Some(item)),
+                None => {}
+            }
+        }
+    }
+
+    fn set_epoch(&mut self, bucket: BucketId, epoch: Epoch) -> Result<(), SyncError> {
+        let expected = "a bucket that there is";
+        let wrong = SyncError::Order { seen: "epoch of a bucket", expected };
+        *self.epochs.get_mut(usize::from(bucket.0)).ok_or(wrong)? = Some(epoch);
+        Ok(())
+    }
+
+    /// Under which epoch the peer speaks of a bucket.
+    pub(crate) fn epoch(&self, bucket: BucketId) -> Result<Epoch, SyncError> {
+        let expected = "the epoch of its bucket first";
+        let epoch = self.epochs.get(usize::from(bucket.0)).copied().flatten();
+        epoch.ok_or(SyncError::Order { seen: "flow", expected })
+    }
+
+    /// How what follows the handshake is written.
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     /// Appends what of the handshake is to be sent. It is short, and sent whole.
@@ -272,7 +402,27 @@ impl Session {
     pub(crate) fn transmit_acknowledgement(&mut self, out: &mut Vec<u8>) {
         if self.is_open() && self.received > self.acknowledged_to_peer {
             self.acknowledged_to_peer = self.received;
-            Frame::Acknowledge { frames: self.received }.encode(out);
+            write(self.format, Frame::Acknowledge { frames: self.received }, out);
         }
     }
+}
+
+/// Takes `wanted` bytes from the front of `input`, if they are all there, or what there is to `partial`.
+/// If they are returned, the caller empties `partial` when it has read them.
+fn take<'a, 'b: 'a>(
+    partial: &'a mut Vec<u8>,
+    input: &mut &'b [u8],
+    wanted: usize,
+) -> Option<&'a [u8]> {
+    if partial.is_empty()
+        && let Some((head, rest)) = input.split_at_checked(wanted)
+    {
+        *input = rest;
+        return Some(head);
+    }
+    let missing = wanted - partial.len();
+    let (head, rest) = input.split_at(missing.min(input.len()));
+    partial.extend_from_slice(head);
+    *input = rest;
+    (partial.len() == wanted).then_some(partial)
 }

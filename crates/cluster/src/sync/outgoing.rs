@@ -8,20 +8,29 @@
 //! A peer is made complete by bucket: the owner sends count and digest, and only if the peer's
 //! differ, all records. So a takeover costs no traffic for what the peers already agree on.
 //!
+//! A flow of which the peer knows by its slot's number is told of by that number. It may be another
+//! flow's as soon as the flow is gone, so all flows that have left are told of before any flow gets a
+//! number: changes and snapshots wait for that.
+//!
 //! A bucket that is handed over is released behind all changes that were noted before: the next owner
 //! then has all of it.
 //!
 //! Bounds: letters, `MAX_LETTER_FRAMES`; changed flows, one entry a slot of the table; gone flows, the
-//! table's capacity. If more
+//! table's capacity; references that lead nowhere, `MAX_FORGOTTEN`, beyond which they are told of when
+//! they are used again. If more
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 
 use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
+use super::handshake::Format;
+use super::layout::Item;
+use super::references::Reference;
+use super::runs::{MOST_ADDED, Runs};
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
 use std::collections::{BTreeMap, VecDeque};
-use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
+use testudo_packet::entry::{FlowRecord, FlowState};
 
 /// Small numbers, in the order in which they were put in, each at most once.
 #[derive(Debug, Default)]
@@ -87,9 +96,32 @@ struct Mark {
 /// The most frames of letters that wait for a peer: a whole map of the largest cluster, and some.
 pub(crate) const MAX_LETTER_FRAMES: usize = 1 << 15;
 
+/// The most references that wait to be called forgotten.
+const MAX_FORGOTTEN: usize = 1 << 16;
+
+/// A flow that is gone, of which the peer knows by a reference.
+#[derive(Debug)]
+struct Departure {
+    reference: Reference,
+    bucket: BucketId,
+    /// In which its last state was written.
+    epoch: Epoch,
+}
+
+/// What is told next. A flow that is there comes with its slot.
+enum Next {
+    Frame(Frame),
+    Departure(Departure),
+    Upsert(SlotId, FlowRecord),
+    Snapshot(SlotId, FlowRecord),
+    Forgotten(Reference),
+}
+
 /// What one peer still has to be told.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
+    /// Frames in the making, if the peer takes them in runs.
+    runs: Option<Box<Runs>>,
     letters: VecDeque<Frame>,
     /// Short messages about moves, sent before all else.
     urgent: VecDeque<Frame>,
@@ -97,6 +129,9 @@ pub(crate) struct Outgoing {
     /// Buckets whose last frame is on its way, with the number of that frame.
     on_the_way: VecDeque<(BucketId, Version, u64)>,
     gone: VecDeque<FlowRecord>,
+    departures: VecDeque<Departure>,
+    /// References of the peer's that lead nowhere.
+    forgotten: UniqueQueue,
     changed: UniqueQueue,
     checks: UniqueQueue,
     wants: UniqueQueue,
@@ -108,11 +143,11 @@ pub(crate) struct Outgoing {
     resyncs: u64,
 }
 
-/// Whose table and buckets frames are made of.
-#[derive(Clone, Copy)]
+/// Whose table and buckets frames are made of, and for whom.
 pub(crate) struct Source<'a> {
     pub(crate) me: NodeId,
-    pub(crate) table: &'a CommonTable,
+    pub(crate) peer: NodeId,
+    pub(crate) table: &'a mut CommonTable,
     pub(crate) slots: &'a [BucketSlot],
     /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
     pub(crate) leaving: &'a BTreeMap<BucketId, BucketSlot>,
@@ -125,29 +160,61 @@ impl Source<'_> {
         let own = (slot.owner == self.me).then_some(slot);
         own.or_else(|| self.leaving.get(&bucket))
     }
+
+    /// The reference by which the peer knows the flow in a slot from now on.
+    fn refer(&mut self, slot: SlotId, bucket: BucketId) -> Option<Reference> {
+        let reference = Reference::new(slot.0)?;
+        self.table.tell(self.peer, bucket, slot);
+        Some(reference)
+    }
 }
 
 /// While flows change, one frame of this many is a snapshot's, so that both get on.
 const SNAPSHOT_SHARE: u8 = 4;
 
 impl Outgoing {
+    /// For a stream that has just been opened.
+    pub(crate) fn new(format: Format) -> Self {
+        let runs = (format == Format::Runs).then(Box::default);
+        Self { runs, ..Self::default() }
+    }
+
     /// A flow has changed.
     pub(crate) fn change(&mut self, slot: SlotId) {
         self.changed.push(slot.0);
     }
 
-    /// A flow is gone. Says whether there was room to note it; if not, all notes are dropped, and the
-    /// caller has all buckets checked.
+    /// A flow is gone; the peer knows it by a reference, or does not. Says whether there was room to
+    /// note it; if not, all notes are dropped, and the caller has all buckets checked.
     #[must_use]
-    pub(crate) fn remove(&mut self, record: FlowRecord, capacity: usize) -> bool {
-        if self.gone.len() < capacity {
-            self.gone.push_back(record);
+    pub(crate) fn remove(
+        &mut self,
+        record: FlowRecord,
+        reference: Option<Reference>,
+        capacity: usize,
+    ) -> bool {
+        if self.gone.len() + self.departures.len() < capacity {
+            match reference {
+                Some(reference) => {
+                    let FlowRecord { bucket, epoch, .. } = record;
+                    self.departures.push_back(Departure { reference, bucket, epoch });
+                }
+                None => self.gone.push_back(record),
+            }
             return true;
         }
         self.gone.clear();
+        self.departures.clear();
         self.changed.clear();
         self.resyncs += 1;
         false
+    }
+
+    /// The peer has used a reference that leads nowhere.
+    pub(crate) fn forgotten(&mut self, reference: Reference) {
+        if self.forgotten.len() < MAX_FORGOTTEN {
+            self.forgotten.push(reference.number());
+        }
     }
 
     /// The peer's copy of a bucket may differ.
@@ -235,59 +302,89 @@ impl Outgoing {
 
     /// How much is not known to have been handled by the peer.
     pub(crate) fn pending(&self) -> u64 {
-        let queues = [&self.changed, &self.checks, &self.wants, &self.wanted];
+        let queues = [&self.changed, &self.checks, &self.wants, &self.wanted, &self.forgotten];
         let queued: usize = queues.iter().map(|queue| queue.len()).sum();
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rest.len() + 1);
         let moves = self.urgent.len() + self.marks.len();
-        (self.gone.len() + queued + snapshot + moves) as u64 + self.sent - self.acknowledged
+        let gone = self.gone.len() + self.departures.len();
+        (gone + queued + snapshot + moves) as u64 + self.sent - self.acknowledged
     }
 
     /// Appends frames until there are none or `out` would be longer than `max`.
-    pub(crate) fn transmit(&mut self, source: Source<'_>, out: &mut Vec<u8>, max: usize) {
+    pub(crate) fn transmit(&mut self, mut source: Source<'_>, out: &mut Vec<u8>, max: usize) {
+        let Some(mut runs) = self.runs.take() else {
+            return self.transmit_frames(&mut source, out, max);
+        };
+        while out.len() + runs.waiting() + MOST_ADDED <= max {
+            let Some(next) = self.next(&mut source) else { break };
+            put(&mut runs, next, &mut source, out);
+            self.sent += 1;
+        }
+        runs.flush(out);
+        self.runs = Some(runs);
+    }
+
+    /// As [`Self::transmit`], to a peer of the version before.
+    fn transmit_frames(&mut self, source: &mut Source<'_>, out: &mut Vec<u8>, max: usize) {
         while out.len() + FRAME_BYTES <= max {
-            let Some(frame) = self.next(source) else { return };
+            let frame = match self.next(source) {
+                Some(Next::Frame(frame)) => frame,
+                Some(Next::Upsert(_, record)) => Frame::Upsert(record),
+                Some(Next::Snapshot(_, record)) => Frame::Snapshot(record),
+                // Such a peer knows no references, and uses none.
+                Some(Next::Departure(_) | Next::Forgotten(_)) => continue,
+                None => return,
+            };
             frame.encode(out);
             self.sent += 1;
         }
     }
 
-    fn next(&mut self, source: Source<'_>) -> Option<Frame> {
+    fn next(&mut self, source: &mut Source<'_>) -> Option<Next> {
         if let Some(frame) = self.urgent.pop_front().or_else(|| self.letters.pop_front()) {
-            return Some(frame);
+            return Some(Next::Frame(frame));
         }
         self.turn = (self.turn + 1) % SNAPSHOT_SHARE;
         if let Some(bucket) = self.wants.pop_bucket() {
-            return Some(Frame::Want { bucket });
+            return Some(Next::Frame(Frame::Want { bucket }));
+        }
+        if let Some(reference) = self.forgotten.pop().and_then(Reference::new) {
+            return Some(Next::Forgotten(reference));
+        }
+        // Before anything that a number could be used again for.
+        if let Some(departure) = self.departures.pop_front() {
+            return Some(Next::Departure(departure));
         }
         if self.turn == 0
-            && let Some(frame) = self.next_of_snapshot(source)
+            && let Some(next) = self.next_of_snapshot(source)
         {
-            return Some(frame);
+            return Some(next);
         }
         if let Some(record) = self.gone.pop_front() {
-            return Some(Frame::Remove(record));
+            return Some(Next::Frame(Frame::Remove(record)));
         }
         if let Some(frame) = self.next_of_mark() {
-            return Some(frame);
+            return Some(Next::Frame(frame));
         }
-        while let Some(slot) = self.changed.pop() {
+        while let Some(slot) = self.changed.pop().map(SlotId) {
             // What is gone meanwhile, or not this node's to tell of any more, is skipped.
-            let record = source.table.at(SlotId(slot));
+            let record = source.table.at(slot);
             if let Some(record) = record.filter(|record| source.owned(record.bucket).is_some()) {
-                return Some(Frame::Upsert(record));
+                return Some(Next::Upsert(slot, record));
             }
             if let Some(frame) = self.next_of_mark() {
-                return Some(frame);
+                return Some(Next::Frame(frame));
             }
         }
-        if let Some(frame) = self.next_of_snapshot(source) {
-            return Some(frame);
+        if let Some(next) = self.next_of_snapshot(source) {
+            return Some(next);
         }
         while let Some(bucket) = self.checks.pop_bucket() {
             if let Some(slot) = source.owned(bucket) {
                 let (digest, count) =
                     (source.table.bucket_digest(bucket), source.table.count(bucket));
-                return Some(Frame::Check { bucket, epoch: slot.epoch, digest, count });
+                let epoch = slot.epoch;
+                return Some(Next::Frame(Frame::Check { bucket, epoch, digest, count }));
             }
         }
         None
@@ -304,26 +401,61 @@ impl Outgoing {
         Some(frame)
     }
 
-    fn next_of_snapshot(&mut self, source: Source<'_>) -> Option<Frame> {
+    fn next_of_snapshot(&mut self, source: &Source<'_>) -> Option<Next> {
         let Some(snapshot) = &mut self.snapshot else { return self.begin_snapshot(source) };
         let bucket = snapshot.bucket;
         while let Some(slot) = snapshot.rest.pop() {
             if let Some(record) = source.table.at(slot).filter(|record| record.bucket == bucket) {
-                return Some(Frame::Snapshot(record));
+                return Some(Next::Snapshot(slot, record));
             }
         }
         self.snapshot = None;
-        Some(Frame::End { bucket })
+        Some(Next::Frame(Frame::End { bucket }))
     }
 
-    fn begin_snapshot(&mut self, source: Source<'_>) -> Option<Frame> {
+    fn begin_snapshot(&mut self, source: &Source<'_>) -> Option<Next> {
         while let Some(bucket) = self.wanted.pop_bucket() {
             if let Some(slot) = source.owned(bucket) {
                 let rest = source.table.bucket_slots(bucket).collect();
                 self.snapshot = Some(Snapshot { bucket, rest });
-                return Some(Frame::Begin { bucket, epoch: slot.epoch });
+                return Some(Next::Frame(Frame::Begin { bucket, epoch: slot.epoch }));
             }
         }
         None
     }
+}
+
+/// Puts what is told next into a run.
+fn put(runs: &mut Runs, next: Next, source: &mut Source<'_>, out: &mut Vec<u8>) {
+    let item = match next {
+        Next::Frame(frame) => {
+            if let Frame::Begin { bucket, epoch } = frame {
+                runs.note_epoch(bucket, epoch);
+            }
+            Item::Frame(frame)
+        }
+        Next::Forgotten(reference) => Item::Forgotten { reference },
+        Next::Departure(Departure { reference, bucket, epoch }) => {
+            // A later one is as good: it is this node's word in any case.
+            if runs.epoch(bucket) < Some(epoch) {
+                runs.set_epoch(bucket, epoch, out);
+            }
+            Item::Leave { reference }
+        }
+        Next::Upsert(slot, record) => {
+            runs.set_epoch(record.bucket, record.epoch, out);
+            let reference = Reference::new(slot.0);
+            match reference.filter(|_| source.table.is_told(source.peer, slot)) {
+                Some(reference) => {
+                    let FlowState { phase, confirmed, sequence, .. } = record.state;
+                    Item::Change { reference, phase, confirmed, sequence }
+                }
+                None => Item::Introduce { reference: source.refer(slot, record.bucket), record },
+            }
+        }
+        Next::Snapshot(slot, record) => {
+            Item::Snapshot { reference: source.refer(slot, record.bucket), record }
+        }
+    };
+    runs.put(&item, out);
 }
