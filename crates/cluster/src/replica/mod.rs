@@ -20,12 +20,16 @@
 //! * The slots of all buckets that are taken over at once are flipped before the first entry of any
 //!   is installed, so a takeover does not wait for copying.
 //! * Nothing is remembered for a peer that is not connected. When it connects, counts and digests of
-//!   all own buckets are compared, and what differs is sent whole.
+//!   all own buckets are compared, and what differs is sent whole. From then on they are compared over
+//!   and over ([`comparison`]).
 
+pub mod audit;
+pub mod comparison;
 mod connections;
 mod effect;
 mod handover;
 mod receive;
+pub mod rounds;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -40,26 +44,19 @@ use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::ownership::Ownership;
 use crate::sync::Session;
+use crate::sync::lag::Delays;
 use crate::sync::outgoing::{Outgoing, Source};
 
 pub use crate::common_table::Refused;
 pub use crate::sync::{Side, SyncError};
+pub use audit::Audit;
+pub use comparison::{Comparisons, Divergence, Repair};
 pub use connections::{ConnectionId, SyncStatus};
 pub use effect::Effect;
 pub use handover::MoveCounters;
+pub use rounds::{Copies, Verification};
 
-/// What comparing the node table with the common table has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rescan {
-    /// Flows that were unknown, or known in an earlier state.
-    pub changed: usize,
-    /// Flows that are no longer there.
-    pub removed: usize,
-    /// Flows that were refused: of buckets that this node does not own, or for lack of room.
-    pub refused: usize,
-}
-
-/// Frames of peers that were refused, by reason. Their sessions go on.
+/// Frames of a peer that were refused, by reason. Its sessions go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rejected {
     /// Overtaken by a newer state.
@@ -78,6 +75,11 @@ struct Peer {
     life: Option<Incarnation>,
     connection: Option<ConnectionId>,
     outgoing: Outgoing,
+    comparisons: Comparisons,
+    rejected: Rejected,
+    delays: Delays,
+    bytes_sent: u64,
+    bytes_received: u64,
 }
 
 /// What a node knows of all flows.
@@ -95,14 +97,17 @@ pub struct Replica {
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
     effects: VecDeque<Effect>,
-    rejected: Rejected,
     moves: handover::Moves,
+    turns: comparison::Turns,
+    rounds: rounds::Rounds,
     /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
     leaving: BTreeMap<BucketId, BucketSlot>,
     /// By which version of the map the owners are known.
     told: Option<Version>,
     synced: Option<Version>,
     letters_lost: u64,
+    /// Flows that were seen in the node table and are not known.
+    in_question: Vec<FlowRecord>,
 }
 
 impl Replica {
@@ -120,19 +125,21 @@ impl Replica {
             sessions: BTreeMap::new(),
             connections: 0,
             effects: VecDeque::new(),
-            rejected: Rejected::default(),
             moves: handover::Moves::default(),
+            turns: comparison::Turns::default(),
+            rounds: rounds::Rounds::default(),
             leaving: BTreeMap::new(),
             told: None,
             synced: None,
             letters_lost: 0,
+            in_question: Vec::new(),
             cluster,
             incarnation,
         }
     }
 
     /// A node that goes on owning what another process has left to it. It knows no flow yet: what it
-    /// owns itself is to be read from the node table, by [`Self::handle_rescan`].
+    /// owns itself is to be read from the node table ([`audit`]).
     #[must_use]
     pub fn resume(cluster: Arc<Cluster>, incarnation: Incarnation, slots: &[BucketSlot]) -> Self {
         let me = cluster.node();
@@ -154,16 +161,16 @@ impl Replica {
         &self.table
     }
 
+    /// The table, to be spoilt: for showing that it gets repaired.
+    #[doc(hidden)]
+    pub fn spoil(&mut self) -> &mut CommonTable {
+        &mut self.table
+    }
+
     /// The slot of a bucket, as this node sees it.
     #[must_use]
     pub fn slot(&self, bucket: BucketId) -> BucketSlot {
         self.slots.get(usize::from(bucket.0)).copied().unwrap_or(BucketSlot::VACANT)
-    }
-
-    /// What was refused of peers so far.
-    #[must_use]
-    pub fn rejected(&self) -> Rejected {
-        self.rejected
     }
 
     /// The next thing to do.
@@ -380,30 +387,6 @@ impl Replica {
             Some(slot) if slot.owner != self.cluster.node() => Err(Refused::NotOwner { bucket }),
             Some(_) => Ok(()),
         }
-    }
-
-    /// Compares the common table with all that is in the node table now, because events were lost.
-    /// Buckets that are still loading lose nothing by it.
-    pub fn handle_rescan(&mut self, records: impl IntoIterator<Item = FlowRecord>) -> Rescan {
-        let mut found = Rescan::default();
-        let mut own = own_buckets(&self.slots, self.cluster.node());
-        own.retain(|&bucket| self.slot(bucket).state == BucketState::Active);
-        own.iter().for_each(|&bucket| self.table.doubt(bucket));
-        for record in records {
-            match self.learn(record) {
-                Ok(()) => found.changed += 1,
-                // Known, in this state or one that an event has told since.
-                Err(Refused::Older { .. }) => {}
-                Err(_) => found.refused += 1,
-            }
-        }
-        for bucket in own {
-            for record in self.table.sweep(bucket) {
-                self.tell_removed(&record);
-                found.removed += 1;
-            }
-        }
-        found
     }
 }
 

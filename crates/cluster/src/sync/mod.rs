@@ -11,8 +11,10 @@
 //! Invariant: a session that fails has handed over whole frames only, and hands over nothing after
 //! its error.
 
+pub mod comparing;
 pub mod frame;
 pub mod handshake;
+pub mod lag;
 pub mod outgoing;
 
 use crate::config::Cluster;
@@ -214,6 +216,11 @@ impl Session {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// How many frames were taken from the peer, acknowledgements not counted.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Takes one message from the front of `input`, if it is all there.

@@ -7,6 +7,11 @@
 //!
 //! A peer is made complete by bucket: the owner sends count and digest, and only if the peer's
 //! differ, all records. So a takeover costs no traffic for what the peers already agree on.
+//! Count and digest go only when nothing else waits: then all that makes them up has been told, and equal
+//! tables compare equal, however busy the bucket is. A peer that never catches up is never compared
+//! with; its lag says so.
+//!
+//! All of a bucket takes its turn with the changes, so neither keeps the other waiting.
 //!
 //! A bucket that is handed over is released behind all changes that were noted before: the next owner
 //! then has all of it.
@@ -16,11 +21,13 @@
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 
+use super::comparing::{Comparing, Finding, Verdict};
 use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
+use super::lag::{Delays, Lag, Noted};
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
 use std::collections::{BTreeMap, VecDeque};
-use testudo_packet::bucket::{BucketId, BucketSlot, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 /// Small numbers, in the order in which they were put in, each at most once.
@@ -34,16 +41,19 @@ struct UniqueQueue {
 }
 
 impl UniqueQueue {
-    fn push(&mut self, number: u32) {
+    /// Says whether it was not in already.
+    fn push(&mut self, number: u32) -> bool {
         let (word, bit) = (number as usize / 64, 1 << (number % 64));
         if word >= self.member.len() {
             self.member.resize(word + 1, 0);
         }
-        if self.member[word] & bit == 0 {
+        let new = self.member[word] & bit == 0;
+        if new {
             self.member[word] |= bit;
             self.queue.push_back(number);
             self.pushed += 1;
         }
+        new
     }
 
     fn pop(&mut self) -> Option<u32> {
@@ -55,6 +65,11 @@ impl UniqueQueue {
 
     fn pop_bucket(&mut self) -> Option<BucketId> {
         self.pop().map(|number| BucketId(number as u16))
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        let word = self.member.get(number as usize / 64);
+        word.is_some_and(|word| word & 1 << (number % 64) != 0)
     }
 
     fn len(&self) -> usize {
@@ -73,6 +88,7 @@ struct Snapshot {
     bucket: BucketId,
     /// What is still to be sent, last first.
     rest: Vec<SlotId>,
+    sent: u32,
 }
 
 /// The frames that let a bucket go, behind the changes that were noted before it.
@@ -97,6 +113,9 @@ pub(crate) struct Outgoing {
     /// Buckets whose last frame is on its way, with the number of that frame.
     on_the_way: VecDeque<(BucketId, Version, u64)>,
     gone: VecDeque<FlowRecord>,
+    /// How many were ever put in, and taken out.
+    gone_pushed: u64,
+    gone_popped: u64,
     changed: UniqueQueue,
     checks: UniqueQueue,
     wants: UniqueQueue,
@@ -106,6 +125,9 @@ pub(crate) struct Outgoing {
     sent: u64,
     acknowledged: u64,
     resyncs: u64,
+    coalesced: u64,
+    comparing: Comparing,
+    lag: Lag,
 }
 
 /// Whose table and buckets frames are made of.
@@ -133,7 +155,7 @@ const SNAPSHOT_SHARE: u8 = 4;
 impl Outgoing {
     /// A flow has changed.
     pub(crate) fn change(&mut self, slot: SlotId) {
-        self.changed.push(slot.0);
+        self.coalesced += u64::from(!self.changed.push(slot.0));
     }
 
     /// A flow is gone. Says whether there was room to note it; if not, all notes are dropped, and the
@@ -142,9 +164,11 @@ impl Outgoing {
     pub(crate) fn remove(&mut self, record: FlowRecord, capacity: usize) -> bool {
         if self.gone.len() < capacity {
             self.gone.push_back(record);
+            self.gone_pushed += 1;
             return true;
         }
         self.gone.clear();
+        self.gone_popped = self.gone_pushed;
         self.changed.clear();
         self.resyncs += 1;
         false
@@ -152,7 +176,34 @@ impl Outgoing {
 
     /// The peer's copy of a bucket may differ.
     pub(crate) fn check(&mut self, bucket: BucketId) {
+        self.comparing.doubt(bucket);
+        self.compare(bucket);
+    }
+
+    /// The peer's copy of a bucket is to be compared, though nothing says that it may differ.
+    pub(crate) fn compare(&mut self, bucket: BucketId) {
         self.checks.push(u32::from(bucket.0));
+    }
+
+    /// Whether a comparison of a bucket is under way.
+    pub(crate) fn is_comparing(&self, bucket: BucketId) -> bool {
+        self.checks.contains(u32::from(bucket.0)) || self.comparing.is_asked(bucket)
+    }
+
+    /// This node owes the peer an answer to the check in its frame of this number.
+    pub(crate) fn answer(&mut self, bucket: BucketId, frame: u64, verdict: Verdict) {
+        self.comparing.answer(bucket, frame, verdict);
+    }
+
+    /// The peer has answered a check.
+    pub(crate) fn judge(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        frame: u64,
+        verdict: Verdict,
+    ) -> Finding {
+        self.comparing.judge(now, bucket, frame, verdict)
     }
 
     /// This node's copy of a bucket differs from the peer's.
@@ -213,12 +264,27 @@ impl Outgoing {
 
     /// The peer has handled so many frames; `false` if that is more than were sent.
     #[must_use]
-    pub(crate) fn acknowledge(&mut self, frames: u64) -> bool {
+    pub(crate) fn acknowledge(&mut self, now: Nanos, frames: u64, delays: &mut Delays) -> bool {
         let plausible = (self.acknowledged..=self.sent).contains(&frames);
         if plausible {
             self.acknowledged = frames;
+            self.lag.acknowledged(now, frames, delays);
         }
         plausible
+    }
+
+    /// Takes note of when the changes were noted that are new.
+    pub(crate) fn stamp(&mut self, now: Nanos) {
+        self.lag.stamp(now, Noted { changed: self.changed.pushed, gone: self.gone_pushed });
+    }
+
+    /// Since when the oldest change waits for the peer's word.
+    pub(crate) fn oldest(&self) -> Option<Nanos> {
+        self.lag.oldest()
+    }
+
+    pub(crate) fn coalesced(&self) -> u64 {
+        self.coalesced
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -239,21 +305,28 @@ impl Outgoing {
         let queued: usize = queues.iter().map(|queue| queue.len()).sum();
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rest.len() + 1);
         let moves = self.urgent.len() + self.marks.len();
-        (self.gone.len() + queued + snapshot + moves) as u64 + self.sent - self.acknowledged
+        let answers = self.comparing.answers();
+        (self.gone.len() + queued + snapshot + moves + answers) as u64 + self.sent - self.acknowledged
     }
 
     /// Appends frames until there are none or `out` would be longer than `max`.
     pub(crate) fn transmit(&mut self, source: Source<'_>, out: &mut Vec<u8>, max: usize) {
         while out.len() + FRAME_BYTES <= max {
-            let Some(frame) = self.next(source) else { return };
+            let Some(frame) = self.next(source) else { break };
             frame.encode(out);
             self.sent += 1;
         }
+        let sent = Noted { changed: self.changed.popped, gone: self.gone_popped };
+        self.lag.sent(sent, self.sent);
     }
 
     fn next(&mut self, source: Source<'_>) -> Option<Frame> {
         if let Some(frame) = self.urgent.pop_front().or_else(|| self.letters.pop_front()) {
             return Some(frame);
+        }
+        // An answer goes ahead of the wish that follows from it.
+        if let Some((bucket, check, verdict)) = self.comparing.next_answer() {
+            return Some(Frame::Compared { bucket, check, verdict });
         }
         self.turn = (self.turn + 1) % SNAPSHOT_SHARE;
         if let Some(bucket) = self.wants.pop_bucket() {
@@ -265,6 +338,7 @@ impl Outgoing {
             return Some(frame);
         }
         if let Some(record) = self.gone.pop_front() {
+            self.gone_popped += 1;
             return Some(Frame::Remove(record));
         }
         if let Some(frame) = self.next_of_mark() {
@@ -287,6 +361,7 @@ impl Outgoing {
             if let Some(slot) = source.owned(bucket) {
                 let (digest, count) =
                     (source.table.bucket_digest(bucket), source.table.count(bucket));
+                self.comparing.ask(bucket, self.sent + 1);
                 return Some(Frame::Check { bucket, epoch: slot.epoch, digest, count });
             }
         }
@@ -309,10 +384,15 @@ impl Outgoing {
         let bucket = snapshot.bucket;
         while let Some(slot) = snapshot.rest.pop() {
             if let Some(record) = source.table.at(slot).filter(|record| record.bucket == bucket) {
+                snapshot.sent += 1;
                 return Some(Frame::Snapshot(record));
             }
         }
+        let sent = snapshot.sent;
         self.snapshot = None;
+        if self.comparing.note_sent(bucket, sent) {
+            self.compare(bucket);
+        }
         Some(Frame::End { bucket })
     }
 
@@ -320,7 +400,7 @@ impl Outgoing {
         while let Some(bucket) = self.wanted.pop_bucket() {
             if let Some(slot) = source.owned(bucket) {
                 let rest = source.table.bucket_slots(bucket).collect();
-                self.snapshot = Some(Snapshot { bucket, rest });
+                self.snapshot = Some(Snapshot { bucket, rest, sent: 0 });
                 return Some(Frame::Begin { bucket, epoch: slot.epoch });
             }
         }

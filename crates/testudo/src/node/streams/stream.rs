@@ -161,10 +161,10 @@ impl Stream {
         if !std::mem::replace(&mut self.greeted, self.writable) {
             // Before anything can be refused: the greeting tells a peer of another release which one
             // this is.
-            self.write(connection, replica)?;
+            self.write(now, connection, replica)?;
         }
         self.read(now, connection, replica, buffer)?;
-        self.write(connection, replica)?;
+        self.write(now, connection, replica)?;
         let backlog = self.readable || (self.writable && !self.output.is_empty());
         Ok(if backlog { Progress::More } else { Progress::Waiting })
     }
@@ -207,13 +207,18 @@ impl Stream {
         }
     }
 
-    fn write(&mut self, connection: ConnectionId, replica: &mut Replica) -> Result<(), Ended> {
+    fn write(
+        &mut self,
+        now: Nanos,
+        connection: ConnectionId,
+        replica: &mut Replica,
+    ) -> Result<(), Ended> {
         for _ in 0..MAX_WRITES {
             if !self.writable {
                 return Ok(());
             }
             if self.output.is_empty() {
-                replica.poll_transmit(connection, &mut self.output, WRITE_BYTES);
+                replica.poll_transmit(now, connection, &mut self.output, WRITE_BYTES);
             }
             if self.output.is_empty() {
                 return Ok(());
