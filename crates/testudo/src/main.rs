@@ -35,6 +35,8 @@ enum Command {
     Bucket(inspect::BucketArgs),
     /// Show which flows there are.
     Flow(inspect::FlowArgs),
+    /// Show how entries get to the other nodes, and compare all nodes' tables.
+    Sync(operate::SyncArgs),
     /// Build a cluster in network namespaces, put traffic through it, play a scenario.
     Lab(lab::Args),
     /// Run a capture through a cluster in user space and show how its nodes share it.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Map(args) => inspect::map(&args),
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
+        Command::Sync(args) => operate::sync(&args),
         Command::Lab(args) => lab::run(args),
         Command::Replay(args) => replay::run(&args),
     }

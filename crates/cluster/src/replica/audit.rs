@@ -16,7 +16,7 @@
 //!
 //! Invariants: the node table is right, always: it is what packets meet. Each flow is judged by itself, at
 //! one moment, so nothing has to stand still during a round, and no turn costs more than its share.
-//! Buckets that are not this node's, or are still loading, are left alone.
+//! Buckets that are not this node's for certain, or are still loading, are left alone.
 //!
 //! A sequence that is higher in the node table says nothing by itself: it is raised where a place has seen
 //! higher ones.
@@ -108,10 +108,10 @@ impl Replica {
         audit
     }
 
-    /// Whether a bucket is this node's and its flows are all in the node table.
+    /// Whether a bucket is this node's, and all its flows are in the node table. A node whose lease is over
+    /// may not know yet whose the bucket is now, and then knows more of its flows from that one.
     fn is_settled(&self, bucket: BucketId) -> bool {
-        let slot = self.slot(bucket);
-        slot.owner == self.cluster.node() && slot.state == BucketState::Active
+        self.slot(bucket).state == BucketState::Active && self.is_undisputed(bucket)
     }
 
     fn is_unknown(&self, record: &FlowRecord) -> bool {

@@ -85,7 +85,12 @@ pub(super) struct Turns {
 
 impl Turns {
     /// The buckets whose turn it is.
-    fn due(&mut self, now: Nanos, buckets: u32, period: Duration) -> impl Iterator<Item = BucketId> {
+    fn due(
+        &mut self,
+        now: Nanos,
+        buckets: u32,
+        period: Duration,
+    ) -> impl Iterator<Item = BucketId> + use<> {
         let period = (period.as_nanos() as u64).max(1);
         let passed = since(now, *self.since.get_or_insert(now)).as_nanos() as u64;
         let count = u128::from(passed) * u128::from(buckets) / u128::from(period);
@@ -104,9 +109,8 @@ impl Turns {
 impl Replica {
     pub(super) fn tick_comparison(&mut self, now: Nanos) {
         let (buckets, period) = (self.cluster.buckets(), self.cluster.timing().comparison);
-        let me = self.cluster.node();
         for bucket in self.turns.due(now, buckets, period) {
-            let owned = self.slots.get(usize::from(bucket.0)).is_some_and(|slot| slot.owner == me);
+            let owned = self.is_undisputed(bucket);
             for peer in self.peers.iter_mut().filter(|peer| owned && peer.connection.is_some()) {
                 peer.outgoing.compare(bucket);
             }
@@ -124,7 +128,7 @@ impl Replica {
         check: u64,
         verdict: Verdict,
     ) {
-        let owned = self.slot(bucket).owner == self.cluster.node();
+        let owned = self.is_undisputed(bucket);
         let Some(peer) = self.peers.get_mut(usize::from(from.0)) else { return };
         let finding = peer.outgoing.judge(now, bucket, check, verdict);
         let comparisons = &mut peer.comparisons;

@@ -380,6 +380,13 @@ impl Replica {
         }
     }
 
+    /// Whether this node owns a bucket, and nobody has spoken for it as a later owner.
+    fn is_undisputed(&self, bucket: BucketId) -> bool {
+        let slot = self.slot(bucket);
+        let heard = self.heard.get(usize::from(bucket.0));
+        slot.owner == self.cluster.node() && heard.is_some_and(|(heard, _)| *heard <= slot.epoch)
+    }
+
     fn check_own(&self, bucket: BucketId) -> Result<(), Refused> {
         let buckets = self.slots.len();
         match self.slots.get(usize::from(bucket.0)) {

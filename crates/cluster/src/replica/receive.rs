@@ -125,18 +125,21 @@ impl Replica {
             return self.note(peer, self.check_own(bucket));
         }
         let differs = (self.table.bucket_digest(bucket), self.table.count(bucket)) != sum;
-        let verdict = match (self.believes(peer, bucket, epoch), differs) {
-            (true, true) => Verdict::Differs,
-            (true, false) => Verdict::Equal,
-            (false, _) => Verdict::NotOwner,
+        let believed = self.believes(peer, bucket, epoch);
+        let mine = self.slot(bucket).owner == self.cluster.node();
+        let verdict = match differs {
+            // Whoever does not know yet that it has been succeeded goes on changing its copy.
+            _ if !believed || mine => Verdict::NotOwner,
+            true => Verdict::Differs,
+            false => Verdict::Equal,
         };
         let check = self.sessions.get(&connection).map_or(0, Session::received);
         let outgoing = &mut self.peers[usize::from(peer.0)].outgoing;
         outgoing.answer(bucket, check, verdict);
-        match verdict {
-            Verdict::Differs => outgoing.want(bucket),
-            Verdict::Equal => self.trust(peer, bucket),
-            Verdict::NotOwner => {}
+        match (believed, differs) {
+            (true, true) => outgoing.want(bucket),
+            (true, false) => self.trust(peer, bucket),
+            (false, _) => {}
         }
     }
 

@@ -19,6 +19,9 @@ use crate::time::after;
 /// How many rounds may be under way.
 pub const MAX_ROUNDS: usize = 4;
 
+/// How many buckets that differ are named for each peer.
+pub const MAX_NAMED: usize = 64;
+
 /// How this node's buckets compare with the copies of the peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
@@ -37,7 +40,9 @@ pub struct Copies {
     pub peer: NodeId,
     /// How many buckets are equal.
     pub equal: u32,
-    /// Which are not.
+    /// How many are not.
+    pub differ: u32,
+    /// Which, the first [`MAX_NAMED`] of them.
     pub different: Vec<BucketId>,
     /// Of how many nothing is known: the peer did not answer in time.
     pub open: u32,
@@ -125,8 +130,10 @@ impl Replica {
             let Waiting { peer, open, equal, mut different, .. } = waiting;
             let unequal = open.iter().filter(|(_, differs)| **differs);
             different.extend(unequal.map(|(&bucket, _)| bucket));
+            let differ = different.len() as u32;
+            different.truncate(MAX_NAMED);
             let open = open.values().filter(|differs| !**differs).count() as u32;
-            Copies { peer, equal, different, open }
+            Copies { peer, equal, differ, different, open }
         });
         Some(Verification { buckets, moved, peers: peers.collect() })
     }

@@ -25,6 +25,7 @@ mod moves;
 mod sweep;
 mod takeover;
 mod tallies;
+pub mod verify;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -75,6 +76,8 @@ pub enum Input {
     },
     /// Somebody wants to know.
     Ask(Question),
+    /// Somebody wants all tables to be compared.
+    Verify(verify::Question),
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -152,6 +155,7 @@ pub struct Engine {
     tallies: Tallies,
     sweep: Sweep,
     rounds: audit::Rounds,
+    verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
     replica_due: Nanos,
@@ -170,6 +174,7 @@ impl Engine {
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
             rounds: audit::Rounds::default(),
+            verifying: verify::Verifying::default(),
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
@@ -232,6 +237,7 @@ impl Engine {
             match self.parts.mailbox.take() {
                 Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
                 Some(Input::Ask(question)) => self.answer(question),
+                Some(Input::Verify(question)) => self.verify(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
@@ -313,6 +319,7 @@ impl Engine {
         if now >= self.replica_due {
             self.replica_due = now.plus_millis(REPLICA_TICK);
             self.parts.replica.handle_tick(now);
+            self.tick_verifying(now);
         }
         if now >= self.expiry_due {
             self.expiry_due = now.plus_millis(EXPIRY_TICK);

@@ -16,6 +16,10 @@ impl Engine {
                 self.parts.stations.note(from, macs);
                 return self.write_stations();
             }
+            Ok(Letter::Verify { number }) => return self.verify_for(from, number),
+            Ok(Letter::Verified { number, verification }) => {
+                return self.note_verified(from, number, verification);
+            }
             Err(error) => {
                 if let Some(held_back) = self.refused.admit(now) {
                     let peer = self.parts.cluster.member(from);
