@@ -185,8 +185,7 @@ fn a_drained_node_that_owns_is_noticed() {
 fn a_flow_that_was_never_told_is_noticed_and_found_by_the_next_round() {
     for watched in [false, true] {
         let plant = Plant::Swallowed(100);
-        let mut world =
-            World::formed(if watched { with(plant) } else { unwatched(plant) }, 3);
+        let mut world = World::formed(if watched { with(plant) } else { unwatched(plant) }, 3);
         world.run_unchecked(1500 * MS);
         world.traffic.gap = None;
         if watched {

@@ -101,7 +101,8 @@ impl Replica {
         let known = places.filter_map(|place| self.table.at_place(place));
         let own = known.filter(|record| self.is_settled(record.bucket));
         let gone: Vec<_> = own.filter(|record| !there(record)).collect();
-        let mut audit = Audit { first: gone.first().map(|record| record.bucket), ..Audit::default() };
+        let mut audit =
+            Audit { first: gone.first().map(|record| record.bucket), ..Audit::default() };
         for record in gone {
             audit.removed += usize::from(self.handle_expired(&record).is_ok());
         }

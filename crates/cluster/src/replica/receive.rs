@@ -125,12 +125,14 @@ impl Replica {
             return self.note(peer, self.check_own(bucket));
         }
         let differs = (self.table.bucket_digest(bucket), self.table.count(bucket)) != sum;
+        let same = self.told_by.get(usize::from(bucket.0)) == Some(&peer);
         let believed = self.believes(peer, bucket, epoch);
         let mine = self.slot(bucket).owner == self.cluster.node();
         let verdict = match differs {
             // Whoever does not know yet that it has been succeeded goes on changing its copy.
             _ if !believed || mine => Verdict::NotOwner,
-            true => Verdict::Differs,
+            true if same => Verdict::Differs,
+            true => Verdict::Outdated,
             false => Verdict::Equal,
         };
         let check = self.sessions.get(&connection).map_or(0, Session::received);
@@ -153,6 +155,9 @@ impl Replica {
         let (latest, by) = *heard;
         let succeeded = latest > slot.epoch.max(epoch) && by != peer;
         let believed = (slot.owner == peer || newer) && !succeeded;
+        if believed {
+            self.told_by[usize::from(bucket.0)] = peer;
+        }
         if newer && epoch > latest {
             *heard = (epoch, peer);
             self.forget_snapshots(bucket, peer);

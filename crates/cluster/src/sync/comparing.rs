@@ -20,10 +20,12 @@ use testudo_packet::bucket::{BucketId, Nanos};
 pub enum Verdict {
     /// It is equal.
     Equal,
-    /// It is not; the peer wants all of it.
+    /// It is not, though the owner was the last to tell of it; the peer wants all of it.
     Differs,
     /// The peer takes another node for the owner.
     NotOwner,
+    /// It is not, and another node has owned the bucket meanwhile; the peer wants all of it.
+    Outdated,
 }
 
 /// What an answer comes to.
@@ -100,7 +102,7 @@ impl Comparing {
                 self.resent.insert(bucket, Resent { diverged: Some(now), ..Resent::default() });
                 Finding::Diverged
             }
-            Verdict::Differs => Finding::Behind,
+            Verdict::Differs | Verdict::Outdated => Finding::Behind,
             Verdict::NotOwner => Finding::NotOwner,
         }
     }
@@ -166,6 +168,8 @@ mod tests {
         assert_eq!(judge(&mut comparing, 6, Verdict::Equal), Finding::Equal(Some(resent)));
         comparing.doubt(BUCKET);
         assert_eq!(judge(&mut comparing, 7, Verdict::Differs), Finding::Behind);
+        assert_eq!(judge(&mut comparing, 8, Verdict::Equal), Finding::Equal(None));
+        assert_eq!(judge(&mut comparing, 9, Verdict::Outdated), Finding::Behind);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!             letter:        length | last << 8, then the bytes, zero …
 //!             other life:    the life that is heard, zero …
 //!             compared:      bucket, the number of the check's frame, verdict (0 equal, 1 differs,
-//!                            2 not the owner), zero …
+//!                            2 not the owner, 3 outdated), zero …
 //! ```
 //!
 //! Frames of one size need no length to be trusted, and a reader never holds more than one.
@@ -257,7 +257,7 @@ fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
         }
         15 => Frame::OtherLife { heard: Incarnation(rest[0]) },
         16 => {
-            let verdicts = [Verdict::Equal, Verdict::Differs, Verdict::NotOwner];
+            let verdicts = [Verdict::Equal, Verdict::Differs, Verdict::NotOwner, Verdict::Outdated];
             let verdict = *verdicts.get(usize::try_from(rest[2]).ok()?)?;
             Frame::Compared { bucket, check: rest[1], verdict }
         }
@@ -299,6 +299,7 @@ mod tests {
             Frame::Letter { length: LETTER as u8, last: true, bytes: [3; LETTER] },
             Frame::OtherLife { heard: Incarnation(u64::MAX) },
             Frame::Compared { bucket, check: 3, verdict: Verdict::NotOwner },
+            Frame::Compared { bucket, check: 4, verdict: Verdict::Outdated },
         ] {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);

@@ -306,7 +306,8 @@ impl Outgoing {
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rest.len() + 1);
         let moves = self.urgent.len() + self.marks.len();
         let answers = self.comparing.answers();
-        (self.gone.len() + queued + snapshot + moves + answers) as u64 + self.sent - self.acknowledged
+        (self.gone.len() + queued + snapshot + moves + answers) as u64 + self.sent
+            - self.acknowledged
     }
 
     /// Appends frames until there are none or `out` would be longer than `max`.

@@ -37,15 +37,9 @@ pub fn tables_agree(world: &World) -> Result<(), String> {
             let Some(owner) = world.handler(bucket) else {
                 return Err(format!("bucket {bucket} has no owner to compare with"));
             };
-            let truth: Flows = world.machines[owner]
-                .kernel
-                .of_bucket(bucket)
-                .map(flow)
-                .collect();
-            let known: Flows = table
-                .bucket(BucketId(bucket as u16))
-                .map(|record| flow(&record))
-                .collect();
+            let truth: Flows = world.machines[owner].kernel.of_bucket(bucket).map(flow).collect();
+            let known: Flows =
+                table.bucket(BucketId(bucket as u16)).map(|record| flow(&record)).collect();
             if truth != known {
                 return Err(format!(
                     "bucket {bucket}: its owner, node {owner}, has {truth:?}; node {number} knows \

@@ -127,9 +127,8 @@ pub struct Started {
 pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     let config = config::load(file)?;
     let config::cluster::Timing { heartbeat, lease, takeover, formation } = config.cluster.timing;
-    let config::agreement::Agreement {
-        removal, handover, comparison, audit, min_voters, ..
-    } = config.agreement;
+    let config::agreement::Agreement { removal, handover, comparison, audit, min_voters, .. } =
+        config.agreement;
     let witnesses = (0..).map(NodeId).zip(&config.members).filter(|(_, member)| member.witness);
     let settings = Settings {
         name: config.cluster.name.clone(),

@@ -14,5 +14,5 @@ pub mod order;
 mod sync;
 
 pub use commands::{MoveArgs, NodeCommand, move_bucket, node};
-pub use sync::{Args as SyncArgs, run as sync};
 pub use operator::{OperateError, Operator};
+pub use sync::{Args as SyncArgs, run as sync};
