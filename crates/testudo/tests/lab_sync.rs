@@ -34,16 +34,20 @@ fn tables_are_the_same_after_moves_and_a_death_under_load() {
     verify(&standing, "n1", &["n1", "n2", "n3"]);
 
     let agreed = standing.settled();
+    let before = agreed.version();
     for bucket in [3, 77, 200] {
         let to = if agreed.owner(bucket) == "n2" { "n3" } else { "n2" };
         let number = bucket.to_string();
         assert!(standing.tell("n1", &["bucket", "move", &number, to]));
         standing.until("the bucket has moved", || standing.agreed().owner(bucket) == to);
     }
+    assert!(standing.agreed().version() >= before + 3, "{} has moved three", standing.name());
     verify(&standing, "n2", &["n1", "n2", "n3"]);
 
     standing.order("kill", "n3");
-    // As soon as it is silent the others can't know all, and say so instead of guessing.
+    assert!(!standing.runs("n3"));
+    standing.await_line("n1", &["no longer synced", "n3"]);
+    // Until it counts as dead the others can't know all, and say so instead of guessing.
     let early = standing.ask("n1", &["sync", "verify"]).expect("a verification");
     let dead = early["dead"].as_array().expect("a list");
     assert!(early["identical"] == false || dead == &["n3"], "{early}");

@@ -93,8 +93,9 @@ pub struct Replica {
     doubtful: Vec<bool>,
     /// The latest epoch under which a peer was believed to own a bucket, and which peer.
     heard: Vec<(Epoch, NodeId)>,
-    /// Whose word on a bucket was the last that was believed.
-    told_by: Vec<NodeId>,
+    /// Which peer has shown that this node's copy of a bucket equals its own, if none but that one was
+    /// believed since.
+    equal_to: Vec<NodeId>,
     peers: Vec<Peer>,
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
@@ -123,7 +124,7 @@ impl Replica {
             slots: vec![BucketSlot::VACANT; buckets as usize],
             doubtful: vec![true; buckets as usize],
             heard: vec![(Epoch(0), NodeId::NONE); buckets as usize],
-            told_by: vec![NodeId::NONE; buckets as usize],
+            equal_to: vec![NodeId::NONE; buckets as usize],
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,
@@ -252,7 +253,7 @@ impl Replica {
                 for (bucket, slot) in buckets {
                     self.arrived(bucket);
                     self.doubtful[usize::from(bucket.0)] = false;
-                    self.told_by[usize::from(bucket.0)] = slot.owner;
+                    self.equal_to[usize::from(bucket.0)] = NodeId::NONE;
                     self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
                     self.forget_snapshots(bucket, self.cluster.node());
                     self.peers.iter_mut().for_each(|peer| peer.outgoing.check(bucket));

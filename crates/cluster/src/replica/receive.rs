@@ -125,13 +125,13 @@ impl Replica {
             return self.note(peer, self.check_own(bucket));
         }
         let differs = (self.table.bucket_digest(bucket), self.table.count(bucket)) != sum;
-        let same = self.told_by.get(usize::from(bucket.0)) == Some(&peer);
         let believed = self.believes(peer, bucket, epoch);
+        let equal = self.equal_to.get(usize::from(bucket.0)) == Some(&peer);
         let mine = self.slot(bucket).owner == self.cluster.node();
         let verdict = match differs {
             // Whoever does not know yet that it has been succeeded goes on changing its copy.
             _ if !believed || mine => Verdict::NotOwner,
-            true if same => Verdict::Differs,
+            true if equal => Verdict::Differs,
             true => Verdict::Outdated,
             false => Verdict::Equal,
         };
@@ -156,9 +156,14 @@ impl Replica {
         let succeeded = latest > slot.epoch.max(epoch) && by != peer;
         let believed = (slot.owner == peer || newer) && !succeeded;
         if believed {
-            self.told_by[usize::from(bucket.0)] = peer;
+            let equal_to = &mut self.equal_to[usize::from(bucket.0)];
+            if *equal_to != peer {
+                *equal_to = NodeId::NONE;
+            }
         }
-        if newer && epoch > latest {
+        // Whoever is known as the owner is remembered, too: what is known of owners can be forgotten when
+        // a node begins a new life, and its copies are not.
+        if believed && epoch > latest {
             *heard = (epoch, peer);
             self.forget_snapshots(bucket, peer);
         }
@@ -179,6 +184,8 @@ impl Replica {
     /// all there is.
     fn trust(&mut self, peer: NodeId, bucket: BucketId) {
         let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
+        // Both callers have just believed the peer.
+        self.equal_to[index] = peer;
         if slot.owner == peer
             && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch)
         {
