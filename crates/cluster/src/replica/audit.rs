@@ -141,3 +141,143 @@ impl Replica {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use testudo_packet::bucket::{BucketSlot, Epoch, NodeId};
+    use testudo_packet::event::{Event, EventKind};
+    use testudo_packet::flow::{Address, Endpoint, Protocol};
+    use testudo_packet::tracking::Phase;
+
+    use super::*;
+    use crate::config::{Cluster, Settings, Timing};
+    use crate::heartbeat::Incarnation;
+    use crate::node_set::NodeSet;
+    use crate::ownership::Ownership;
+
+    type NodeTable = BTreeMap<FlowKey, FlowRecord>;
+
+    fn record(port: u16, phase: Phase, sequence: u32) -> FlowRecord {
+        let end = |host, port| Endpoint { address: Address::v4(host), port };
+        FlowRecord {
+            bucket: BucketId(port % 2),
+            epoch: Epoch(1),
+            key: FlowKey {
+                initiator: end(0x0a00_0001, port),
+                responder: end(0x0a00_0002, 80),
+                protocol: Protocol::TCP,
+            },
+            state: FlowState { phase, confirmed: false, rule: 1, sequence },
+        }
+    }
+
+    /// A node that owns two buckets; bucket 0 is loaded, bucket 1 as it is said.
+    fn node(loaded: bool) -> Replica {
+        let settings = Settings {
+            name: "lab".into(),
+            secret: [7; 16],
+            members: ["n1", "n2"].map(String::from).into(),
+            weights: vec![100; 2],
+            witnesses: NodeSet::default(),
+            min_voters: 1,
+            node: NodeId(0),
+            buckets: 2,
+            timing: Timing::default(),
+            max_flows: 4,
+            label: String::new(),
+        };
+        let cluster = Arc::new(Cluster::new(settings).expect("settings that work"));
+        let mut replica = Replica::new(cluster, Incarnation(1));
+        let (owner, previous) = (NodeId(0), NodeId::NONE);
+        let slot = BucketSlot { owner, previous, state: BucketState::Loading, epoch: Epoch(1) };
+        let buckets = vec![(BucketId(0), slot), (BucketId(1), slot)];
+        replica.handle_ownership(Ownership::TakeOver { buckets });
+        replica.handle_loaded(BucketId(0), Epoch(1));
+        if loaded {
+            replica.handle_loaded(BucketId(1), Epoch(1));
+        }
+        replica
+    }
+
+    fn look(table: &NodeTable) -> impl Fn(&FlowKey) -> Option<FlowRecord> + '_ {
+        |key| table.get(key).copied()
+    }
+
+    /// A whole round.
+    fn audit(replica: &mut Replica, table: &NodeTable) -> Audit {
+        replica.handle_found(table.values().copied());
+        let mut audit = replica.handle_found_again(&look(table));
+        audit.add(replica.handle_missing(0..replica.table().places(), &look(table)));
+        audit
+    }
+
+    fn table(records: &[FlowRecord]) -> NodeTable {
+        records.iter().map(|record| (record.key, *record)).collect()
+    }
+
+    #[test]
+    fn what_the_node_table_has_is_right() {
+        let mut replica = node(true);
+        let kind = EventKind::Created;
+        for (port, sequence) in [(0, 5), (1, 5), (2, 5)] {
+            let record = record(port, Phase::Established, sequence);
+            replica.handle_event(Event { kind, record }).expect("room");
+        }
+        // One as it is known, though with a higher sequence; one that went back when its flow began
+        // anew; one that is gone; and one that is new.
+        let flows = [
+            record(0, Phase::Established, 9),
+            record(1, Phase::SynSent, 2),
+            record(4, Phase::SynSent, 1),
+        ];
+        let found = audit(&mut replica, &table(&flows));
+        assert_eq!((found.changed, found.removed, found.refused), (2, 1, 0));
+        let known = replica.table();
+        assert_eq!(known.len(), 3);
+        for (record, sequence) in flows.iter().zip([5, 2, 1]) {
+            let known = known.get(record.bucket, &record.key).expect("it is known");
+            assert_eq!((known.state.phase, known.state.sequence), (record.state.phase, sequence));
+        }
+        assert!(audit(&mut replica, &table(&flows)).is_clean(), "nothing is left to do");
+    }
+
+    #[test]
+    fn a_change_whose_event_is_under_way_is_not_taken_for_lost() {
+        let mut replica = node(true);
+        let (old, new) = (record(0, Phase::SynSent, 1), record(0, Phase::Established, 2));
+        replica.handle_event(Event { kind: EventKind::Created, record: old }).expect("room");
+        replica.handle_found([new]);
+        // Its event comes before the second look, which finds nothing.
+        replica.handle_event(Event { kind: EventKind::Updated, record: new }).expect("newer");
+        assert!(replica.handle_found_again(&look(&table(&[new]))).is_clean());
+        // It changes again between the looks: its new event may still be under way.
+        let newer = record(0, Phase::TimeWait, 3);
+        replica.handle_found([record(0, Phase::Replied, 9)]);
+        assert!(replica.handle_found_again(&look(&table(&[newer]))).is_clean());
+    }
+
+    #[test]
+    fn a_bucket_that_is_loading_or_disputed_is_left_alone() {
+        let mut replica = node(false);
+        let flow = record(1, Phase::Established, 5);
+        replica.spoil().replace(flow).expect("room");
+        assert!(audit(&mut replica, &NodeTable::new()).is_clean(), "it is loading");
+        assert_eq!(replica.table().len(), 1);
+        replica.handle_loaded(BucketId(1), Epoch(1));
+        replica.heard[1] = (Epoch(2), NodeId(1));
+        assert!(audit(&mut replica, &NodeTable::new()).is_clean(), "another speaks for it");
+        replica.heard[1] = (Epoch(1), NodeId(0));
+        assert_eq!(audit(&mut replica, &NodeTable::new()).removed, 1);
+    }
+
+    #[test]
+    fn flows_that_find_no_room_are_counted() {
+        let mut replica = node(true);
+        let flows: Vec<_> = (0..6).map(|port| record(port, Phase::SynSent, 1)).collect();
+        let found = audit(&mut replica, &table(&flows));
+        assert_eq!((found.changed, found.refused), (4, 2));
+    }
+}

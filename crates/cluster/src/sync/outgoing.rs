@@ -408,3 +408,6 @@ impl Outgoing {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

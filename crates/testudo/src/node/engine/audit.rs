@@ -46,13 +46,13 @@ impl Place {
         if self.next >= length {
             self.next = 0;
         }
-        let passed = clock::between(self.since, now).as_nanos();
-        let share = length as u128 * passed / period.as_nanos().max(1);
-        let share = usize::try_from(share).unwrap_or(length);
-        // What is less than a place waits until it is one.
+        let (passed, period) = (clock::between(self.since, now).as_nanos(), period.as_nanos());
+        let share = length as u128 * passed / period.max(1);
         if share > 0 {
-            self.since = now;
+            // What is less than a place counts when it is one.
+            self.since.0 += (share * period / length as u128) as u64;
         }
+        let share = usize::try_from(share).unwrap_or(length);
         let count = if self.owed > 0 { SLICE } else { share.min(SLICE) };
         let range = self.next..(self.next + count).min(length);
         self.owed = if length == 0 { 0 } else { self.owed.saturating_sub(range.len()) };
@@ -165,5 +165,54 @@ impl Engine {
         table.scan(&mut |view| records.push(view.record));
         replica.handle_found(records);
         replica.handle_found_again(&|key| table.get(key).map(|view| view.record)).changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    fn at(millis: u64) -> Nanos {
+        Nanos(1_000_000 * (1_000_000 + millis))
+    }
+
+    #[test]
+    fn a_round_takes_its_time_and_leaves_nothing_out() {
+        for length in [1, 7, 100_000] {
+            let mut place = Place { since: at(0), ..Place::default() };
+            let (mut seen, mut turns) = (0, 0);
+            for turn in 1..=10_000 {
+                let part = place.take(at(turn), PERIOD, length);
+                assert!(part.len() <= SLICE);
+                if !part.is_empty() {
+                    assert_eq!(part.start, seen % length, "turn {turn}");
+                    seen += part.len();
+                    turns += 1;
+                }
+            }
+            assert!(turns > 0 && (9 * length..=10 * length).contains(&(seen * 10)), "{seen}");
+        }
+    }
+
+    #[test]
+    fn after_a_loss_all_places_have_their_turn_at_once_and_each_turn_is_bounded() {
+        let length = 100_000;
+        let mut place = Place { since: at(0), owed: length + 1, next: 70_000 };
+        let mut turns = 0;
+        let mut seen = vec![0; length];
+        while place.owed > 0 {
+            let part = place.take(at(1), PERIOD, length);
+            assert!(part.len() <= SLICE);
+            part.for_each(|at| seen[at] += 1);
+            turns += 1;
+        }
+        assert!(seen.iter().all(|&seen| seen > 0));
+        assert!(turns <= 2 + length / SLICE + 2, "{turns}");
+        // A table without a place has nothing to catch up with.
+        let mut place = Place { owed: 5, ..Place::default() };
+        assert!(place.take(at(1), PERIOD, 0).is_empty());
+        assert_eq!(place.owed, 0);
     }
 }
