@@ -45,7 +45,7 @@ fn tables_are_the_same_after_moves_and_a_death_under_load() {
     verify(&standing, "n2", &["n1", "n2", "n3"]);
 
     standing.order("kill", "n3");
-    assert!(!standing.runs("n3"));
+    standing.until("n3 is gone", || !standing.runs("n3"));
     standing.await_line("n1", &["no longer synced", "n3"]);
     // Until it counts as dead the others can't know all, and say so instead of guessing.
     let early = standing.ask("n1", &["sync", "verify"]).expect("a verification");
