@@ -164,7 +164,7 @@ impl Fuzzed {
     /// What this node says; a peer of ours listens.
     fn speak(&mut self) {
         let mut out = Vec::new();
-        let said = self.replica.poll_transmit(self.connection, &mut out, ROOM);
+        let said = self.replica.poll_transmit(NOW, self.connection, &mut out, ROOM);
         assert_eq!(said, out.len());
         assert!(said <= ROOM);
         if let Some((peer, connection)) = &mut self.peer {
@@ -186,7 +186,7 @@ impl Fuzzed {
             let _ = peer.handle_expired(&record);
         }
         let mut out = Vec::new();
-        peer.poll_transmit(*connection, &mut out, ROOM);
+        peer.poll_transmit(NOW, *connection, &mut out, ROOM);
         if what & 0xe0 == 0xe0 && !out.is_empty() {
             out.remove(usize::from(much) % out.len());
         }

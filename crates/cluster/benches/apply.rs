@@ -106,7 +106,7 @@ impl Pair {
         loop {
             let begun = Instant::now();
             out.clear();
-            let count = sender.poll_transmit(*from, &mut out, WRITE_BYTES);
+            let count = sender.poll_transmit(NOW, *from, &mut out, WRITE_BYTES);
             self.sending += begun.elapsed();
             if count == 0 {
                 break;
@@ -117,7 +117,7 @@ impl Pair {
             self.applying += begun.elapsed();
         }
         out.clear();
-        self.back += receiver.poll_transmit(*to, &mut out, WRITE_BYTES) as u64;
+        self.back += receiver.poll_transmit(NOW, *to, &mut out, WRITE_BYTES) as u64;
         sender.handle_bytes(NOW, *from, &out).expect("a peer's bytes");
         for (replica, _) in &mut self.ends {
             while replica.poll_effect().is_some() {}
@@ -157,7 +157,7 @@ impl Pair {
     fn check(&self) {
         let [(a, _), (b, _)] = &self.ends;
         assert_eq!((a.table().digest(), a.table().len()), (b.table().digest(), b.table().len()));
-        assert_eq!(a.rejected(), Default::default());
+        assert_eq!(a.peer(NodeId(1)).rejected, Default::default());
     }
 }
 

@@ -31,6 +31,11 @@ pub struct Timing {
     pub removal: Duration,
     /// How long a planned move may wait for the new owner before the old one lets go all the same.
     pub handover: Duration,
+    /// How long it takes until each peer's copy of each bucket has been compared with its owner's.
+    pub comparison: Duration,
+    /// How long it takes until each flow of a node's node table has been compared with its common
+    /// table, and the other way round.
+    pub audit: Duration,
 }
 
 impl Default for Timing {
@@ -42,6 +47,8 @@ impl Default for Timing {
             formation: Duration::from_secs(5),
             removal: Duration::from_secs(3),
             handover: Duration::from_secs(1),
+            comparison: Duration::from_secs(10),
+            audit: Duration::from_secs(60),
         }
     }
 }
@@ -87,7 +94,8 @@ impl Timing {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, lease, takeover, formation, removal, handover } = *self;
+        let Self { heartbeat, lease, takeover, formation, removal, handover, comparison, audit } =
+            *self;
         let short = |what, seen, least: Duration| {
             if seen >= least { Ok(()) } else { Err(ConfigError::TooShort { what, seen, least }) }
         };
@@ -96,12 +104,15 @@ impl Timing {
         short("formation", formation, takeover)?;
         short("removal", removal, takeover)?;
         short("handover", handover, Duration::from_millis(10))?;
+        short("comparison", comparison, Duration::from_millis(100))?;
+        short("audit", audit, Duration::from_millis(100))?;
         let least = lease + Self::margin(lease);
         if takeover < least {
             return Err(ConfigError::TakeoverBeforeLease { takeover, lease, least });
         }
         let most = Duration::from_secs(3600);
-        let longest = takeover.max(formation).max(removal).max(handover);
+        let longest = [formation, removal, handover, comparison, audit].into_iter().max();
+        let longest = takeover.max(longest.unwrap_or_default());
         if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
     }
 }

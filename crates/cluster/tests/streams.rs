@@ -97,7 +97,7 @@ impl Pair {
     fn says(&mut self, node: usize, max: usize) -> Vec<u8> {
         let (replica, connection) = &mut self.ends[node];
         let mut out = Vec::new();
-        replica.poll_transmit(*connection, &mut out, max);
+        replica.poll_transmit(NOW, *connection, &mut out, max);
         self.sent[node] += out.len() as u64;
         out
     }
@@ -220,7 +220,7 @@ fn a_flow_is_introduced_once_and_then_referred_to() {
     pair.assert_equal();
     pair.talk();
     assert_eq!(pair.node(1).peer(NodeId(0)).pending, 0);
-    assert_eq!(pair.node(0).rejected(), Default::default());
+    assert_eq!(pair.node(0).peer(NodeId(1)).rejected, Default::default());
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_number_that_is_used_again_means_the_flow_that_has_it_now() {
     pair.talk();
     pair.assert_equal();
     assert_eq!(pair.node(0).table().len(), 1);
-    assert_eq!(pair.node(0).rejected(), Default::default());
+    assert_eq!(pair.node(0).peer(NodeId(1)).rejected, Default::default());
 }
 
 #[test]
@@ -262,12 +262,12 @@ fn flows_that_found_no_room_are_introduced_when_there_is_some() {
         pair.event(1, flow(number, 1, Phase::SynSent, 1));
     }
     pair.talk();
-    let rejected = pair.node(0).rejected();
+    let rejected = pair.node(0).peer(NodeId(1)).rejected;
     assert_eq!((rejected.full, rejected.unknown), (2, 0));
     pair.event(1, flow(5, 1, Phase::Established, 2));
     pair.talk();
     // Called forgotten, introduced again, and refused again.
-    let rejected = pair.node(0).rejected();
+    let rejected = pair.node(0).peer(NodeId(1)).rejected;
     assert_eq!((rejected.full, rejected.unknown), (3, 1));
     for number in 0..2 {
         pair.expire(1, flow(number, 1, Phase::SynSent, 1));
@@ -370,7 +370,7 @@ fn references_that_lead_nowhere_are_called_forgotten_once() {
         // To leave unknown is no wrong.
         pair.hears(0, &item(&Item::Leave { reference })).unwrap();
     }
-    assert_eq!(pair.node(0).rejected().unknown, 5);
+    assert_eq!(pair.node(0).peer(NodeId(1)).rejected.unknown, 5);
     let answer = pair.says(0, 1 << 20);
     assert_eq!(kinds(&answer), [kind::ACKNOWLEDGE, kind::FORGOTTEN]);
     assert_eq!(answer.len(), 12 + 7);
@@ -390,7 +390,7 @@ fn a_hello_that_was_changed_to_look_older_is_found_out() {
         let [speaker, hearer] = [turn % 2, 1 - turn % 2];
         let mut out = Vec::new();
         let (replica, connection) = &mut ends[speaker];
-        replica.poll_transmit(*connection, &mut out, 1 << 16);
+        replica.poll_transmit(NOW, *connection, &mut out, 1 << 16);
         if turn <= 2 {
             out[10..12].fill(0);
         }

@@ -103,6 +103,6 @@ fn a_node_greets_as_the_page_says() {
     let mut replica = Replica::new(cluster, Incarnation(1));
     let connection = replica.handle_connected(Nanos(1), Side::Accepted, [2; 16]);
     let mut hello = Vec::new();
-    replica.poll_transmit(connection.expect("there is room"), &mut hello, 1 << 10);
+    replica.poll_transmit(Nanos(1), connection.expect("there is room"), &mut hello, 1 << 10);
     assert_eq!(blocks("hello"), [(hello, Vec::new())]);
 }

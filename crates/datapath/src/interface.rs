@@ -59,8 +59,12 @@ pub trait NodeTable {
     fn clear(&self, buckets: &BucketSet) -> usize {
         self.clear_part(0..self.capacity(), buckets)
     }
-    /// Shows every flow once. A flow that comes or goes meanwhile may be shown or not.
-    fn scan(&self, visit: &mut dyn FnMut(&EntryView));
+    /// Shows every flow in these slots once. A flow that comes or goes meanwhile may be shown or not.
+    fn scan_part(&self, slots: Range<usize>, visit: &mut dyn FnMut(&EntryView));
+    /// The same in the whole table.
+    fn scan(&self, visit: &mut dyn FnMut(&EntryView)) {
+        self.scan_part(0..self.capacity(), visit);
+    }
     /// Takes out every flow in these slots that has been silent for longer than its timeout, and shows
     /// each.
     fn expire_part(

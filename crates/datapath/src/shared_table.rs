@@ -104,12 +104,7 @@ impl SharedTable {
         })
     }
 
-    /// Shows number, slot and control word of every slot that holds a flow.
-    fn each_live(&self, visit: impl FnMut(u32, HostSlot<'_>, u64)) {
-        self.each_live_in(0..self.mask as usize + 1, visit);
-    }
-
-    /// The same for some slots.
+    /// Shows number, slot and control word of every one of these slots that holds a flow.
     fn each_live_in(&self, slots: Range<usize>, mut visit: impl FnMut(u32, HostSlot<'_>, u64)) {
         for index in slots {
             if let Some(ahead) = self.at(index + SCAN_AHEAD) {
@@ -211,8 +206,8 @@ impl NodeTable for SharedTable {
         cleared
     }
 
-    fn scan(&self, visit: &mut dyn FnMut(&EntryView)) {
-        self.each_live(|_, slot, control| {
+    fn scan_part(&self, slots: Range<usize>, visit: &mut dyn FnMut(&EntryView)) {
+        self.each_live_in(slots, |_, slot, control| {
             if let Some(view) = Self::view(slot, control) {
                 visit(&view);
             }

@@ -11,6 +11,7 @@ mod drained_own_nothing;
 mod every_bucket_owned;
 mod handed_over_whole;
 mod handled_once;
+mod never_apart;
 mod never_back;
 mod one_owner;
 mod tables_agree;

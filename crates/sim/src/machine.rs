@@ -178,6 +178,8 @@ pub struct Daemon {
     pub wake_at: u64,
     /// The same of the coordinator.
     pub alarm_at: u64,
+    /// How many parts of rounds over its tables it has looked at.
+    pub audits: u64,
     /// Whether the engine is about to look at the kernel's queues.
     pub looks: bool,
     /// Until when each thread is kept from running, in the world's time.
@@ -286,6 +288,7 @@ impl Machine {
             backlog: Vec::new(),
             wake_at: u64::MAX,
             alarm_at: u64::MAX,
+            audits: 0,
             looks: false,
             busy: [0; THREADS],
             mail: [[0; THREADS]; THREADS],

@@ -93,6 +93,8 @@ impl Options {
                 formation: Duration::from_millis(400),
                 removal: Duration::from_millis(600),
                 handover: Duration::from_millis(150),
+                comparison: Duration::from_millis(500),
+                audit: Duration::from_millis(1000),
             },
             mode: Mode::Shared,
             delay: 2 * MS,

@@ -237,6 +237,12 @@ impl World {
             self.tally.add("moves: forced", moves.forced);
             self.tally.add("moves: withdrawn", moves.withdrawn);
             self.tally.add("moves: held in vain", moves.held_in_vain);
+            for peer in 0..self.machines.len() {
+                let comparisons = daemon.replica.peer(NodeId(peer as u8)).comparisons;
+                self.tally.add("copies of buckets found equal", comparisons.equal);
+                self.tally.add("copies of buckets that had to catch up", comparisons.caught_up);
+                self.tally.add("divergences found", comparisons.diverged);
+            }
             self.tally.add("snapshots of the map taken over", daemon.raft.counters().restored);
         }
         self.tally.count("runs");

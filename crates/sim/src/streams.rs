@@ -94,11 +94,12 @@ impl World {
         let streams: Vec<_> = daemon.streams.iter().map(|(&c, &s)| (c, s)).collect();
         for (connection, (id, side)) in streams {
             let Some(ends) = self.streams.get_mut(&id) else { continue };
+            let at = self.machines[node].read(self.now);
             let Some(daemon) = &mut self.machines[node].daemon else { return };
             let room = WINDOW.saturating_sub(ends[side].under_way);
             let mut out = Vec::new();
             let open = daemon.replica.is_open(connection);
-            if daemon.replica.poll_transmit(connection, &mut out, room) == 0 {
+            if daemon.replica.poll_transmit(at, connection, &mut out, room) == 0 {
                 continue;
             }
             let greeted = std::mem::replace(&mut ends[side].greeted, open);

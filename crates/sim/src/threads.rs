@@ -3,6 +3,7 @@
 //! Invariant: they drive the state machines as the daemon does, and tell each other everything by mail
 //! that takes its time. None looks into what another drives.
 
+mod audit;
 mod coordinator;
 mod engine;
 mod heartbeat;

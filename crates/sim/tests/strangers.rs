@@ -95,7 +95,7 @@ impl Pair {
     fn says(&mut self, end: usize) -> Vec<u8> {
         let (replica, connection) = &mut self.ends[end];
         let mut out = Vec::new();
-        replica.poll_transmit(*connection, &mut out, 1 << 16);
+        replica.poll_transmit(NOW, *connection, &mut out, 1 << 16);
         out
     }
 

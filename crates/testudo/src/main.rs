@@ -39,6 +39,8 @@ enum Command {
     /// Make the certificates that nodes know each other by.
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Show how entries get to the other nodes, and compare all nodes' tables.
+    Sync(operate::SyncArgs),
     /// Build a cluster in network namespaces, put traffic through it, play a scenario.
     Lab(lab::Args),
     /// Run a capture through a cluster in user space and show how its nodes share it.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
         Command::Pki(command) => pki::run(&command),
+        Command::Sync(args) => operate::sync(&args),
         Command::Lab(args) => lab::run(args),
         Command::Replay(args) => replay::run(&args),
     }

@@ -206,6 +206,18 @@ impl CommonTable {
         self.slots.record(slot)
     }
 
+    /// How many places for flows were ever in use.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.slots.touched()
+    }
+
+    /// The flow in a place below [`Self::places`], if there is one.
+    #[must_use]
+    pub fn at_place(&self, place: usize) -> Option<FlowRecord> {
+        self.slots.record(SlotId(u32::try_from(place).ok()?))
+    }
+
     /// The flow of this bucket with this key, or with its reverse where a flow has both directions.
     #[must_use]
     pub fn get(&self, bucket: BucketId, key: &FlowKey) -> Option<FlowRecord> {

@@ -182,6 +182,11 @@ impl Slots {
         std::iter::successors(in_use(first), move |&slot| in_use(self.get(slot)?.next))
     }
 
+    /// How many slots have ever been used.
+    pub(super) fn touched(&self) -> usize {
+        self.touched as usize
+    }
+
     /// All slots that have ever been used.
     pub(super) fn all(&self) -> impl Iterator<Item = SlotId> + use<> {
         (0..self.touched).map(SlotId)

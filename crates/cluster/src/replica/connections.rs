@@ -2,8 +2,9 @@
 
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
-use super::{Effect, Replica, own_buckets};
+use super::{Comparisons, Effect, Rejected, Replica, own_buckets};
 use crate::sync::handshake::{Identity, NONCE_BYTES};
+use crate::sync::lag::Delays;
 use crate::sync::outgoing::{Outgoing, Source};
 use crate::sync::{Session, Side, SyncError};
 
@@ -30,6 +31,18 @@ pub struct SyncStatus {
     pub pending: u64,
     /// How often more flows went than could be noted, so that all buckets were compared instead.
     pub resyncs: u64,
+    /// Changes of flows that had no frame of their own, because the flow changed again before.
+    pub coalesced: u64,
+    /// When the oldest change was noted that the peer has not said it has handled.
+    pub oldest: Option<Nanos>,
+    /// Bytes given to all streams to the peer.
+    pub bytes_sent: u64,
+    /// Bytes taken from them.
+    pub bytes_received: u64,
+    /// What was refused of it.
+    pub rejected: Rejected,
+    /// What comparing with it has come to.
+    pub comparisons: Comparisons,
 }
 
 impl Replica {
@@ -49,7 +62,19 @@ impl Replica {
             acknowledged: peer.outgoing.acknowledged(),
             pending: peer.outgoing.pending(),
             resyncs: peer.outgoing.resyncs(),
+            coalesced: peer.outgoing.coalesced(),
+            oldest: peer.outgoing.oldest(),
+            bytes_sent: peer.bytes_sent,
+            bytes_received: peer.bytes_received,
+            rejected: peer.rejected,
+            comparisons: peer.comparisons,
         }
+    }
+
+    /// How long changes took until a peer had said that it has handled them.
+    #[must_use]
+    pub fn delays(&self, node: NodeId) -> Option<&Delays> {
+        self.peers.get(usize::from(node.0)).map(|peer| &peer.delays)
     }
 
     /// A stream is there. `nonce` must never have been used before.
@@ -83,6 +108,7 @@ impl Replica {
             state.outgoing = Outgoing::default();
             self.table.untell_all(peer);
             self.moves.doubt(peer);
+            self.rounds.lose(peer);
             self.effects.push_back(Effect::PeerClosed { peer });
         }
     }
@@ -103,6 +129,7 @@ impl Replica {
             self.close(connection, SyncError::HandshakeTimeout);
         }
         self.tick_moves(now);
+        self.tick_comparison(now);
         self.note_synced();
     }
 
@@ -163,6 +190,7 @@ impl Replica {
     /// Returns how many bytes were appended. What belongs to a handshake is appended in any case.
     pub fn poll_transmit(
         &mut self,
+        now: Nanos,
         connection: ConnectionId,
         out: &mut Vec<u8>,
         max: usize,
@@ -178,7 +206,9 @@ impl Replica {
         {
             let (me, table) = (self.cluster.node(), &mut self.table);
             let (slots, leaving) = (&self.slots, &self.leaving);
+            state.outgoing.stamp(now);
             state.outgoing.transmit(Source { me, peer, table, slots, leaving }, out, max);
+            state.bytes_sent += (out.len() - before) as u64;
         }
         out.len() - before
     }

@@ -2,7 +2,7 @@
 
 use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
 
-use super::ConnectionId;
+use super::{ConnectionId, Repair};
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::sync::SyncError;
@@ -101,6 +101,23 @@ pub enum Effect {
         connection: ConnectionId,
         /// Why.
         error: SyncError,
+    },
+    /// A peer's copy of an own bucket was equal and is not any more, though it was told of all
+    /// changes. It is being sent again.
+    Diverged {
+        /// Whose copy.
+        peer: NodeId,
+        /// Of which bucket.
+        bucket: BucketId,
+    },
+    /// A copy that had diverged is equal again.
+    Repaired {
+        /// Whose copy.
+        peer: NodeId,
+        /// Of which bucket.
+        bucket: BucketId,
+        /// How it was repaired.
+        repair: Repair,
     },
     /// A peer has proved who it is; flows are exchanged from now on.
     PeerConnected {

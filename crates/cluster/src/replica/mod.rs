@@ -20,13 +20,17 @@
 //! * The slots of all buckets that are taken over at once are flipped before the first entry of any
 //!   is installed, so a takeover does not wait for copying.
 //! * Nothing is remembered for a peer that is not connected. When it connects, counts and digests of
-//!   all own buckets are compared, and what differs is sent whole.
+//!   all own buckets are compared, and what differs is sent whole. From then on they are compared over
+//!   and over ([`comparison`]).
 
+pub mod audit;
+pub mod comparison;
 mod connections;
 mod effect;
 mod handover;
 mod receive;
 mod references;
+pub mod rounds;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -41,27 +45,20 @@ use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::ownership::Ownership;
 use crate::sync::Session;
+use crate::sync::lag::Delays;
 use crate::sync::outgoing::Outgoing;
 use crate::sync::references::Reference;
 
 pub use crate::common_table::Refused;
 pub use crate::sync::{Side, SyncError};
+pub use audit::Audit;
+pub use comparison::{Comparisons, Divergence, Repair};
 pub use connections::{ConnectionId, SyncStatus};
 pub use effect::Effect;
 pub use handover::MoveCounters;
+pub use rounds::{Copies, Verification};
 
-/// What comparing the node table with the common table has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rescan {
-    /// Flows that were unknown, or known in an earlier state.
-    pub changed: usize,
-    /// Flows that are no longer there.
-    pub removed: usize,
-    /// Flows that were refused: of buckets that this node does not own, or for lack of room.
-    pub refused: usize,
-}
-
-/// Frames of peers that were refused, by reason. Their sessions go on.
+/// Frames of a peer that were refused, by reason. Its sessions go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rejected {
     /// Overtaken by a newer state.
@@ -82,6 +79,11 @@ struct Peer {
     life: Option<Incarnation>,
     connection: Option<ConnectionId>,
     outgoing: Outgoing,
+    comparisons: Comparisons,
+    rejected: Rejected,
+    delays: Delays,
+    bytes_sent: u64,
+    bytes_received: u64,
 }
 
 /// What a node knows of all flows.
@@ -95,18 +97,24 @@ pub struct Replica {
     doubtful: Vec<bool>,
     /// The latest epoch under which a peer was believed to own a bucket, and which peer.
     heard: Vec<(Epoch, NodeId)>,
+    /// Which peer has shown that this node's copy of a bucket equals its own, if none but that one was
+    /// believed since.
+    equal_to: Vec<NodeId>,
     peers: Vec<Peer>,
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
     effects: VecDeque<Effect>,
-    rejected: Rejected,
     moves: handover::Moves,
+    turns: comparison::Turns,
+    rounds: rounds::Rounds,
     /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
     leaving: BTreeMap<BucketId, BucketSlot>,
     /// By which version of the map the owners are known.
     told: Option<Version>,
     synced: Option<Version>,
     letters_lost: u64,
+    /// Flows that were seen in the node table and are not known.
+    in_question: Vec<FlowRecord>,
 }
 
 impl Replica {
@@ -120,23 +128,26 @@ impl Replica {
             slots: vec![BucketSlot::VACANT; buckets as usize],
             doubtful: vec![true; buckets as usize],
             heard: vec![(Epoch(0), NodeId::NONE); buckets as usize],
+            equal_to: vec![NodeId::NONE; buckets as usize],
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,
             effects: VecDeque::new(),
-            rejected: Rejected::default(),
             moves: handover::Moves::default(),
+            turns: comparison::Turns::default(),
+            rounds: rounds::Rounds::default(),
             leaving: BTreeMap::new(),
             told: None,
             synced: None,
             letters_lost: 0,
+            in_question: Vec::new(),
             cluster,
             incarnation,
         }
     }
 
     /// A node that goes on owning what another process has left to it. It knows no flow yet: what it
-    /// owns itself is to be read from the node table, by [`Self::handle_rescan`].
+    /// owns itself is to be read from the node table ([`audit`]).
     #[must_use]
     pub fn resume(cluster: Arc<Cluster>, incarnation: Incarnation, slots: &[BucketSlot]) -> Self {
         let me = cluster.node();
@@ -158,16 +169,16 @@ impl Replica {
         &self.table
     }
 
+    /// The table, to be spoilt: for showing that it gets repaired.
+    #[doc(hidden)]
+    pub fn spoil(&mut self) -> &mut CommonTable {
+        &mut self.table
+    }
+
     /// The slot of a bucket, as this node sees it.
     #[must_use]
     pub fn slot(&self, bucket: BucketId) -> BucketSlot {
         self.slots.get(usize::from(bucket.0)).copied().unwrap_or(BucketSlot::VACANT)
-    }
-
-    /// What was refused of peers so far.
-    #[must_use]
-    pub fn rejected(&self) -> Rejected {
-        self.rejected
     }
 
     /// The next thing to do.
@@ -246,6 +257,7 @@ impl Replica {
                 for (bucket, slot) in buckets {
                     self.arrived(bucket);
                     self.doubtful[usize::from(bucket.0)] = false;
+                    self.equal_to[usize::from(bucket.0)] = NodeId::NONE;
                     self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
                     self.forget_snapshots(bucket, self.cluster.node());
                     self.peers.iter_mut().for_each(|peer| peer.outgoing.check(bucket));
@@ -384,6 +396,13 @@ impl Replica {
         }
     }
 
+    /// Whether this node owns a bucket, and nobody has spoken for it as a later owner.
+    fn is_undisputed(&self, bucket: BucketId) -> bool {
+        let slot = self.slot(bucket);
+        let heard = self.heard.get(usize::from(bucket.0));
+        slot.owner == self.cluster.node() && heard.is_some_and(|(heard, _)| *heard <= slot.epoch)
+    }
+
     fn check_own(&self, bucket: BucketId) -> Result<(), Refused> {
         let buckets = self.slots.len();
         match self.slots.get(usize::from(bucket.0)) {
@@ -391,30 +410,6 @@ impl Replica {
             Some(slot) if slot.owner != self.cluster.node() => Err(Refused::NotOwner { bucket }),
             Some(_) => Ok(()),
         }
-    }
-
-    /// Compares the common table with all that is in the node table now, because events were lost.
-    /// Buckets that are still loading lose nothing by it.
-    pub fn handle_rescan(&mut self, records: impl IntoIterator<Item = FlowRecord>) -> Rescan {
-        let mut found = Rescan::default();
-        let mut own = own_buckets(&self.slots, self.cluster.node());
-        own.retain(|&bucket| self.slot(bucket).state == BucketState::Active);
-        own.iter().for_each(|&bucket| self.table.doubt(bucket));
-        for record in records {
-            match self.learn(record) {
-                Ok(()) => found.changed += 1,
-                // Known, in this state or one that an event has told since.
-                Err(Refused::Older { .. }) => {}
-                Err(_) => found.refused += 1,
-            }
-        }
-        for bucket in own {
-            for record in self.table.sweep(bucket) {
-                self.tell_removed(&record, None);
-                found.removed += 1;
-            }
-        }
-        found
     }
 }
 

@@ -5,9 +5,10 @@ use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Effect, Replica};
 use crate::common_table::{Authority, Refused};
+use crate::sync::comparing::Verdict;
 use crate::sync::frame::{Frame, LETTER};
 use crate::sync::outgoing::MAX_LETTER_FRAMES;
-use crate::sync::{Incoming, SyncError};
+use crate::sync::{Incoming, Session, SyncError};
 
 impl Replica {
     /// Bytes of a stream have come.
@@ -17,17 +18,18 @@ impl Replica {
     /// Why the session is over: close the stream. What whole frames said before stands.
     pub fn handle_bytes(
         &mut self,
-        _now: Nanos,
+        now: Nanos,
         connection: ConnectionId,
         bytes: &[u8],
     ) -> Result<(), SyncError> {
         let mut input = bytes;
+        self.count_received(connection, bytes.len());
         loop {
             let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
             let result = match session.next(&self.cluster, &mut input) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Incoming::Opened(identity))) => self.open(connection, &identity),
-                Ok(Some(Incoming::Item(item))) => self.handle_item(connection, item),
+                Ok(Some(Incoming::Item(item))) => self.handle_item(now, connection, item),
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
@@ -37,8 +39,17 @@ impl Replica {
         }
     }
 
+    /// Counts what a peer has sent; who has not proved to be one is not counted.
+    fn count_received(&mut self, connection: ConnectionId, bytes: usize) {
+        let peer = self.sessions.get(&connection).and_then(|session| session.peer);
+        if let Some(peer) = peer.and_then(|(peer, _)| self.peers.get_mut(usize::from(peer.0))) {
+            peer.bytes_received += bytes as u64;
+        }
+    }
+
     pub(super) fn handle_frame(
         &mut self,
+        now: Nanos,
         connection: ConnectionId,
         peer: NodeId,
         frame: Frame,
@@ -47,13 +58,10 @@ impl Replica {
             Frame::Upsert(record) => self.upsert(peer, record),
             Frame::Remove(record) => self.remove(peer, &record),
             Frame::Check { bucket, epoch, digest, count } => {
-                let differs =
-                    (self.table.bucket_digest(bucket), self.table.count(bucket)) != (digest, count);
-                match (self.believes(peer, bucket, epoch), differs) {
-                    (true, true) => self.peers[usize::from(peer.0)].outgoing.want(bucket),
-                    (true, false) => self.trust(peer, bucket),
-                    (false, _) => {}
-                }
+                self.check(connection, peer, bucket, epoch, (digest, count));
+            }
+            Frame::Compared { bucket, check, verdict } => {
+                self.compared(now, peer, bucket, check, verdict);
             }
             Frame::Want { bucket } => {
                 if self.check_own(bucket).is_ok() || self.leaving.contains_key(&bucket) {
@@ -64,7 +72,7 @@ impl Replica {
             Frame::Snapshot(record) => {
                 if self.in_snapshot(connection, record.bucket)? {
                     let replaced = self.table.replace(record).map(|_| ());
-                    self.note(replaced);
+                    self.note(peer, replaced);
                 }
             }
             Frame::End { bucket } => {
@@ -77,7 +85,8 @@ impl Replica {
                 }
             }
             Frame::Acknowledge { frames } => {
-                if !self.peers[usize::from(peer.0)].outgoing.acknowledge(frames) {
+                let state = &mut self.peers[usize::from(peer.0)];
+                if !state.outgoing.acknowledge(now, frames, &mut state.delays) {
                     let expected = "an acknowledgement of frames that were sent";
                     return Err(SyncError::Order { seen: "acknowledgement", expected });
                 }
@@ -101,6 +110,40 @@ impl Replica {
         Ok(())
     }
 
+    /// A peer says what its copy of a bucket sums up to. It gets an answer, and is asked for all of it if
+    /// this node's copy differs.
+    fn check(
+        &mut self,
+        connection: ConnectionId,
+        peer: NodeId,
+        bucket: BucketId,
+        epoch: Epoch,
+        sum: (u64, u32),
+    ) {
+        if usize::from(bucket.0) >= self.slots.len() {
+            return self.note(peer, self.check_own(bucket));
+        }
+        let differs = (self.table.bucket_digest(bucket), self.table.count(bucket)) != sum;
+        let believed = self.believes(peer, bucket, epoch);
+        let equal = self.equal_to.get(usize::from(bucket.0)) == Some(&peer);
+        let mine = self.slot(bucket).owner == self.cluster.node();
+        let verdict = match differs {
+            // Whoever does not know yet that it has been succeeded goes on changing its copy.
+            _ if !believed || mine => Verdict::NotOwner,
+            true if equal => Verdict::Differs,
+            true => Verdict::Outdated,
+            false => Verdict::Equal,
+        };
+        let check = self.sessions.get(&connection).map_or(0, Session::received);
+        let outgoing = &mut self.peers[usize::from(peer.0)].outgoing;
+        outgoing.answer(bucket, check, verdict);
+        match (believed, differs) {
+            (true, true) => outgoing.want(bucket),
+            (true, false) => self.trust(peer, bucket),
+            (false, _) => {}
+        }
+    }
+
     /// Whether a peer that speaks for a bucket under this epoch is believed: as the owner that this
     /// node knows, or as one that this node does not know of yet. Two owners never share an epoch.
     pub(super) fn believes(&mut self, peer: NodeId, bucket: BucketId, epoch: Epoch) -> bool {
@@ -111,7 +154,15 @@ impl Replica {
         let (latest, by) = *heard;
         let succeeded = latest > slot.epoch.max(epoch) && by != peer;
         let believed = (slot.owner == peer || newer) && !succeeded;
-        if newer && epoch > latest {
+        if believed {
+            let equal_to = &mut self.equal_to[usize::from(bucket.0)];
+            if *equal_to != peer {
+                *equal_to = NodeId::NONE;
+            }
+        }
+        // Whoever is known as the owner is remembered, too: what is known of owners can be forgotten when
+        // a node begins a new life, and its copies are not.
+        if believed && epoch > latest {
             *heard = (epoch, peer);
             self.forget_snapshots(bucket, peer);
         }
@@ -132,6 +183,8 @@ impl Replica {
     /// all there is.
     fn trust(&mut self, peer: NodeId, bucket: BucketId) {
         let (slot, index) = (self.slot(bucket), usize::from(bucket.0));
+        // Both callers have just believed the peer.
+        self.equal_to[index] = peer;
         if slot.owner == peer
             && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch)
         {
@@ -168,7 +221,7 @@ impl Replica {
         } else {
             Err(Refused::NotOwner { bucket })
         };
-        self.note(applied);
+        self.note(peer, applied);
     }
 
     fn remove(&mut self, peer: NodeId, record: &FlowRecord) {
@@ -178,7 +231,7 @@ impl Replica {
         } else {
             Err(Refused::NotOwner { bucket })
         };
-        self.note(removed);
+        self.note(peer, removed);
     }
 
     fn begin(
@@ -217,8 +270,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn note(&mut self, result: Result<(), Refused>) {
-        let rejected = &mut self.rejected;
+    pub(super) fn note(&mut self, peer: NodeId, result: Result<(), Refused>) {
+        let rejected = &mut self.peers[usize::from(peer.0)].rejected;
         match result {
             // A flow that is gone already is what the peer wanted.
             Ok(()) | Err(Refused::Unknown) => {}

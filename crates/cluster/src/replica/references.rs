@@ -8,7 +8,7 @@
 //! A reference that leads nowhere (the flow found no room here, was not believed, or is gone by another
 //! node's word) is told back, and the peer introduces the flow again.
 
-use testudo_packet::bucket::{BucketId, NodeId};
+use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Replica};
@@ -20,13 +20,14 @@ use crate::sync::references::Reference;
 impl Replica {
     pub(super) fn handle_item(
         &mut self,
+        now: Nanos,
         connection: ConnectionId,
         item: Item,
     ) -> Result<(), SyncError> {
         let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
         let (peer, _) = session.peer.ok_or(SyncError::NotOpen)?;
         match item {
-            Item::Frame(frame) => return self.handle_frame(connection, peer, frame),
+            Item::Frame(frame) => return self.handle_frame(now, connection, peer, frame),
             Item::Introduce { reference, record } => {
                 let epoch = session.epoch(record.bucket)?;
                 let place = self.introduce(peer, FlowRecord { epoch, ..record });
@@ -37,14 +38,14 @@ impl Replica {
                 if self.in_snapshot(connection, record.bucket)? {
                     let replaced = self.table.replace(record);
                     place = replaced.ok().map(|slot| self.table.place(slot));
-                    self.note(replaced.map(|_| ()));
+                    self.note(peer, replaced.map(|_| ()));
                 }
                 self.refer(connection, reference, place)?;
             }
             Item::Change { reference, phase, confirmed, sequence } => {
                 let place = session.dictionary.get(reference);
                 let Some((place, bucket)) = locate(&self.table, place) else {
-                    self.rejected.unknown += 1;
+                    self.peers[usize::from(peer.0)].rejected.unknown += 1;
                     self.peers[usize::from(peer.0)].outgoing.forgotten(reference);
                     return Ok(());
                 };
@@ -54,7 +55,7 @@ impl Replica {
                 } else {
                     Err(Refused::NotOwner { bucket })
                 };
-                self.note(changed);
+                self.note(peer, changed);
             }
             Item::Leave { reference } => {
                 let place = session.dictionary.get(reference);
@@ -66,7 +67,7 @@ impl Replica {
                     } else {
                         Err(Refused::NotOwner { bucket })
                     };
-                    self.note(removed);
+                    self.note(peer, removed);
                 }
             }
             Item::Forgotten { reference } => self.introduce_again(peer, reference.slot()),
@@ -97,7 +98,7 @@ impl Replica {
         } else {
             Err(Refused::NotOwner { bucket })
         };
-        self.note(applied.map(|_| ()));
+        self.note(peer, applied.map(|_| ()));
         let slot = match applied {
             Ok(slot) => slot,
             Err(Refused::Older { .. }) => {

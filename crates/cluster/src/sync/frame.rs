@@ -13,11 +13,14 @@
 //!             handled:       bucket, number of packets, up to five packet hashes, zero …
 //!             letter:        length | last << 8, then the bytes, zero …
 //!             other life:    the life that is heard, zero …
+//!             compared:      bucket, the number of the check's frame, verdict (0 equal, 1 differs,
+//!                            2 not the owner, 3 outdated), zero …
 //! ```
 //!
 //! Frames of one size need no length to be trusted, and a reader never holds more than one.
 
 use super::SyncError;
+use super::comparing::Verdict;
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::wire::Reader;
@@ -122,6 +125,16 @@ pub enum Frame {
         /// The life that it hears.
         heard: Incarnation,
     },
+    /// The answer to a [`Frame::Check`].
+    Compared {
+        /// The bucket.
+        bucket: BucketId,
+        /// Which check: how many frames the receiver of this had sent with it, as in
+        /// [`Frame::Acknowledge`].
+        check: u64,
+        /// How the sender's copy was when it had handled all frames before.
+        verdict: Verdict,
+    },
 }
 
 /// The most hashes in one frame.
@@ -162,6 +175,9 @@ impl Frame {
                 (14, words)
             }
             Self::OtherLife { heard } => (15, [heard.0, 0, 0, 0, 0, 0, 0]),
+            Self::Compared { bucket, check, verdict } => {
+                (16, [u64::from(bucket.0), check, verdict as u64, 0, 0, 0, 0])
+            }
         }
     }
 
@@ -241,6 +257,7 @@ fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
             Frame::Letter { length, last: rest[0] >> 8 & 1 != 0, bytes }
         }
         15 => Frame::OtherLife { heard: Incarnation(rest[0]) },
+        16 => Frame::Compared { bucket, check: rest[1], verdict: Verdict::from_number(rest[2])? },
         _ => return None,
     })
 }
@@ -278,6 +295,8 @@ mod tests {
             Frame::Withdrawn { bucket, since: Version(4) },
             Frame::Letter { length: LETTER as u8, last: true, bytes: [3; LETTER] },
             Frame::OtherLife { heard: Incarnation(u64::MAX) },
+            Frame::Compared { bucket, check: 3, verdict: Verdict::NotOwner },
+            Frame::Compared { bucket, check: 4, verdict: Verdict::Outdated },
         ] {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);
@@ -292,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..17, rest in prop::array::uniform32(0u8..)) {
+        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..18, rest in prop::array::uniform32(0u8..)) {
             let mut bytes = vec![0; FRAME_BYTES];
             bytes[0] = kind;
             bytes[FRAME_BYTES - 32..].copy_from_slice(&rest);

@@ -18,6 +18,7 @@
 //! each field, and what one more field costs is plain to see.
 
 use super::SyncError;
+use super::comparing::Verdict;
 use super::frame::{Frame, HANDLED, LETTER};
 use super::references::{MAX_REFERENCES, Reference};
 use crate::heartbeat::Incarnation;
@@ -63,6 +64,7 @@ pub mod kind {
     pub const LETTER: u8 = 18;
     pub const OTHER_LIFE: u8 = 19;
     pub const FORGOTTEN: u8 = 20;
+    pub const COMPARED: u8 = 21;
     pub const ACKNOWLEDGE: u8 = super::UNCOUNTED;
     pub const EPOCH: u8 = super::UNCOUNTED + 1;
 }
@@ -133,6 +135,7 @@ fn least(kind: u8) -> Option<(u8, bool)> {
         kind::BEGIN | kind::EPOCH => (6, false),
         kind::PREPARE => (14, false),
         kind::HOLDING | kind::RELEASED | kind::WITHDRAWN => (10, false),
+        kind::COMPARED => (11, false),
         kind::HANDLED => (3, true),
         kind::LETTER => (2, true),
         kind::OTHER_LIFE | kind::ACKNOWLEDGE => (8, false),
@@ -218,6 +221,7 @@ impl Item {
             Self::Frame(Frame::Withdrawn { .. }) => kind::WITHDRAWN,
             Self::Frame(Frame::Letter { .. }) => kind::LETTER,
             Self::Frame(Frame::OtherLife { .. }) => kind::OTHER_LIFE,
+            Self::Frame(Frame::Compared { .. }) => kind::COMPARED,
         }
     }
 
@@ -359,6 +363,10 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             out.extend_from_slice(&[length, u8::from(last)]);
             out.extend_from_slice(bytes.get(..usize::from(length)).unwrap_or(&bytes));
         }
+        Frame::Compared { bucket, check, verdict } => {
+            put_bucket(bucket, &[verdict as u8], out);
+            out.extend_from_slice(&check.to_le_bytes());
+        }
         Frame::OtherLife { heard } => out.extend_from_slice(&heard.0.to_le_bytes()),
         // Flows have layouts of their own.
         Frame::Upsert(_) | Frame::Remove(_) | Frame::Snapshot(_) => {}
@@ -456,6 +464,10 @@ fn read_frame(kind: u8, reader: &mut Reader<'_>) -> Result<Frame, Meaningless> {
                 *packet = reader.u64()?;
             }
             Frame::Handled { bucket, count, packets }
+        }
+        kind::COMPARED => {
+            let verdict = Verdict::from_number(reader.u8()?.into()).ok_or(Meaningless)?;
+            Frame::Compared { bucket, check: reader.u64()?, verdict }
         }
         kind::RELEASED => Frame::Released { bucket, since: Version(reader.u64()?) },
         kind::WITHDRAWN => Frame::Withdrawn { bucket, since: Version(reader.u64()?) },

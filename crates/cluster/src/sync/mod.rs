@@ -12,8 +12,10 @@
 //! Invariant: a session that fails has handed over whole frames only, and hands over nothing after
 //! its error.
 
+pub mod comparing;
 pub mod frame;
 pub mod handshake;
+pub mod lag;
 pub mod layout;
 pub mod outgoing;
 pub mod references;
@@ -291,6 +293,11 @@ impl Session {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// How many frames were taken from the peer, acknowledgements not counted.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Takes one message from the front of `input`, if it is all there.

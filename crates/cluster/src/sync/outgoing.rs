@@ -7,6 +7,11 @@
 //!
 //! A peer is made complete by bucket: the owner sends count and digest, and only if the peer's
 //! differ, all records. So a takeover costs no traffic for what the peers already agree on.
+//! Count and digest go only when nothing else waits: then all that makes them up has been told, and equal
+//! tables compare equal, however busy the bucket is. A peer that never catches up is never compared
+//! with; its lag says so.
+//!
+//! All of a bucket takes its turn with the changes, so neither keeps the other waiting.
 //!
 //! A flow of which the peer knows by its slot's number is told of by that number. It may be another
 //! flow's as soon as the flow is gone, so all flows that have left are told of before any flow gets a
@@ -21,15 +26,17 @@
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 
+use super::comparing::{Comparing, Finding, Verdict};
 use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
 use super::handshake::Format;
+use super::lag::{Delays, Lag, Noted};
 use super::layout::Item;
 use super::references::Reference;
 use super::runs::{MOST_ADDED, Runs};
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
 use std::collections::{BTreeMap, VecDeque};
-use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 
 /// Small numbers, in the order in which they were put in, each at most once.
@@ -43,16 +50,19 @@ struct UniqueQueue {
 }
 
 impl UniqueQueue {
-    fn push(&mut self, number: u32) {
+    /// Says whether it was not in already.
+    fn push(&mut self, number: u32) -> bool {
         let (word, bit) = (number as usize / 64, 1 << (number % 64));
         if word >= self.member.len() {
             self.member.resize(word + 1, 0);
         }
-        if self.member[word] & bit == 0 {
+        let new = self.member[word] & bit == 0;
+        if new {
             self.member[word] |= bit;
             self.queue.push_back(number);
             self.pushed += 1;
         }
+        new
     }
 
     fn pop(&mut self) -> Option<u32> {
@@ -64,6 +74,11 @@ impl UniqueQueue {
 
     fn pop_bucket(&mut self) -> Option<BucketId> {
         self.pop().map(|number| BucketId(number as u16))
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        let word = self.member.get(number as usize / 64);
+        word.is_some_and(|word| word & 1 << (number % 64) != 0)
     }
 
     fn len(&self) -> usize {
@@ -82,6 +97,7 @@ struct Snapshot {
     bucket: BucketId,
     /// What is still to be sent, last first.
     rest: Vec<SlotId>,
+    sent: u32,
 }
 
 /// The frames that let a bucket go, behind the changes that were noted before it.
@@ -130,6 +146,9 @@ pub(crate) struct Outgoing {
     on_the_way: VecDeque<(BucketId, Version, u64)>,
     gone: VecDeque<FlowRecord>,
     departures: VecDeque<Departure>,
+    /// How many of both were ever put in, and taken out.
+    gone_pushed: u64,
+    gone_popped: u64,
     /// References of the peer's that lead nowhere.
     forgotten: UniqueQueue,
     changed: UniqueQueue,
@@ -141,6 +160,12 @@ pub(crate) struct Outgoing {
     sent: u64,
     acknowledged: u64,
     resyncs: u64,
+    coalesced: u64,
+    comparing: Comparing,
+    /// Whether the peer says what a comparison has come to. Of the version before, it asks for what
+    /// differs, and says nothing else.
+    is_answered: bool,
+    lag: Lag,
 }
 
 /// Whose table and buckets frames are made of, and for whom.
@@ -176,12 +201,12 @@ impl Outgoing {
     /// For a stream that has just been opened.
     pub(crate) fn new(format: Format) -> Self {
         let runs = (format == Format::Runs).then(Box::default);
-        Self { runs, ..Self::default() }
+        Self { is_answered: runs.is_some(), runs, ..Self::default() }
     }
 
     /// A flow has changed.
     pub(crate) fn change(&mut self, slot: SlotId) {
-        self.changed.push(slot.0);
+        self.coalesced += u64::from(!self.changed.push(slot.0));
     }
 
     /// A flow is gone; the peer knows it by a reference, or does not. Says whether there was room to
@@ -201,10 +226,12 @@ impl Outgoing {
                 }
                 None => self.gone.push_back(record),
             }
+            self.gone_pushed += 1;
             return true;
         }
         self.gone.clear();
         self.departures.clear();
+        self.gone_popped = self.gone_pushed;
         self.changed.clear();
         self.resyncs += 1;
         false
@@ -219,7 +246,34 @@ impl Outgoing {
 
     /// The peer's copy of a bucket may differ.
     pub(crate) fn check(&mut self, bucket: BucketId) {
+        self.comparing.doubt(bucket);
+        self.compare(bucket);
+    }
+
+    /// The peer's copy of a bucket is to be compared, though nothing says that it may differ.
+    pub(crate) fn compare(&mut self, bucket: BucketId) {
         self.checks.push(u32::from(bucket.0));
+    }
+
+    /// Whether a comparison of a bucket is under way.
+    pub(crate) fn is_comparing(&self, bucket: BucketId) -> bool {
+        self.checks.contains(u32::from(bucket.0)) || self.comparing.is_asked(bucket)
+    }
+
+    /// This node owes the peer an answer to the check in its frame of this number.
+    pub(crate) fn answer(&mut self, bucket: BucketId, frame: u64, verdict: Verdict) {
+        self.comparing.answer(bucket, frame, verdict);
+    }
+
+    /// The peer has answered a check.
+    pub(crate) fn judge(
+        &mut self,
+        now: Nanos,
+        bucket: BucketId,
+        frame: u64,
+        verdict: Verdict,
+    ) -> Finding {
+        self.comparing.judge(now, bucket, frame, verdict)
     }
 
     /// This node's copy of a bucket differs from the peer's.
@@ -280,12 +334,27 @@ impl Outgoing {
 
     /// The peer has handled so many frames; `false` if that is more than were sent.
     #[must_use]
-    pub(crate) fn acknowledge(&mut self, frames: u64) -> bool {
+    pub(crate) fn acknowledge(&mut self, now: Nanos, frames: u64, delays: &mut Delays) -> bool {
         let plausible = (self.acknowledged..=self.sent).contains(&frames);
         if plausible {
             self.acknowledged = frames;
+            self.lag.acknowledged(now, frames, delays);
         }
         plausible
+    }
+
+    /// Takes note of when the changes were noted that are new.
+    pub(crate) fn stamp(&mut self, now: Nanos) {
+        self.lag.stamp(now, Noted { changed: self.changed.pushed, gone: self.gone_pushed });
+    }
+
+    /// Since when the oldest change waits for the peer's word.
+    pub(crate) fn oldest(&self) -> Option<Nanos> {
+        self.lag.oldest()
+    }
+
+    pub(crate) fn coalesced(&self) -> u64 {
+        self.coalesced
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -307,7 +376,8 @@ impl Outgoing {
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rest.len() + 1);
         let moves = self.urgent.len() + self.marks.len();
         let gone = self.gone.len() + self.departures.len();
-        (gone + queued + snapshot + moves) as u64 + self.sent - self.acknowledged
+        let answers = self.comparing.answers();
+        (gone + queued + snapshot + moves + answers) as u64 + self.sent - self.acknowledged
     }
 
     /// Appends frames until there are none or `out` would be longer than `max`.
@@ -322,27 +392,41 @@ impl Outgoing {
         }
         runs.flush(out);
         self.runs = Some(runs);
+        self.note_sent();
     }
 
     /// As [`Self::transmit`], to a peer of the version before.
     fn transmit_frames(&mut self, source: &mut Source<'_>, out: &mut Vec<u8>, max: usize) {
         while out.len() + FRAME_BYTES <= max {
             let frame = match self.next(source) {
+                // Builds that speak no later version do not know it.
+                Some(Next::Frame(Frame::Compared { .. })) => continue,
                 Some(Next::Frame(frame)) => frame,
                 Some(Next::Upsert(_, record)) => Frame::Upsert(record),
                 Some(Next::Snapshot(_, record)) => Frame::Snapshot(record),
                 // Such a peer knows no references, and uses none.
                 Some(Next::Departure(_) | Next::Forgotten(_)) => continue,
-                None => return,
+                None => break,
             };
             frame.encode(out);
             self.sent += 1;
         }
+        self.note_sent();
+    }
+
+    /// What has left the queues by now is in what was sent by now.
+    fn note_sent(&mut self) {
+        let sent = Noted { changed: self.changed.popped, gone: self.gone_popped };
+        self.lag.sent(sent, self.sent);
     }
 
     fn next(&mut self, source: &mut Source<'_>) -> Option<Next> {
         if let Some(frame) = self.urgent.pop_front().or_else(|| self.letters.pop_front()) {
             return Some(Next::Frame(frame));
+        }
+        // An answer goes ahead of the wish that follows from it.
+        if let Some((bucket, check, verdict)) = self.comparing.next_answer() {
+            return Some(Next::Frame(Frame::Compared { bucket, check, verdict }));
         }
         self.turn = (self.turn + 1) % SNAPSHOT_SHARE;
         if let Some(bucket) = self.wants.pop_bucket() {
@@ -353,6 +437,7 @@ impl Outgoing {
         }
         // Before anything that a number could be used again for.
         if let Some(departure) = self.departures.pop_front() {
+            self.gone_popped += 1;
             return Some(Next::Departure(departure));
         }
         if self.turn == 0
@@ -361,6 +446,7 @@ impl Outgoing {
             return Some(next);
         }
         if let Some(record) = self.gone.pop_front() {
+            self.gone_popped += 1;
             return Some(Next::Frame(Frame::Remove(record)));
         }
         if let Some(frame) = self.next_of_mark() {
@@ -384,6 +470,9 @@ impl Outgoing {
                 let (digest, count) =
                     (source.table.bucket_digest(bucket), source.table.count(bucket));
                 let epoch = slot.epoch;
+                if self.is_answered {
+                    self.comparing.ask(bucket, self.sent + 1);
+                }
                 return Some(Next::Frame(Frame::Check { bucket, epoch, digest, count }));
             }
         }
@@ -406,10 +495,15 @@ impl Outgoing {
         let bucket = snapshot.bucket;
         while let Some(slot) = snapshot.rest.pop() {
             if let Some(record) = source.table.at(slot).filter(|record| record.bucket == bucket) {
+                snapshot.sent += 1;
                 return Some(Next::Snapshot(slot, record));
             }
         }
+        let sent = snapshot.sent;
         self.snapshot = None;
+        if self.comparing.note_sent(bucket, sent) && self.is_answered {
+            self.compare(bucket);
+        }
         Some(Next::Frame(Frame::End { bucket }))
     }
 
@@ -417,7 +511,7 @@ impl Outgoing {
         while let Some(bucket) = self.wanted.pop_bucket() {
             if let Some(slot) = source.owned(bucket) {
                 let rest = source.table.bucket_slots(bucket).collect();
-                self.snapshot = Some(Snapshot { bucket, rest });
+                self.snapshot = Some(Snapshot { bucket, rest, sent: 0 });
                 return Some(Next::Frame(Frame::Begin { bucket, epoch: slot.epoch }));
             }
         }
@@ -459,3 +553,5 @@ fn put(runs: &mut Runs, next: Next, source: &mut Source<'_>, out: &mut Vec<u8>) 
     };
     runs.put(&item, out);
 }
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,7 @@ impl Story {
             let message = match &mut self.ends[speaker] {
                 End::Live(replica, connection) => {
                     let mut message = Vec::new();
-                    replica.poll_transmit(*connection, &mut message, 1 << 16);
+                    replica.poll_transmit(NOW, *connection, &mut message, 1 << 16);
                     message
                 }
                 End::Recorded => self.record[self.said.len()].clone(),

@@ -88,8 +88,8 @@ impl World {
         }
     }
 
-    /// An owner has read its node table anew: flows that it lacks have ended.
-    pub(crate) fn note_rescan(&mut self, node: usize) {
+    /// An owner has gone over its node table: flows that it lacks have ended.
+    pub(crate) fn note_audit(&mut self, node: usize) {
         let machine = &self.machines[node];
         let Some(daemon) = &machine.daemon else { return };
         let own = (0..self.acknowledged.buckets).map(|bucket| BucketId(bucket as u16));

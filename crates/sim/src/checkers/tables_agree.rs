@@ -1,15 +1,20 @@
-//! The common tables of all running nodes hold the same flows, and of each bucket exactly those
-//! that its owner has in its kernel. No other kernel has any of them: an entry that is left behind
+//! The common tables of all running nodes hold the same flows in the same states, and of each bucket
+//! exactly those that its owner has in its kernel, where sequences may be ahead. No other kernel has any of them: an entry that is left behind
 //! would be in force again, as old as it is, when its bucket comes back.
 
 use std::collections::BTreeMap;
 
 use testudo_packet::bucket::BucketId;
-use testudo_packet::entry::FlowState;
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::tracking::Phase;
 
 use crate::world::World;
 
-type Flows = BTreeMap<u16, FlowState>;
+type Flows = BTreeMap<u16, (Phase, bool)>;
+
+fn flow(record: &FlowRecord) -> (u16, (Phase, bool)) {
+    (record.key.initiator.port, (record.state.phase, record.state.confirmed))
+}
 
 /// To be asked when nothing has happened for a while.
 ///
@@ -32,15 +37,9 @@ pub fn tables_agree(world: &World) -> Result<(), String> {
             let Some(owner) = world.handler(bucket) else {
                 return Err(format!("bucket {bucket} has no owner to compare with"));
             };
-            let truth: Flows = world.machines[owner]
-                .kernel
-                .of_bucket(bucket)
-                .map(|record| (record.key.initiator.port, record.state))
-                .collect();
-            let known: Flows = table
-                .bucket(BucketId(bucket as u16))
-                .map(|record| (record.key.initiator.port, record.state))
-                .collect();
+            let truth: Flows = world.machines[owner].kernel.of_bucket(bucket).map(flow).collect();
+            let known: Flows =
+                table.bucket(BucketId(bucket as u16)).map(|record| flow(&record)).collect();
             if truth != known {
                 return Err(format!(
                     "bucket {bucket}: its owner, node {owner}, has {truth:?}; node {number} knows \

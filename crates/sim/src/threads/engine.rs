@@ -15,7 +15,7 @@ use crate::options::{MS, Plant};
 use crate::world::World;
 
 /// How often deadlines of streams and moves are looked at.
-const TICK: u64 = 100 * MS;
+pub(crate) const TICK: u64 = 100 * MS;
 
 /// How long a packet that met a bucket's old slot may still be under way.
 const GRACE: u64 = MS;
@@ -33,6 +33,7 @@ impl World {
                 let life = daemon.life;
                 replica.handle_tick(now);
                 self.dial(node);
+                self.audit_some(node);
                 self.input_at(self.now + TICK, node, life, Input::Tick);
                 if let Err(error) = bounded(self, node) {
                     self.fail(|| error);
@@ -120,10 +121,8 @@ impl World {
         }
         let machine = &mut self.machines[node];
         let lost = std::mem::take(&mut machine.kernel.events_lost);
-        if let Some(daemon) = machine.daemon.as_mut().filter(|_| lost > 0) {
-            self.tally.count("node tables read anew");
-            daemon.replica.handle_rescan(machine.kernel.flows.values().copied());
-            self.note_rescan(node);
+        if lost > 0 {
+            self.audit_all(node);
         }
         self.expire(node);
         for packet in std::mem::take(&mut self.machines[node].kernel.upcalls) {
@@ -244,6 +243,16 @@ impl World {
                 None
             }
             Effect::PeerConnected { .. } | Effect::PeerClosed { .. } => None,
+            Effect::Diverged { peer, bucket } => {
+                self.note_diverged(node, peer, bucket);
+                None
+            }
+            Effect::Repaired { repair, .. } => {
+                self.tally.count("divergences repaired");
+                let millis = repair.took.as_millis() as u64;
+                self.tally.most("most milliseconds of a repair", millis);
+                None
+            }
         };
         if let Some((thread, input)) = mail {
             self.mail(node, thread, input);

@@ -36,6 +36,14 @@ pub struct Agreement {
     /// `handover_ms`: how long a planned move may wait for the new owner before it is forced. In
     /// milliseconds from 10 to 60,000; by default 1,000.
     pub handover: Duration,
+    /// `comparison_ms`: how long it takes until each peer's copy of each bucket has been compared with
+    /// its owner's. In milliseconds from 100 to 3,600,000; by default 10,000. Shorter finds a copy that
+    /// differs sooner, and costs two short messages for each bucket and peer.
+    pub comparison: Duration,
+    /// `audit_ms`: how long it takes until each flow in the memory that packets are handled with has
+    /// been compared with what the node has told of it. In milliseconds from 100 to 3,600,000; by
+    /// default 60,000. When events of the kernel are lost, this is done at once in any case.
+    pub audit: Duration,
     /// When buckets move to even out load.
     pub balance: Balance,
 }
@@ -74,7 +82,7 @@ pub(super) fn read(
     cluster: &Cluster,
     members: &[Member],
 ) -> Result<Agreement, Fault> {
-    let Timing { removal, handover, .. } = Timing::default();
+    let Timing { removal, handover, comparison, audit, .. } = Timing::default();
     let removal = section.milliseconds("removal_ms", 10..=3_600_000, removal)?;
     let takeover = ("takeover_ms", cluster.timing.takeover);
     at_least(section, ("removal_ms", removal), takeover, Duration::ZERO)?;
@@ -84,6 +92,8 @@ pub(super) fn read(
         min_voters: min_voters(section, members)?,
         removal,
         handover: section.milliseconds("handover_ms", 10..=60_000, handover)?,
+        comparison: section.milliseconds("comparison_ms", 100..=3_600_000, comparison)?,
+        audit: section.milliseconds("audit_ms", 100..=3_600_000, audit)?,
         balance: Balance {
             percent: section.number("balance_percent", 5..=1000, balance.percent)?,
             moves_per_minute: section.number(

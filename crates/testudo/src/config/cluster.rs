@@ -26,6 +26,8 @@ pub(super) const KEYS: &[&str] = &[
     "min_voters",
     "removal_ms",
     "handover_ms",
+    "comparison_ms",
+    "audit_ms",
     "balance_percent",
     "balance_moves_per_minute",
     "tls",

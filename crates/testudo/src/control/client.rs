@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::connect::connect;
 use super::protocol::{
     Buckets, Flows, Health, History, MAX_REPLY, Map, Plan, Refusal, Request, Restarting, Status,
-    Table,
+    Syncs, Table, Verification, Verifying,
 };
 
 /// How long a step takes at most, unless the caller knows better.
@@ -147,6 +147,21 @@ impl Client {
     /// Hands the node over to a new process.
     pub fn restart(&mut self) -> Result<Restarting, ClientError> {
         self.ask(&Request::Restart {})
+    }
+
+    /// How far entries have got to the peers.
+    pub fn sync(&mut self) -> Result<Syncs, ClientError> {
+        self.ask(&Request::Sync {})
+    }
+
+    /// Has the tables of all nodes compared.
+    pub fn verify(&mut self) -> Result<Verifying, ClientError> {
+        self.ask(&Request::Verify {})
+    }
+
+    /// What that has come to.
+    pub fn verified(&mut self, number: u64) -> Result<Verification, ClientError> {
+        self.ask(&Request::Verified { number })
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 mod operating;
+mod syncing;
 
 use serde::{Deserialize, Serialize};
 use testudo_packet::entry::FlowRecord;
@@ -18,6 +19,7 @@ use crate::protocol_names;
 pub use operating::{
     Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan, Restarting, Share,
 };
+pub use syncing::{Difference, Sync, SyncPeer, Syncs, Verification, Verifying};
 
 /// The longest request, in bytes, its newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -100,6 +102,15 @@ pub enum Request {
     /// Hand the node over to a new process of the program as it is installed now. Answered by
     /// [`Restarting`].
     Restart {},
+    /// How far entries have got to the peers. Answered by [`Syncs`].
+    Sync {},
+    /// Compare the tables of all nodes. Answered by [`Verifying`], at once.
+    Verify {},
+    /// What that has come to. Answered by [`Verification`].
+    Verified {
+        /// The number that was given.
+        number: u64,
+    },
 }
 
 fn default_changes() -> u32 {
@@ -141,6 +152,12 @@ pub enum Reply {
     Health(Health),
     /// To [`Request::Restart`].
     Restarting(Restarting),
+    /// To [`Request::Sync`].
+    Syncs(Syncs),
+    /// To [`Request::Verify`].
+    Verifying(Verifying),
+    /// To [`Request::Verified`].
+    Verification(Verification),
     /// To a question that has no answer.
     Error(Refusal),
 }
@@ -289,19 +306,6 @@ pub enum PeerState {
     Silent,
     /// Its lease has run out for certain; its buckets are others' now.
     Fenced,
-}
-
-/// How far entries have got to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sync {
-    /// Whether there is a stream to it.
-    pub connected: bool,
-    /// Records sent to it.
-    pub sent: u64,
-    /// Of these, acknowledged by it.
-    pub acknowledged: u64,
-    /// Records waiting to be sent.
-    pub pending: u64,
 }
 
 /// Whose the buckets are.

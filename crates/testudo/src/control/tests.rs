@@ -52,12 +52,25 @@ pub(crate) fn status_json() -> serde_json::Value {
         "common_table": {"entries": 1000, "digest": "0123456789abcdef"},
         "peers": [
             {"name": "n2", "state": "alive", "heard_ms": 3,
-             "sync": {"connected": true, "sent": 12, "acknowledged": 12, "pending": 0}},
+             "sync": sync_json(true, 12, 0)},
             {"name": "n3", "state": "fenced", "heard_ms": null,
-             "sync": {"connected": false, "sent": 0, "acknowledged": 0, "pending": 7}},
+             "sync": sync_json(false, 0, 7)},
         ],
         "takeovers": 1, "takeover": {"first_packet_micros": 900}, "buckets_taken": 43,
         "counters": {"forwarded": 12, "drop_no_rule": 0},
+    })
+}
+
+fn sync_json(connected: bool, sent: u64, pending: u64) -> serde_json::Value {
+    json!({
+        "connected": connected, "sent": sent, "acknowledged": sent, "pending": pending,
+        "lag_us": 0, "delay_p50_us": 420, "delay_p99_us": null, "coalesced": 3, "resyncs": 0,
+        "bytes_sent": 64 * sent, "bytes_received": 0,
+        "rejected": {"older": 2, "not_owner": 0, "full": 0, "no_such_bucket": 0, "unknown": 0},
+        "comparison": {
+            "equal": 9, "caught_up": 1, "diverged": 1, "repaired": 1, "resent": 40,
+            "last": {"bucket": 17, "ago_ms": 5200,
+                     "repair": {"took_us": 2100, "snapshots": 1, "records": 4}}},
     })
 }
 

@@ -5,6 +5,8 @@
 //! table is gone over here, and a thread that does not answer in time is told of instead of waited
 //! for.
 
+mod verification;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -41,6 +43,15 @@ enum NoAnswer {
     /// An operator's command came to nothing.
     #[error(transparent)]
     Operate(#[from] OperateError),
+    /// Too many want to know.
+    #[error("four comparisons of all tables are under way, or were a moment ago; ask again")]
+    Verifying,
+    /// There is no such comparison, or it is forgotten.
+    #[error("no comparison has number {seen}; expected one that was begun within half a minute")]
+    NoVerification {
+        /// The number asked for.
+        seen: u64,
+    },
     /// There is no such bucket.
     #[error("bucket {seen} does not exist; expected one below {buckets}")]
     NoBucket {
@@ -107,6 +118,9 @@ impl Answerer {
             Request::History { limit } => Reply::History(operator.history(limit)?),
             Request::Health {} => Reply::Health(operator.health()),
             Request::Restart {} => Reply::Restarting(operator.restart()?),
+            Request::Sync {} => Reply::Syncs(self.syncs()?),
+            Request::Verify {} => Reply::Verifying(self.begin_verifying()?),
+            Request::Verified { number } => Reply::Verification(self.verification(number)?),
         })
     }
 
@@ -282,13 +296,8 @@ impl Answerer {
     }
 
     fn peer(&self, peer: &PeerStatus, standing: &Standing) -> protocol::Peer {
-        let sync = standing.peers.iter().find(|(node, _)| *node == peer.node);
-        let sync = sync.map_or(NOT_SYNCED, |(_, sync)| protocol::Sync {
-            connected: sync.connected,
-            sent: sync.sent,
-            acknowledged: sync.acknowledged,
-            pending: sync.pending,
-        });
+        let sync = standing.peers.iter().find(|(node, ..)| *node == peer.node);
+        let sync = sync.map(|(_, sync, delays)| protocol::Sync::new(sync, delays, clock::now()));
         protocol::Peer {
             name: self.cluster.member(peer.node).to_owned(),
             state: match peer.state {
@@ -297,13 +306,10 @@ impl Answerer {
                 PeerState::Fenced => protocol::PeerState::Fenced,
             },
             heard_ms: peer.heard.map(millis),
-            sync,
+            sync: sync.unwrap_or_default(),
         }
     }
 }
-
-const NOT_SYNCED: protocol::Sync =
-    protocol::Sync { connected: false, sent: 0, acknowledged: 0, pending: 0 };
 
 /// Asks a thread and waits for its answer, but not for long.
 fn ask<M, T>(

@@ -12,10 +12,11 @@
 //! costs each new flow several microseconds of softirq time, a tick without work costs next to
 //! nothing.
 //!
-//! Limits: reading the table anew after lost events goes over all its slots in one turn. That is memory
-//! work, some milliseconds for a million slots; with tens of millions it delays other work for as long,
-//! and the watchdog allows for it.
+//! Limits: a bucket that is handed over just after events were lost waits until both tables have been gone
+//! over, and all else with it. That is memory work, some tenths of a second for a million flows; the
+//! watchdog allows for it.
 
+mod audit;
 mod hand_over;
 mod letters;
 mod load_report;
@@ -24,6 +25,7 @@ mod moves;
 mod sweep;
 mod takeover;
 mod tallies;
+pub mod verify;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -74,6 +76,8 @@ pub enum Input {
     },
     /// Somebody wants to know.
     Ask(Question),
+    /// Somebody wants all tables to be compared.
+    Verify(verify::Question),
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -150,11 +154,14 @@ pub struct Engine {
     first_packet: Option<Takeover>,
     tallies: Tallies,
     sweep: Sweep,
+    rounds: audit::Rounds,
+    verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
     replica_due: Nanos,
     expiry_due: Nanos,
     lost: Throttle,
+    apart: Throttle,
     refused: Throttle,
     closed: Throttle,
 }
@@ -166,6 +173,8 @@ impl Engine {
         parts.poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
+            rounds: audit::Rounds::default(),
+            verifying: verify::Verifying::default(),
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
@@ -176,16 +185,10 @@ impl Engine {
             replica_due: Nanos(0),
             expiry_due: Nanos(0),
             lost: Throttle::default(),
+            apart: Throttle::default(),
             refused: Throttle::default(),
             closed: Throttle::default(),
         })
-    }
-
-    /// Goes over the node table, for what the process before knew of this node's flows.
-    pub fn recollect(&mut self) -> usize {
-        let mut records = Vec::with_capacity(self.parts.datapath.table().len());
-        self.parts.datapath.table().scan(&mut |view| records.push(view.record));
-        self.parts.replica.handle_rescan(records).changed
     }
 
     /// Turns until told to stop; then no packet meets the programs any more. Gives its mailbox back,
@@ -221,6 +224,7 @@ impl Engine {
         let mut more = self.read_mail();
         let now = clock::now();
         self.drain_events(now);
+        more |= self.audit_some(now);
         self.handle_upcalls(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.do_what_is_due(now);
@@ -236,6 +240,7 @@ impl Engine {
             match self.parts.mailbox.take() {
                 Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
                 Some(Input::Ask(question)) => self.answer(question),
+                Some(Input::Verify(question)) => self.verify(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
@@ -300,26 +305,7 @@ impl Engine {
         self.tallies.events += drained.events as u64;
         self.tallies.lost_handled += drained.lost_handled;
         if drained.lost > 0 {
-            self.rescan(now, drained.lost);
-        }
-    }
-
-    /// Events were lost: only the table itself knows what has changed.
-    fn rescan(&mut self, now: Nanos, lost: u64) {
-        self.tallies.lost_events += lost;
-        self.parts.health.measure_losses(self.tallies.lost_events);
-        let mut records = Vec::with_capacity(self.parts.datapath.table().len());
-        self.parts.datapath.table().scan(&mut |view| records.push(view.record));
-        let flows = records.len();
-        let found = self.parts.replica.handle_rescan(records);
-        if let Some(held_back) = self.lost.admit(now) {
-            tracing::warn!(
-                lost,
-                flows,
-                ?found,
-                held_back,
-                "events were lost: the ring was full; the node table was read anew"
-            );
+            self.note_lost(now, drained.lost);
         }
     }
 
@@ -336,6 +322,7 @@ impl Engine {
         if now >= self.replica_due {
             self.replica_due = now.plus_millis(REPLICA_TICK);
             self.parts.replica.handle_tick(now);
+            self.tick_verifying(now);
         }
         if now >= self.expiry_due {
             self.expiry_due = now.plus_millis(EXPIRY_TICK);
@@ -400,6 +387,21 @@ impl Engine {
             Effect::PeerClosed { peer, .. } => {
                 let name = self.parts.cluster.member(peer);
                 tracing::info!(peer = name, "entries are no longer synced with the peer");
+            }
+            Effect::Diverged { peer, bucket } => {
+                if let Some(held_back) = self.apart.admit(clock::now()) {
+                    let peer = self.parts.cluster.member(peer);
+                    tracing::warn!(
+                        peer,
+                        %bucket,
+                        held_back,
+                        "the peer's copy of a bucket has come apart; it is sent again"
+                    );
+                }
+            }
+            Effect::Repaired { peer, bucket, repair } => {
+                let peer = self.parts.cluster.member(peer);
+                tracing::debug!(peer, %bucket, ?repair, "the peer's copy is equal again");
             }
         }
     }

@@ -6,6 +6,7 @@
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::replica::{MoveCounters, Replica, SyncStatus};
+use testudo_cluster::sync::lag::Delays;
 use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
@@ -17,6 +18,8 @@ use super::engine::{Answers, Tallies};
 pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
+    /// How far have entries got to the peers?
+    Peers(Answers<Vec<(NodeId, SyncStatus, Delays)>>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -47,7 +50,7 @@ pub struct Standing {
     /// What the common table's contents sum up to.
     pub digest: u64,
     /// How far entries have got to each peer.
-    pub peers: Vec<(NodeId, SyncStatus)>,
+    pub peers: Vec<(NodeId, SyncStatus, Delays)>,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
@@ -78,13 +81,14 @@ impl Question {
                     slots: slots(),
                     flows: table.len(),
                     digest: table.digest(),
-                    peers: cluster.peers().map(|peer| (peer, replica.peer(peer))).collect(),
+                    peers: peers(cluster, replica),
                     tallies: *tallies,
                     moves: replica.move_counters(),
                     letters_lost: replica.letters_lost(),
                     counters: datapath.counters(),
                 })
                 .is_err(),
+            Self::Peers(answers) => answers.try_send(peers(cluster, replica)).is_err(),
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
                 let leaves = |bucket| replica.is_leaving(bucket) || swept(bucket);
@@ -111,4 +115,9 @@ impl Question {
             }
         };
     }
+}
+
+fn peers(cluster: &Cluster, replica: &Replica) -> Vec<(NodeId, SyncStatus, Delays)> {
+    let delays = |peer| replica.delays(peer).cloned().unwrap_or_default();
+    cluster.peers().map(|peer| (peer, replica.peer(peer), delays(peer))).collect()
 }

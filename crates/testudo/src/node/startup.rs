@@ -143,7 +143,8 @@ pub struct Started {
 pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     let config = config::load(file)?;
     let config::cluster::Timing { heartbeat, lease, takeover, formation } = config.cluster.timing;
-    let config::agreement::Agreement { removal, handover, min_voters, .. } = config.agreement;
+    let config::agreement::Agreement { removal, handover, comparison, audit, min_voters, .. } =
+        config.agreement;
     let witnesses = (0..).map(NodeId).zip(&config.members).filter(|(_, member)| member.witness);
     let settings = Settings {
         name: config.cluster.name.clone(),
@@ -154,7 +155,16 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
         min_voters: min_voters.into(),
         node: config.own_id(),
         buckets: config.cluster.buckets,
-        timing: Timing { heartbeat, lease, takeover, formation, removal, handover },
+        timing: Timing {
+            heartbeat,
+            lease,
+            takeover,
+            formation,
+            removal,
+            handover,
+            comparison,
+            audit,
+        },
         max_flows: max_flows(&config),
         label: label(&config),
     };

@@ -7,6 +7,9 @@
 //!               new flows u64, tunnels u64
 //!   interfaces: for each configured interface, in order: MAC address u64
 //!   renew:      nothing
+//!   verify:     number u64
+//!   verified:   number u64, then, unless the sender was busy: buckets u32, moved u32, and for each
+//!               peer: node u8, equal u32, differ u32, open u32, count u8, so many buckets u16
 //! ```
 //!
 //! All numbers are little-endian.
@@ -14,7 +17,8 @@
 use std::time::Duration;
 
 use testudo_cluster::plan::Load;
-use testudo_packet::bucket::BucketId;
+use testudo_cluster::replica::{Copies, Verification};
+use testudo_packet::bucket::{BucketId, NodeId};
 use testudo_packet::env::Mac;
 
 /// A letter.
@@ -34,11 +38,23 @@ pub enum Letter {
     Interfaces(Vec<Mac>),
     /// The sender has new certificates: whoever has dialled it is to dial it anew.
     Renew,
+    /// Compare your buckets with all your peers, and tell what that has come to.
+    Verify {
+        /// What to tell it by.
+        number: u64,
+    },
+    /// What it has come to.
+    Verified {
+        /// What it was asked for by.
+        number: u64,
+        /// What it is; nothing, if the sender has too much of this to do already.
+        verification: Option<Verification>,
+    },
 }
 
 /// Bytes that are no letter: the peer runs another release. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a letter of kind {kind} and {length} bytes that means nothing; expected kinds 0 to 3")]
+#[error("a letter of kind {kind} and {length} bytes that means nothing; expected kinds 0 to 5")]
 pub struct LetterError {
     kind: u8,
     length: usize,
@@ -48,6 +64,8 @@ const AGREEMENT: u8 = 0;
 const LOADS: u8 = 1;
 const INTERFACES: u8 = 2;
 const RENEW: u8 = 3;
+const VERIFY: u8 = 4;
+const VERIFIED: u8 = 5;
 
 /// The length of one bucket's load.
 const LOAD_BYTES: usize = 34;
@@ -73,6 +91,14 @@ impl Letter {
                 [INTERFACES].into_iter().chain(macs).collect()
             }
             Self::Renew => vec![RENEW],
+            Self::Verify { number } => [&[VERIFY], number.to_le_bytes().as_slice()].concat(),
+            Self::Verified { number, verification } => {
+                let mut out = [&[VERIFIED], number.to_le_bytes().as_slice()].concat();
+                if let Some(verification) = verification {
+                    write_verification(&mut out, verification);
+                }
+                out
+            }
         }
     }
 
@@ -100,8 +126,57 @@ fn read(bytes: &[u8]) -> Option<Letter> {
             Letter::Interfaces(left.is_empty().then(|| macs.collect())?)
         }
         RENEW if rest.is_empty() => Letter::Renew,
+        VERIFY => {
+            let (number, left) = rest.split_first_chunk()?;
+            let number = u64::from_le_bytes(*number);
+            left.is_empty().then_some(Letter::Verify { number })?
+        }
+        VERIFIED => {
+            let (number, rest) = rest.split_first_chunk()?;
+            let verification = match rest {
+                [] => None,
+                rest => Some(read_verification(rest)?),
+            };
+            Letter::Verified { number: u64::from_le_bytes(*number), verification }
+        }
         _ => return None,
     })
+}
+
+fn write_verification(out: &mut Vec<u8>, verification: &Verification) {
+    for number in [verification.buckets, verification.moved] {
+        out.extend(number.to_le_bytes());
+    }
+    for Copies { peer, equal, differ, different, open } in &verification.peers {
+        out.push(peer.0);
+        for number in [equal, differ, open] {
+            out.extend(number.to_le_bytes());
+        }
+        out.push(different.len() as u8);
+        out.extend(different.iter().flat_map(|bucket| bucket.0.to_le_bytes()));
+    }
+}
+
+fn read_verification(bytes: &[u8]) -> Option<Verification> {
+    let (head, mut rest) = bytes.split_first_chunk::<8>()?;
+    let [buckets, moved] = words(head);
+    let mut peers = Vec::new();
+    while let Some((&peer, after)) = rest.split_first() {
+        let (numbers, after) = after.split_first_chunk::<12>()?;
+        let [equal, differ, open] = words(numbers);
+        let (&count, after) = after.split_first()?;
+        let (named, after) = after.split_at_checked(2 * usize::from(count))?;
+        let named = named.as_chunks().0.iter();
+        let different = named.map(|bucket| BucketId(u16::from_le_bytes(*bucket))).collect();
+        peers.push(Copies { peer: NodeId(peer), equal, differ, different, open });
+        rest = after;
+    }
+    Some(Verification { buckets, moved, peers })
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
+    let words = bytes.as_chunks().0;
+    std::array::from_fn(|at| words.get(at).map_or(0, |word| u32::from_le_bytes(*word)))
 }
 
 fn read_load(bytes: &[u8; LOAD_BYTES]) -> (BucketId, Load) {
@@ -121,12 +196,24 @@ mod tests {
 
     #[test]
     fn letters_survive_their_bytes_and_nothing_else_is_one() {
+        let copies = |peer, different: &[u16]| Copies {
+            peer: NodeId(peer),
+            equal: 1 << 16,
+            differ: 3,
+            different: different.iter().map(|&bucket| BucketId(bucket)).collect(),
+            open: 4,
+        };
+        let peers = vec![copies(2, &[]), copies(0, &[9, u16::MAX])];
+        let verification = Verification { buckets: 85, moved: 1, peers };
         let load = Load { packets: 1, bytes: u64::MAX, new_flows: 3, tunnels: 4 };
         for letter in [
             Letter::Agreement(vec![1, 2, 3]),
             Letter::Loads { time: Duration::from_millis(7), loads: vec![(BucketId(9), load)] },
             Letter::Interfaces(vec![Mac(5), Mac(1 << 47)]),
             Letter::Renew,
+            Letter::Verify { number: 1 << 40 },
+            Letter::Verified { number: 7, verification: None },
+            Letter::Verified { number: 8, verification: Some(verification) },
         ] {
             let mut bytes = letter.encode();
             assert_eq!(Letter::decode(&bytes), Ok(letter.clone()));

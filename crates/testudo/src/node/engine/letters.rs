@@ -17,6 +17,10 @@ impl Engine {
                 return self.write_stations();
             }
             Ok(Letter::Renew) => return self.parts.streams.handle_renewal_wanted(now, from),
+            Ok(Letter::Verify { number }) => return self.verify_for(from, number),
+            Ok(Letter::Verified { number, verification }) => {
+                return self.note_verified(from, number, verification);
+            }
             Err(error) => {
                 if let Some(held_back) = self.refused.admit(now) {
                     let peer = self.parts.cluster.member(from);

@@ -52,6 +52,7 @@ impl Engine {
         }
         std::thread::sleep(GRACE);
         self.drain_events(clock::now());
+        self.finish_audit();
         for bucket in std::mem::take(&mut self.yields.done) {
             let packets = self.yields.handled.remove(&bucket).unwrap_or_default();
             self.parts.replica.handle_yielded(bucket, packets);

@@ -14,6 +14,10 @@ pub struct Tallies {
     pub events: u64,
     /// Events that did not fit their ring.
     pub lost_events: u64,
+    /// Rounds over the node table.
+    pub audits: u64,
+    /// Flows that were found in another state than was known of them, or not at all.
+    pub put_right: u64,
     /// Events and expiries that the common table knew better than.
     pub refused_events: u64,
     /// Packets that came up.
@@ -50,10 +54,12 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 13] {
+    pub const fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
+            ("engine_audits", self.audits),
+            ("engine_flows_put_right", self.put_right),
             ("engine_events_refused", self.refused_events),
             ("engine_upcalls", self.upcalls),
             ("engine_installed", self.installed),

@@ -254,10 +254,10 @@ impl Stream {
         if !std::mem::replace(&mut self.greeted, self.writable) {
             // Before anything can be refused: the greeting tells a peer of another release which one
             // this is.
-            self.write(connection, replica)?;
+            self.write(now, connection, replica)?;
         }
         self.read(now, connection, replica, buffer)?;
-        self.write(connection, replica)?;
+        self.write(now, connection, replica)?;
         let backlog = self.readable || (self.writable && self.channel.wants_write());
         Ok(if backlog { Progress::More } else { Progress::Waiting })
     }
@@ -364,13 +364,18 @@ impl Stream {
         let _ = self.socket.read(&mut [0; SHAKE_BYTES]);
     }
 
-    fn write(&mut self, connection: ConnectionId, replica: &mut Replica) -> Result<(), Ended> {
+    fn write(
+        &mut self,
+        now: Nanos,
+        connection: ConnectionId,
+        replica: &mut Replica,
+    ) -> Result<(), Ended> {
         for _ in 0..MAX_WRITES {
             if !self.writable {
                 return Ok(());
             }
             if !self.channel.wants_write() {
-                replica.poll_transmit(connection, &mut self.output, WRITE_BYTES);
+                replica.poll_transmit(now, connection, &mut self.output, WRITE_BYTES);
                 if self.output.is_empty() {
                     return Ok(());
                 }

@@ -1,0 +1,218 @@
+//! Going over the node table and the common table: whether the one has what the other has.
+//!
+//! A share of each has its turn all the time, so that all is gone over in the configured time. When events
+//! were lost the pace is as fast as a turn allows, until both tables have been gone over once from
+//! there.
+//!
+//! Invariants: a turn looks at so many places at most, whatever is to be caught up with. What was read from
+//! the node table is settled after the events have been drained once more.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use testudo_cluster::replica::Audit;
+use testudo_datapath::NodeTable;
+use testudo_packet::bucket::Nanos;
+
+use super::{Engine, Parts};
+use crate::node::clock;
+
+/// How many places of each table a turn looks at: at some hundred nanoseconds for each flow, about a
+/// millisecond.
+const SLICE: usize = 2048;
+
+/// How far going over the tables is.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    /// The next places of the node table and of the common table.
+    node: Place,
+    common: Place,
+    /// What was found in a round at full pace.
+    found: Audit,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    next: usize,
+    since: Nanos,
+    /// How many places have to be looked at before what is lost is found for certain.
+    owed: usize,
+}
+
+impl Place {
+    /// The next places, of a table that has `length` and is gone over in `period`; at its end it goes on
+    /// from the beginning.
+    fn take(&mut self, now: Nanos, period: Duration, length: usize) -> Range<usize> {
+        if self.next >= length {
+            self.next = 0;
+        }
+        let (passed, period) = (clock::between(self.since, now).as_nanos(), period.as_nanos());
+        let share = length as u128 * passed / period.max(1);
+        if share > 0 {
+            // What is less than a place counts when it is one.
+            self.since.0 += (share * period / length as u128) as u64;
+        }
+        let share = usize::try_from(share).unwrap_or(length);
+        let count = if self.owed > 0 { SLICE } else { share.min(SLICE) };
+        let range = self.next..(self.next + count).min(length);
+        self.owed = if length == 0 { 0 } else { self.owed.saturating_sub(range.len()) };
+        self.next = range.end;
+        range
+    }
+}
+
+impl Rounds {
+    /// Whether events were lost whose flows may not have been found yet.
+    const fn is_behind(&self) -> bool {
+        self.node.owed + self.common.owed > 0
+    }
+}
+
+impl Engine {
+    /// Events were lost: only the table itself knows what has changed.
+    pub(super) fn note_lost(&mut self, now: Nanos, lost: u64) {
+        self.tallies.lost_events += lost;
+        self.parts.health.measure_losses(self.tallies.lost_events);
+        let Self { rounds, parts: Parts { datapath, replica, .. }, .. } = self;
+        // And one more, so that what is in question at the end is settled.
+        rounds.node.owed = datapath.table().capacity() + 1;
+        rounds.common.owed = replica.table().places();
+        if let Some(held_back) = self.lost.admit(now) {
+            tracing::warn!(
+                lost,
+                held_back,
+                "events were lost: the ring was full; the node table is read anew"
+            );
+        }
+    }
+
+    /// Looks at this turn's share of both tables; says whether more is to be done at once. To be called
+    /// when events have been drained.
+    pub(super) fn audit_some(&mut self, now: Nanos) -> bool {
+        let Self { parts: Parts { datapath, replica, cluster, .. }, rounds, tallies, .. } = self;
+        let table = datapath.table();
+        let (period, behind) = (cluster.timing().audit, rounds.is_behind());
+        let look = |key: &_| table.get(key).map(|view| view.record);
+        let mut found = replica.handle_found_again(&look);
+        let common = rounds.common.take(now, period, replica.table().places());
+        found.add(replica.handle_missing(common, &look));
+        let node = rounds.node.take(now, period, table.capacity());
+        tallies.audits += u64::from(node.end == table.capacity() && !node.is_empty());
+        let mut shown = Vec::new();
+        table.scan_part(node, &mut |view| shown.push(view.record));
+        replica.handle_found(shown);
+        tallies.put_right += (found.changed + found.removed) as u64;
+        tallies.refused_events += found.refused as u64;
+        rounds.found.add(found);
+        self.tell_found(now, behind);
+        self.rounds.is_behind()
+    }
+
+    /// Tells what was found: after lost events when all has been gone over, else at once.
+    fn tell_found(&mut self, now: Nanos, was_behind: bool) {
+        if self.rounds.is_behind() {
+            return;
+        }
+        let found = std::mem::take(&mut self.rounds.found);
+        let Audit { changed, removed, refused, first } = found;
+        if was_behind {
+            tracing::info!(changed, removed, refused, "the node table has been read anew");
+        } else if !found.is_clean()
+            && let Some(held_back) = self.apart.admit(now)
+        {
+            let bucket = first.map_or(0, |bucket| bucket.0);
+            tracing::warn!(
+                changed,
+                removed,
+                refused,
+                bucket,
+                held_back,
+                "flows of the node table were not known as they are, though no event was lost; they \
+                 are now"
+            );
+        }
+    }
+
+    /// Finds all that lost events have left unknown, now: a bucket is about to be handed over with it.
+    pub(super) fn finish_audit(&mut self) {
+        // If events go on getting lost all the time, nobody can know all.
+        let slots = self.parts.datapath.table().capacity() + self.parts.replica.table().places();
+        for _ in 0..=2 * slots / SLICE {
+            if !self.rounds.is_behind() {
+                break;
+            }
+            let now = clock::now();
+            self.drain_events(now);
+            self.audit_some(now);
+        }
+        self.drain_events(clock::now());
+        self.settle_found();
+    }
+
+    /// Settles what the last look has left in question.
+    fn settle_found(&mut self) {
+        let Self { parts: Parts { datapath, replica, .. }, rounds, .. } = self;
+        let table = datapath.table();
+        let found = replica.handle_found_again(&|key| table.get(key).map(|view| view.record));
+        rounds.found.add(found);
+    }
+
+    /// Goes over the node table, for what the process before knew of this node's flows.
+    pub fn recollect(&mut self) -> usize {
+        let Self { parts: Parts { datapath, replica, .. }, .. } = self;
+        let table = datapath.table();
+        let mut records = Vec::with_capacity(table.len());
+        table.scan(&mut |view| records.push(view.record));
+        replica.handle_found(records);
+        replica.handle_found_again(&|key| table.get(key).map(|view| view.record)).changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    fn at(millis: u64) -> Nanos {
+        Nanos(1_000_000 * (1_000_000 + millis))
+    }
+
+    #[test]
+    fn a_round_takes_its_time_and_leaves_nothing_out() {
+        for length in [1, 7, 100_000] {
+            let mut place = Place { since: at(0), ..Place::default() };
+            let (mut seen, mut turns) = (0, 0);
+            for turn in 1..=10_000 {
+                let part = place.take(at(turn), PERIOD, length);
+                assert!(part.len() <= SLICE);
+                if !part.is_empty() {
+                    assert_eq!(part.start, seen % length, "turn {turn}");
+                    seen += part.len();
+                    turns += 1;
+                }
+            }
+            assert!(turns > 0 && (9 * length..=10 * length).contains(&(seen * 10)), "{seen}");
+        }
+    }
+
+    #[test]
+    fn after_a_loss_all_places_have_their_turn_at_once_and_each_turn_is_bounded() {
+        let length = 100_000;
+        let mut place = Place { since: at(0), owed: length + 1, next: 70_000 };
+        let mut turns = 0;
+        let mut seen = vec![0; length];
+        while place.owed > 0 {
+            let part = place.take(at(1), PERIOD, length);
+            assert!(part.len() <= SLICE);
+            part.for_each(|at| seen[at] += 1);
+            turns += 1;
+        }
+        assert!(seen.iter().all(|&seen| seen > 0));
+        assert!(turns <= 2 + length / SLICE + 2, "{turns}");
+        // A table without a place has nothing to catch up with.
+        let mut place = Place { owed: 5, ..Place::default() };
+        assert!(place.take(at(1), PERIOD, 0).is_empty());
+        assert_eq!(place.owed, 0);
+    }
+}
