@@ -8,6 +8,7 @@ use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{ConnectionId, Replica, Side, SyncError};
+use testudo_cluster::sync::frame::Frame;
 use testudo_cluster::sync::layout::{CRITICAL, Head, Item, kind};
 use testudo_cluster::sync::references::Reference;
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
@@ -238,6 +239,39 @@ fn a_number_that_is_used_again_means_the_flow_that_has_it_now() {
     pair.assert_equal();
     assert_eq!(pair.node(0).table().len(), 1);
     assert_eq!(pair.node(0).peer(NodeId(1)).rejected, Default::default());
+}
+
+#[test]
+fn a_snapshot_does_not_use_a_number_again_before_its_flow_has_left() {
+    let mut pair = Pair::new([1000; 2]);
+    let numbers = |first: u16| (0..60).map(move |index| first + index * BUCKETS);
+    for number in numbers(3) {
+        pair.event(1, flow(number, 1, Phase::SynSent, 1));
+    }
+    pair.talk();
+    for number in numbers(3) {
+        pair.expire(1, flow(number, 1, Phase::SynSent, 1));
+    }
+    for number in numbers(3003) {
+        pair.event(1, flow(number, 1, Phase::SynSent, 1));
+    }
+    let want = item(&Item::Frame(Frame::Want { bucket: BucketId(3) }));
+    pair.hears(1, &want).unwrap();
+    // In batches that are too small for all of it.
+    loop {
+        let mut some = pair.says(1, 200);
+        if some.is_empty() {
+            break;
+        }
+        if kinds(&some)[0] == kind::ACKNOWLEDGE {
+            // Of a wish that node 0 does not know of.
+            some.drain(..12);
+        }
+        pair.hears(0, &some).unwrap();
+    }
+    pair.assert_equal();
+    assert_eq!(pair.node(0).table().len(), 60);
+    assert_eq!(pair.node(0).rejected().unknown, 0);
 }
 
 #[test]

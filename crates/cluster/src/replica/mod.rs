@@ -260,7 +260,8 @@ impl Replica {
                     self.equal_to[usize::from(bucket.0)] = NodeId::NONE;
                     self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
                     self.forget_snapshots(bucket, self.cluster.node());
-                    self.peers.iter_mut().for_each(|peer| peer.outgoing.check(bucket));
+                    let peers = self.peers.iter_mut().filter(|peer| peer.connection.is_some());
+                    peers.for_each(|peer| peer.outgoing.check(bucket));
                 }
             }
             Ownership::OwnerChanged { buckets } => {

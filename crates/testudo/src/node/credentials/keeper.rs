@@ -104,6 +104,7 @@ impl Keeper {
         // Marks first: what changes while it is read is read again.
         let read = marks(&files);
         let credentials = Credentials::load(&files, &identity, Moment::now())?;
+        tell_left_out(&credentials);
         let shared = Shared {
             current: Mutex::new(Arc::new(credentials)),
             generation: AtomicU64::new(1),
@@ -132,8 +133,8 @@ impl Keeper {
         match Credentials::load(&self.files, &self.identity, now) {
             Ok(credentials) => {
                 let (own, trusted) = (&credentials.own, credentials.authorities.len());
-                let (until, left_out) = (own.not_after, credentials.left_out.join("; "));
-                tracing::info!(%until, trusted, left_out, "new certificates are in force");
+                tracing::info!(until = %own.not_after, trusted, "new certificates are in force");
+                tell_left_out(&credentials);
                 self.handle.put_in_force(credentials);
             }
             Err(error) => {
@@ -152,7 +153,7 @@ impl Keeper {
         match refused.into_iter().chain(current.warning(now)).collect::<Vec<_>>() {
             none if none.is_empty() => {
                 let (until, trusted) = (current.own.not_after, current.authorities.len());
-                Finding::Well(format!("valid until {until}, {trusted} authorities trusted"))
+                Finding::Well(format!("valid until {until}; authorities trusted: {trusted}"))
             }
             warnings => Finding::Doubtful(warnings.join("; ")),
         }
@@ -175,6 +176,13 @@ impl Keeper {
             thread::sleep(STEP);
             rest = rest.saturating_sub(STEP);
         }
+    }
+}
+
+/// Peers whose certificates are by these authorities are going to be refused.
+fn tell_left_out(credentials: &Credentials) {
+    for authority in &credentials.left_out {
+        tracing::warn!(authority, "an authority is not trusted, though it is in the file");
     }
 }
 

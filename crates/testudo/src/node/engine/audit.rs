@@ -27,6 +27,8 @@ pub struct Rounds {
     /// The next places of the node table and of the common table.
     node: Place,
     common: Place,
+    /// Whether the last look of a round at full pace is still to be settled.
+    settling: bool,
     /// What was found in a round at full pace.
     found: Audit,
 }
@@ -74,8 +76,7 @@ impl Engine {
         self.tallies.lost_events += lost;
         self.parts.health.measure_losses(self.tallies.lost_events);
         let Self { rounds, parts: Parts { datapath, replica, .. }, .. } = self;
-        // And one more, so that what is in question at the end is settled.
-        rounds.node.owed = datapath.table().capacity() + 1;
+        rounds.node.owed = datapath.table().capacity();
         rounds.common.owed = replica.table().places();
         if let Some(held_back) = self.lost.admit(now) {
             tracing::warn!(
@@ -92,6 +93,7 @@ impl Engine {
         let Self { parts: Parts { datapath, replica, cluster, .. }, rounds, tallies, .. } = self;
         let table = datapath.table();
         let (period, behind) = (cluster.timing().audit, rounds.is_behind());
+        let settled = std::mem::take(&mut rounds.settling);
         let look = |key: &_| table.get(key).map(|view| view.record);
         let mut found = replica.handle_found_again(&look);
         let common = rounds.common.take(now, period, replica.table().places());
@@ -104,15 +106,15 @@ impl Engine {
         tallies.put_right += (found.changed + found.removed) as u64;
         tallies.refused_events += found.refused as u64;
         rounds.found.add(found);
-        self.tell_found(now, behind);
-        self.rounds.is_behind()
+        rounds.settling = behind && !rounds.is_behind();
+        if !rounds.is_behind() && !rounds.settling {
+            self.tell_found(now, settled);
+        }
+        self.rounds.is_behind() || self.rounds.settling
     }
 
     /// Tells what was found: after lost events when all has been gone over, else at once.
     fn tell_found(&mut self, now: Nanos, was_behind: bool) {
-        if self.rounds.is_behind() {
-            return;
-        }
         let found = std::mem::take(&mut self.rounds.found);
         let Audit { changed, removed, refused, first } = found;
         if was_behind {

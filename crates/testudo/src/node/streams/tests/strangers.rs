@@ -151,6 +151,8 @@ struct Loot {
     raw: Vec<u8>,
     /// What of it TLS has taken for words of the node.
     words: Vec<u8>,
+    /// Whether a certificate was among it.
+    certificate: bool,
     /// How TLS ended.
     error: Option<rustls::Error>,
 }
@@ -170,7 +172,9 @@ fn speak(mut tls: Connection, mut socket: TcpStream) -> Loot {
         let mut raw = &buffer[..count];
         while !raw.is_empty() {
             tls.read_tls(&mut raw).unwrap();
-            if let Err(error) = tls.process_new_packets() {
+            let processed = tls.process_new_packets();
+            loot.certificate |= tls.peer_certificates().is_some();
+            if let Err(error) = processed {
                 let _ = tls.write_tls(&mut socket);
                 loot.error = Some(error);
                 return loot;
@@ -186,7 +190,8 @@ fn speak(mut tls: Connection, mut socket: TcpStream) -> Loot {
 
 /// What a node shows to nobody: names, the protocol, the authority.
 fn check_nothing_learned(raw: &[u8]) {
-    for secret in [&b"TESTUDO"[..], b"n1", b"n2", b"test", b"Testudo", b"authority"] {
+    // Names as they stand in certificates: two letters alone turn up by chance.
+    for secret in [&b"TESTUDO"[..], b"\x82\x02n1", b"\x82\x02n2", b"Testudo", b"authority"] {
         let found = raw.windows(secret.len()).any(|bytes| bytes == secret);
         assert!(!found, "{:?} in {raw:02x?}", String::from_utf8_lossy(secret));
     }
@@ -208,6 +213,7 @@ fn refused(pair: &mut [Node; 2], reason: Reason, stranger: JoinHandle<Loot>) -> 
     assert_eq!((before.0 + 1, before.1, before.2, before.3), after);
     let loot = stranger.join().unwrap();
     assert_eq!(loot.words, b"", "{reason:?}");
+    assert!(!loot.certificate, "{reason:?}: it has seen a certificate");
     check_nothing_learned(&loot.raw);
     loot
 }
@@ -349,14 +355,13 @@ fn a_flood_of_silent_connections_keeps_no_member_out() {
         }
         count
     });
-    run_for(&mut [&mut a], Duration::from_millis(500));
-    assert!(a.refused(Reason::Crowded) > 100, "{:?}", a.streams.counters());
+    until(&mut [&mut a], "strangers make room", |nodes| nodes[0].refused(Reason::Crowded) > 20);
     // Members come in the middle of it.
     let mut b = Node::member(&mut net, &place, "own", 1);
     let begun = Instant::now();
     until(&mut [&mut a, &mut b], "they know each other", |n| n[0].knows(1) && n[1].knows(0));
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     let mut most = 0;
     while !flood.is_finished() {
         a.turn();
