@@ -20,6 +20,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
 use nix::unistd::Pid;
 
+use crate::interrupt;
 use crate::measure;
 use crate::site::{CLIENTS, END_LINKS, SERVER, Site};
 
@@ -72,6 +73,7 @@ fn send_all(
     let begun = Instant::now();
     let mut first = 0;
     while first < count {
+        interrupt::check()?;
         let batch = first..count.min(first + BATCH);
         let due = Duration::from_secs_f64(f64::from(first) / f64::from(rate));
         std::thread::sleep(due.saturating_sub(begun.elapsed()));

@@ -7,7 +7,7 @@
 //! the state that it is in, and nothing else.
 //!
 //! After `--`: `--quick` measures little, `--write` puts the result into `docs/`, `--only NAME` leaves
-//! the others out. Without cargo's `--bench`, as under `cargo test --benches`, it is always quick. Needs
+//! the others out, `--at RATE` opens so many connections a second and looks for nothing else. Without cargo's `--bench`, as under `cargo test --benches`, it is always quick. Needs
 //! root and the programs `ip`, `ethtool`, `nft`, `conntrack` and `conntrackd`, and says so without them.
 //!
 //! Invariant: nothing of it is left on the machine: namespaces, daemons, files, the kernel's limits.
@@ -15,6 +15,7 @@
 mod cluster;
 mod conntrackd;
 mod generator;
+mod interrupt;
 mod measure;
 #[path = "../../src/lab/netns.rs"]
 #[allow(dead_code, reason = "the lab does more with its namespaces")]
@@ -26,9 +27,10 @@ mod table;
 
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
+use conntrackd::Mode;
 use rig::{KINDS, Kind, Run};
 use site::Site;
 
@@ -76,6 +78,8 @@ const QUICK: Extent = Extent {
     flows: 20_000,
 };
 
+/// Whose survivors are asked; conntrackd commits in all its modes alike.
+const COMMITS: [Kind; 2] = [Kind::Conntrackd(Mode::Ftfw), Kind::Testudo];
 /// Entries are put into the tables at this rate before a gateway dies.
 const FILL: u32 = 50_000;
 
@@ -114,15 +118,21 @@ pub struct Results {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let extent = if has("--quick") || !has("--bench") { &QUICK } else { &FULL };
+    let value = |flag: &str| arguments.iter().skip_while(|argument| *argument != flag).nth(1);
+    let mut extent = if has("--quick") || !has("--bench") { QUICK } else { FULL };
+    if let Some(rate) = value("--at") {
+        let common = rate.parse().with_context(|| format!("--at {rate}; expected a number"))?;
+        extent = Extent { common, rates: &[], entries: &[], ..extent };
+    }
     if let Some(missing) = missing() {
         println!("skipped: {missing}");
         return Ok(());
     }
-    let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
+    interrupt::listen()?;
+    let only = value("--only");
     let chosen = |kind: &Kind| only.is_none_or(|only| kind.name().contains(only.as_str()));
     let kinds: Vec<Kind> = KINDS.into_iter().filter(chosen).collect();
-    let results = measure_all(&kinds, extent)?;
+    let results = measure_all(&kinds, &extent)?;
     println!("{}", serde_json::to_string(&results)?);
     print!("{}", report::tables(&results));
     if has("--write") {
@@ -151,7 +161,7 @@ fn measure_all(kinds: &[Kind], extent: &Extent) -> Result<Results> {
     let site = Site::build()?;
     for round in 0..extent.rounds {
         results.table.push(table::measure(extent.flows));
-        let count = (extent.common * extent.seconds).min(extent.most);
+        let count = extent.common.saturating_mul(extent.seconds).min(extent.most);
         results.generator.push(generator_alone(&site, count, extent.common)?);
         // In turns, and each time another first.
         for index in 0..kinds.len() {
@@ -163,9 +173,8 @@ fn measure_all(kinds: &[Kind], extent: &Extent) -> Result<Results> {
         rise(&site, kind, extent, &mut results.rising)?;
     }
     for &entries in extent.entries {
-        for round in 0..extent.rounds {
-            for index in 0..kinds.len() {
-                let kind = kinds[(index + round) % kinds.len()];
+        for _ in 0..extent.rounds {
+            for &kind in kinds.iter().filter(|kind| COMMITS.contains(kind)) {
                 results.fail_overs.push(fail_over(&site, kind, entries)?);
             }
         }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::conntrackd::{Conntrackd, Mode};
 use crate::generator;
+use crate::interrupt;
 use crate::measure;
 use crate::site::{END_LINKS, GATEWAYS, SYNC_LINK, Site, Traffic};
 
@@ -22,6 +23,8 @@ use crate::site::{END_LINKS, GATEWAYS, SYNC_LINK, Site, Traffic};
 const CAUGHT_UP: Duration = Duration::from_millis(500);
 /// How long it may make no progress before the rest counts as lost.
 const STALLED: Duration = Duration::from_secs(3);
+/// How long it has to be told nothing more before it is believed to know all.
+const QUIET: Duration = Duration::from_millis(400);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the daemons are watched while nothing happens.
@@ -51,7 +54,7 @@ pub trait Rig {
 pub struct Known {
     /// How many connections it knows.
     pub entries: u64,
-    /// How many changes it was told of; it has got all when no more come.
+    /// How many changes it was told of, where `entries` does not show whether all have come.
     pub changes: u64,
 }
 
@@ -192,6 +195,7 @@ impl Look {
 /// Opens connections through a pair of gateways and waits until the second knows them, or does not
 /// get on.
 pub fn run(site: &Site, kind: Kind, rate: u32, connections: u32) -> Result<Run> {
+    interrupt::check()?;
     let mut rig = kind.start(site, connections)?;
     let (figures, complaint) = match measure_run(site, rig.as_mut(), rate, connections)? {
         Ok(figures) => (Some(figures), None),
@@ -249,18 +253,19 @@ fn measure_run(
     }))
 }
 
-/// Waits until the second gateway knows all, or gets no further; says when that was.
+/// Waits until the second gateway knows all and is told no more, or gets no further; says when that was.
 fn settle(rig: &mut dyn Rig, connections: u32) -> Result<Instant> {
     let (mut last, mut since) = (Known::default(), Instant::now());
     loop {
         let known = rig.known()?;
-        let complete = known.entries >= u64::from(connections);
-        if known == last && (complete || since.elapsed() > STALLED) {
-            return Ok(since);
-        }
         if known != last {
             (last, since) = (known, Instant::now());
         }
+        let enough = if known.entries >= u64::from(connections) { QUIET } else { STALLED };
+        if since.elapsed() >= enough {
+            return Ok(since);
+        }
+        interrupt::check()?;
         thread::sleep(LOOK);
     }
 }
@@ -291,6 +296,7 @@ pub fn fail_over(site: &Site, kind: Kind, connections: u32, rate: u32) -> Result
 pub fn wait(most: Duration, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !happened()? {
+        interrupt::check()?;
         if begun.elapsed() > most {
             bail!("waited {most:?} in vain");
         }
