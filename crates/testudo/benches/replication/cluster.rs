@@ -45,8 +45,7 @@ impl Cluster {
             let mut command = Command::new(env!("CARGO_BIN_EXE_testudo"));
             command.args(["node", "--config"]).arg(&cluster.files[index]);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            let child = site.namespace(name)?.run(|| command.spawn())?.context("start a node")?;
-            cluster.nodes.push(child);
+            cluster.nodes.push(site.start(name, &mut command)?);
         }
         wait(START, || Ok(cluster.is_ready()))
             .with_context(|| format!("the nodes are not ready: {}", cluster.last_words()))?;

@@ -129,8 +129,7 @@ impl<'a> Conntrackd<'a> {
             let mut command = Command::new("conntrackd");
             command.arg("-C").arg(&rig.files[index]);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            let child = namespace.run(|| command.spawn())?.context("start conntrackd")?;
-            rig.daemons.push(child);
+            rig.daemons.push(site.start(gateway, &mut command)?);
         }
         for index in 0..GATEWAYS.len() {
             wait(Duration::from_secs(10), || Ok(rig.ask(index, &["-s"]).is_ok()))

@@ -9,19 +9,20 @@
 //!
 //! Invariant: connection `n` has the same addresses and ports in every run, and is opened once.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
-use nix::unistd::Pid;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, socket,
+};
 
 use crate::interrupt;
 use crate::measure;
+use crate::processors;
 use crate::site::{CLIENTS, END_LINKS, SERVER, Site};
 
 /// Connections of which no frame waits for another's answer. Three times as many frames fit a veth's
@@ -52,9 +53,7 @@ pub fn open(site: &Site, gateway: [[u8; 6]; 2], count: u32, rate: u32) -> Result
     let server = site.namespace("server")?.run(|| sender(END_LINKS[1]))??;
     std::thread::scope(|scope| {
         let work = || {
-            let mut first = CpuSet::new();
-            first.set(0).context("name a processor")?;
-            sched_setaffinity(Pid::from_raw(0), &first).context("keep to a processor")?;
+            processors::keep_to(processors::PACKETS)?;
             send_all(&client, &server, gateway, count, rate)
         };
         scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -68,7 +67,7 @@ fn send_all(
     count: u32,
     rate: u32,
 ) -> Result<Sent> {
-    let mut frame = template();
+    let mut frames = [template(); BATCH as usize];
     let busy = measure::thread()?;
     let begun = Instant::now();
     let mut first = 0;
@@ -80,25 +79,31 @@ fn send_all(
         for (socket, mac, flags) in
             [(client, gateway[0], SYN), (server, gateway[1], SYN_ACK), (client, gateway[0], ACK)]
         {
-            frame[..6].copy_from_slice(&mac);
-            for number in batch.clone() {
-                fill(&mut frame, number, flags);
-                send_one(socket, &frame)?;
+            for (frame, number) in frames.iter_mut().zip(batch.clone()) {
+                frame[..6].copy_from_slice(&mac);
+                fill(frame, number, flags);
             }
+            send_batch(socket, &frames[..batch.len()])?;
         }
         first = batch.end;
     }
     Ok(Sent { took: begun.elapsed(), busy: measure::thread()?.saturating_sub(busy) })
 }
 
-fn send_one(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
-    loop {
-        match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
-            Ok(_) => return Ok(()),
+fn send_batch(socket: &OwnedFd, frames: &[[u8; FRAME]]) -> Result<()> {
+    let mut sent = 0;
+    while sent < frames.len() {
+        let rest: Vec<_> = frames[sent..].iter().map(|frame| [IoSlice::new(frame)]).collect();
+        let nowhere = vec![None; rest.len()];
+        let mut headers = MultiHeaders::<LinkAddr>::preallocate(rest.len(), None);
+        let fd = socket.as_raw_fd();
+        match sendmmsg(fd, &mut headers, &rest, &nowhere, [], MsgFlags::empty()) {
+            Ok(results) => sent += results.count(),
             Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => std::thread::yield_now(),
-            Err(errno) => return Err(io::Error::from(errno)).context("send a frame"),
+            Err(errno) => return Err(io::Error::from(errno)).context("send a batch of frames"),
         }
     }
+    Ok(())
 }
 
 /// A socket that only sends, by a link of the calling thread's namespace.

@@ -20,6 +20,7 @@ mod measure;
 #[path = "../../src/lab/netns.rs"]
 #[allow(dead_code, reason = "the lab does more with its namespaces")]
 mod netns;
+mod processors;
 mod report;
 mod rig;
 mod site;
@@ -61,9 +62,9 @@ struct Extent {
 
 const FULL: Extent = Extent {
     rounds: 3,
-    common: 50_000,
-    rates: &[20_000, 50_000, 80_000, 110_000, 140_000, 170_000, 200_000, 240_000, 280_000, 320_000],
-    seconds: 5,
+    common: 40_000,
+    rates: &[20_000, 40_000, 60_000, 80_000, 100_000, 125_000, 150_000, 200_000, 250_000, 300_000],
+    seconds: 4,
     most: 1_000_000,
     entries: &[10_000, 100_000, 1_000_000],
     flows: 1_000_000,

@@ -14,11 +14,13 @@
 //!
 //! Invariant: nothing outside the site's own namespaces is changed, and dropping it removes them.
 
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, bail};
 
 use crate::netns::{self, Namespace};
+use crate::processors;
 
 /// The ends' networks, behind [`GATEWAY_LINKS`].
 pub const CLIENTS: [u8; 4] = [10, 11, 0, 0];
@@ -97,6 +99,16 @@ impl Site {
         words.extend([name.as_str(), program]);
         words.extend(arguments);
         run("ip", &words)
+    }
+
+    /// Starts a daemon in a gateway, on the processors that daemons have.
+    pub fn start(&self, gateway: &str, command: &mut Command) -> Result<Child> {
+        let start = || {
+            processors::keep_to(processors::daemons())?;
+            // A terminal's Ctrl-C is for the benchmark, which then ends its daemons.
+            command.process_group(0).spawn().context("start a daemon")
+        };
+        self.namespace(gateway)?.run(start)?
     }
 
     /// How many frames and bytes a host's link has received and sent.
