@@ -77,8 +77,7 @@ impl Limits {
     /// Makes room for the entries of both gateways.
     pub fn raise() -> Result<Self> {
         let mut limits = Self { before: Vec::new() };
-        let wanted =
-            [("nf_conntrack_buckets", KERNEL_BUCKETS), ("nf_conntrack_max", MOST_ENTRIES)];
+        let wanted = [("nf_conntrack_buckets", KERNEL_BUCKETS), ("nf_conntrack_max", MOST_ENTRIES)];
         for (name, value) in wanted {
             let path = format!("{SYSCTLS}/{name}");
             let before = fs::read_to_string(&path)
@@ -214,7 +213,8 @@ impl Rig for Conntrackd<'_> {
 
     fn losses(&mut self) -> Result<Vec<(String, u64)>> {
         let of = |text: &str, name: &str| {
-            let values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+            let values =
+                text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
             values.filter_map(|value| value.trim().parse::<u64>().ok()).sum()
         };
         let overruns = of(&self.ask(0, &["-s", "runtime"])?, "netlink overrun");

@@ -70,11 +70,7 @@ fn head(text: &mut String, title: &str, columns: &[&str]) {
 
 fn common(text: &mut String, results: &Results) {
     let names = names(|name| results.common.iter().any(|run| run.name == name));
-    head(
-        text,
-        &format!("A connection at {} a second: median (min–max)", results.rate),
-        &names,
-    );
+    head(text, &format!("A connection at {} a second: median (min–max)", results.rate), &names);
     let values = |name: &str, part: fn(&Figures) -> f64| -> Vec<f64> {
         let runs = results.common.iter().filter(|run| run.name == name);
         runs.filter_map(|run| run.figures.as_ref()).map(part).collect()

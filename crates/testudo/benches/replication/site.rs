@@ -140,10 +140,7 @@ impl Site {
 
     fn link(&self, host: &str, link: &str, other: &str, peer: &str) -> Result<()> {
         let far = self.name(other);
-        self.ip(
-            host,
-            &["link", "add", link, "type", "veth", "peer", "name", peer, "netns", &far],
-        )?;
+        self.ip(host, &["link", "add", link, "type", "veth", "peer", "name", peer, "netns", &far])?;
         self.ip(host, &["link", "set", link, "up"])?;
         self.ip(other, &["link", "set", peer, "up"])?;
         Ok(())
@@ -189,10 +186,8 @@ pub struct Traffic {
 
 /// Runs a program to its end; gives what it printed.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("run {program}"))?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{program} {} ended with {}: {}", arguments.join(" "), output.status, said.trim());
