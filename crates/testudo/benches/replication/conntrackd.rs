@@ -52,7 +52,7 @@ impl Mode {
                  ACKWindowSize 300\n DisableExternalCache off\n }"
             }
             Mode::NoTrack => {
-                "Mode NOTRACK {\n CommitTimeout 600\n PurgeTimeout 600\n DisableInternalCache on\n \
+                "Mode NOTRACK {\n CommitTimeout 600\n PurgeTimeout 600\n DisableInternalCache off\n \
                  DisableExternalCache off\n }"
             }
         }
