@@ -63,7 +63,7 @@ struct Extent {
 const FULL: Extent = Extent {
     rounds: 3,
     common: 40_000,
-    rates: &[20_000, 40_000, 60_000, 80_000, 100_000, 125_000, 150_000, 200_000, 250_000, 300_000],
+    rates: &[40_000, 80_000, 120_000, 160_000, 200_000, 250_000, 300_000],
     seconds: 4,
     most: 1_000_000,
     entries: &[10_000, 100_000, 1_000_000],
@@ -133,9 +133,12 @@ fn main() -> Result<()> {
     let only = value("--only");
     let chosen = |kind: &Kind| only.is_none_or(|only| kind.name().contains(only.as_str()));
     let kinds: Vec<Kind> = KINDS.into_iter().filter(chosen).collect();
-    let results = measure_all(&kinds, &extent)?;
+    let mut results = Results { rate: extent.common, ..Results::default() };
+    let measured = measure_all(&kinds, &extent, &mut results);
     println!("{}", serde_json::to_string(&results)?);
     print!("{}", report::tables(&results));
+    // What was measured before an error stands above.
+    measured?;
     if has("--write") {
         report::write(&results)?;
     }
@@ -156,8 +159,7 @@ fn missing() -> Option<String> {
     Some(format!("there is no {}; it comes with a package", missing.0))
 }
 
-fn measure_all(kinds: &[Kind], extent: &Extent) -> Result<Results> {
-    let mut results = Results { rate: extent.common, ..Results::default() };
+fn measure_all(kinds: &[Kind], extent: &Extent, results: &mut Results) -> Result<()> {
     let _limits = conntrackd::Limits::raise()?;
     let site = Site::build()?;
     for round in 0..extent.rounds {
@@ -180,20 +182,25 @@ fn measure_all(kinds: &[Kind], extent: &Extent) -> Result<Results> {
             }
         }
     }
-    Ok(results)
+    Ok(())
 }
 
-/// Goes up the rates until one is not kept up with.
+/// Goes up the rates until one is not kept up with, or can't be reached.
 fn rise(site: &Site, kind: Kind, extent: &Extent, runs: &mut Vec<Run>) -> Result<()> {
     for &rate in extent.rates {
         let count = rate.saturating_mul(extent.seconds).min(extent.most);
+        let mut reached = false;
         for _ in 0..extent.rounds {
             let run = told(rig::run(site, kind, rate, count)?);
             let kept_up = run.kept_up();
+            reached |= run.reached();
             runs.push(run);
             if !kept_up {
                 return Ok(());
             }
+        }
+        if !reached {
+            return Ok(());
         }
     }
     Ok(())

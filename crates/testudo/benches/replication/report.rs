@@ -108,40 +108,40 @@ fn rising(text: &mut String, runs: &[Run]) {
         let failed = of().filter(|run| !run.kept_up()).map(|run| run.rate).min();
         let below = of().filter(|run| failed.is_none_or(|failed| run.rate < failed));
         let rate = below.map(|run| run.rate).max();
-        (rate, of().filter(|run| Some(run.rate) == rate).collect::<Vec<_>>(), failed)
+        of().filter(|run| Some(run.rate) == rate).collect::<Vec<_>>()
     };
     let row = |text: &mut String, title: &str, cell: &dyn Fn(&str) -> String| {
         let cells: Vec<String> = names.iter().map(|name| cell(name)).collect();
         let _ = writeln!(text, "| {title} | {} |", cells.join(" | "));
     };
-    row(text, "connections a second", &|name| {
-        best(name).0.map_or("–".into(), |rate| rate.to_string())
-    });
+    let figures = |name: &str, part: fn(&Figures) -> f64, digits| {
+        let figures = best(name).into_iter().filter_map(|run| run.figures.as_ref());
+        spread(figures.map(part).collect(), digits)
+    };
+    row(text, "connections a second", &|name| figures(name, |f| f.replicated_per_second, 0));
     row(text, "daemons there, µs a connection", &|name| {
-        spread(best(name).1.iter().filter_map(|run| run.cost()).collect(), 2)
+        spread(best(name).iter().filter_map(|run| run.cost()).collect(), 2)
     });
-    row(text, "behind there, ms", &|name| {
-        let figures = best(name).1.into_iter().filter_map(|run| run.figures.as_ref());
-        spread(figures.map(|figures| figures.behind_ms).collect(), 0)
-    });
-    row(text, "not kept up with", &|name| {
-        best(name).2.map_or("–".into(), |rate| rate.to_string())
-    });
-    row(text, "why", &|name| {
-        let of = runs.iter().filter(|run| run.name == name && !run.kept_up());
-        of.map(why).next().unwrap_or("the last rate was kept up with".into())
+    row(text, "packets with generator there, µs", &|name| figures(name, |f| f.packets, 2));
+    row(text, "behind there, ms", &|name| figures(name, |f| f.behind_ms, 0));
+    row(text, "why not more", &|name| {
+        let of = || runs.iter().filter(|run| run.name == name);
+        let lost = of().filter(|run| !run.kept_up()).map(why).next();
+        let slow = of().any(|run| !run.reached()).then(|| SLOW.to_owned());
+        lost.or(slow).unwrap_or("it was not tried".into())
     });
 }
 
+/// Why no more connections were opened, where nothing was lost.
+const SLOW: &str = "the processor with the packets is full";
+
 fn why(run: &Run) -> String {
-    match (&run.complaint, &run.figures) {
+    let found = match (&run.complaint, &run.figures) {
         (Some(complaint), _) => complaint.clone(),
-        (_, Some(f)) if f.sent_per_second < 0.95 * f64::from(run.rate) => {
-            format!("the generator gave {:.0} a second", f.sent_per_second)
-        }
-        (_, Some(f)) => format!("{:.0} ms behind, losses {:?}", f.behind_ms, f.losses),
+        (_, Some(f)) => format!("{:.0} ms behind, {:?}", f.behind_ms, f.losses),
         _ => "no figures".into(),
-    }
+    };
+    format!("at {}: {found}", run.rate)
 }
 
 fn fail_overs(text: &mut String, all: &[FailOver]) {
