@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 
-use super::{Effect, Replica};
+use super::{Effect, Peer, Replica};
 use crate::map::Version;
 use crate::ownership::Move;
 use crate::sync::frame::Frame;
@@ -55,7 +55,9 @@ enum Phase {
 pub(super) struct Leaving {
     moving: Move,
     phase: Phase,
-    /// Since when, from the first tick on.
+    /// The frame of the present stream in which the next owner was asked.
+    asked: Option<u64>,
+    /// Since when it knows, from the first tick on.
     begun: Option<Nanos>,
 }
 
@@ -139,7 +141,9 @@ impl Replica {
         }
         let slot = self.slot(bucket);
         let (Some(moving), true) = (moving, slot.owner == self.cluster.node()) else { return };
-        self.moves.leaving.insert(bucket, Leaving { moving, phase: Phase::Asked, begun: None });
+        self.moves
+            .leaving
+            .insert(bucket, Leaving { moving, phase: Phase::Asked, asked: None, begun: None });
         self.ask(bucket);
     }
 
@@ -170,7 +174,10 @@ impl Replica {
             return;
         }
         peer.outgoing.check(bucket);
-        peer.outgoing.tell(Frame::Prepare { bucket, since, epoch });
+        let frame = peer.outgoing.tell(Frame::Prepare { bucket, since, epoch });
+        if let Some(leaving) = self.moves.leaving.get_mut(&bucket) {
+            leaving.asked = Some(frame);
+        }
         let slot = BucketSlot { state: BucketState::Yielding, ..self.slot(bucket) };
         self.effects.push_back(Effect::SetBucket { bucket, slot });
     }
@@ -304,10 +311,18 @@ impl Replica {
         let wait = self.cluster.timing().handover;
         let mut late = Vec::new();
         for (&bucket, leaving) in &mut self.moves.leaving {
-            let begun = *leaving.begun.get_or_insert(now);
             let peer = self.peers.get(usize::from(leaving.moving.to.0));
-            let connected = peer.is_some_and(|peer| peer.connection.is_some());
-            if leaving.phase == Phase::Asked && connected && now >= after(begun, wait) {
+            let knows = |peer: &Peer| {
+                let acknowledged = peer.outgoing.acknowledged();
+                peer.connection.is_some()
+                    && leaving.asked.is_some_and(|asked| asked <= acknowledged)
+            };
+            // A peer that reads nothing now would not learn either that the bucket is let go.
+            if leaving.phase != Phase::Asked || !peer.is_some_and(knows) {
+                leaving.begun = None;
+                continue;
+            }
+            if now >= after(*leaving.begun.get_or_insert(now), wait) {
                 late.push(bucket);
             }
         }

@@ -286,9 +286,10 @@ impl Outgoing {
         self.wanted.push(u32::from(bucket.0));
     }
 
-    /// Tells the peer something about a move.
-    pub(crate) fn tell(&mut self, frame: Frame) {
+    /// Tells the peer something about a move; gives the number that its frame will have.
+    pub(crate) fn tell(&mut self, frame: Frame) -> u64 {
         self.urgent.push_back(frame);
+        self.sent + self.urgent.len() as u64
     }
 
     /// Lets a bucket go, behind all that was noted before: these packets of it were handled.

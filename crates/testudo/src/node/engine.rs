@@ -97,6 +97,11 @@ pub enum Input {
 /// How long the engine waits when there is nothing to do.
 const TICK: Duration = Duration::from_millis(1);
 
+/// How long events gather before they are read. Every write to a peer is answered by one that says
+/// how far it has got, and that wakes the engine: were new events read and sent at once then, the two
+/// nodes would toss single changes to and fro and pay a system call for each.
+const GATHERING: Duration = Duration::from_micros(500);
+
 /// The token of the mailbox; the streams have theirs.
 const MAILBOX: Token = Token(0);
 
@@ -158,6 +163,7 @@ pub struct Engine {
     verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
+    events_read: Nanos,
     replica_due: Nanos,
     expiry_due: Nanos,
     lost: Throttle,
@@ -182,6 +188,7 @@ impl Engine {
             takeover: None,
             first_packet: None,
             tallies: Tallies::default(),
+            events_read: Nanos(0),
             replica_due: Nanos(0),
             expiry_due: Nanos(0),
             lost: Throttle::default(),
@@ -223,7 +230,10 @@ impl Engine {
     fn turn(&mut self) -> bool {
         let mut more = self.read_mail();
         let now = clock::now();
-        self.drain_events(now);
+        if clock::between(self.events_read, now) >= GATHERING {
+            self.events_read = now;
+            self.drain_events(now);
+        }
         more |= self.audit_some(now);
         self.handle_upcalls(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
