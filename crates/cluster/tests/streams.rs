@@ -271,7 +271,7 @@ fn a_snapshot_does_not_use_a_number_again_before_its_flow_has_left() {
     }
     pair.assert_equal();
     assert_eq!(pair.node(0).table().len(), 60);
-    assert_eq!(pair.node(0).rejected().unknown, 0);
+    assert_eq!(pair.node(0).peer(NodeId(1)).rejected.unknown, 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::generator::{Roll, number};
 use crate::measure;
 use crate::rig::{Effective, Known, Rig, Scratch, wait};
-use crate::site::{GATEWAYS, SYNC, Site};
+use crate::site::{GATEWAYS, SYNC, Site, run};
 
 const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0, 1];
 const BUCKETS: u64 = 256;
@@ -34,13 +34,18 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts both, and waits until the first owns every bucket.
-    pub fn start(site: &Site, flows: u32) -> Result<Self> {
+    pub fn start(site: &Site, flows: u32, tls: bool) -> Result<Self> {
         let scratch = Scratch::new("testudo")?;
         let files = GATEWAYS.map(|name| scratch.path(&format!("{name}.toml")));
+        let authority = scratch.path("pki");
+        let text = authority.display().to_string();
+        let testudo = env!("CARGO_BIN_EXE_testudo");
+        run(testudo, &["pki", "init", "--directory", &text])?;
+        run(testudo, &[&["pki", "issue", "--directory", &text], &GATEWAYS[..]].concat())?;
         let mut cluster = Self { files, nodes: Vec::new(), _scratch: scratch };
         let slots = flows.max(1 << 14).saturating_mul(SLOTS_PER_FLOW).next_power_of_two();
         for (index, name) in GATEWAYS.into_iter().enumerate() {
-            fs::write(&cluster.files[index], cluster.configuration(index, slots))?;
+            fs::write(&cluster.files[index], cluster.configuration(index, slots, &authority, tls))?;
             let log = fs::File::create(cluster.files[index].with_extension("log"))?;
             let mut command = Command::new(env!("CARGO_BIN_EXE_testudo"));
             command.args(["node", "--config"]).arg(&cluster.files[index]);
@@ -52,15 +57,24 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn configuration(&self, index: usize, slots: u32) -> String {
+    fn configuration(&self, index: usize, slots: u32, authority: &Path, tls: bool) -> String {
         let [a, b] = GATEWAYS;
         let file = |extension| self.files[index].with_extension(extension);
+        let own = authority.join(GATEWAYS[index]);
+        let credentials = format!(
+            "[node.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            authority.join("ca.pem").display(),
+            own.with_extension("pem").display(),
+            own.with_extension("key").display(),
+        );
+        let (tls, credentials) = if tls { ("on", credentials) } else { ("off", String::new()) };
         // The first of two members is the one that may go on alone.
         format!(
             "[cluster]\nname = \"replication\"\nsecret = \"000102030405060708090a0b0c0d0e0f\"\n\
              buckets = {BUCKETS}\nmode = \"shared\"\nmac = \"02:74:65:73:00:01\"\nmin_voters = 1\n\
+             tls = \"{tls}\"\n\
              [node]\nname = \"{name}\"\ncontrol = \"{control}\"\ntable_entries = {slots}\n\
-             state = \"{state}\"\n\
+             state = \"{state}\"\n{credentials}\
              [[member]]\nname = \"{b}\"\nsync = \"{sync_b}:7400\"\nweight = 1\n\
              [[member]]\nname = \"{a}\"\nsync = \"{sync_a}:7400\"\nweight = 1000\n\
              [[interface]]\nname = \"in0\"\naddresses = [\"10.10.0.1\"]\n\

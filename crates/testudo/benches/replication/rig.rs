@@ -74,16 +74,19 @@ pub struct Effective {
 pub enum Kind {
     /// conntrackd in one of its modes.
     Conntrackd(Mode),
-    /// Testudo.
+    /// Testudo, as it is by default.
     Testudo,
+    /// Testudo, with streams that are not encrypted.
+    InClear,
 }
 
 /// Everything, in the order of the report.
-pub const KINDS: [Kind; 4] = [
+pub const KINDS: [Kind; 5] = [
     Kind::Conntrackd(Mode::Ftfw),
     Kind::Conntrackd(Mode::FtfwEstablished),
     Kind::Conntrackd(Mode::NoTrack),
     Kind::Testudo,
+    Kind::InClear,
 ];
 
 impl Kind {
@@ -94,6 +97,7 @@ impl Kind {
             Kind::Conntrackd(Mode::FtfwEstablished) => "conntrackd FTFW, established only",
             Kind::Conntrackd(Mode::NoTrack) => "conntrackd NOTRACK",
             Kind::Testudo => "Testudo",
+            Kind::InClear => "Testudo, in clear",
         }
     }
 
@@ -101,7 +105,8 @@ impl Kind {
     pub fn start(self, site: &Site, flows: u32) -> Result<Box<dyn Rig + '_>> {
         Ok(match self {
             Kind::Conntrackd(mode) => Box::new(Conntrackd::start(site, mode)?),
-            Kind::Testudo => Box::new(Cluster::start(site, flows)?),
+            Kind::Testudo => Box::new(Cluster::start(site, flows, true)?),
+            Kind::InClear => Box::new(Cluster::start(site, flows, false)?),
         })
     }
 }
