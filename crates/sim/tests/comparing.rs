@@ -50,12 +50,22 @@ fn all_equal(found: &[Verification], buckets: u32, nodes: usize) {
     }
 }
 
+/// How many records all nodes have sent with whole buckets.
+fn resent(world: &World) -> u64 {
+    let daemons = world.machines.iter().filter_map(|machine| machine.daemon.as_ref());
+    let peers = daemons.flat_map(|daemon| {
+        (0..world.machines.len()).map(|peer| daemon.replica.peer(NodeId(peer as u8)))
+    });
+    peers.map(|status| status.comparisons.resent).sum()
+}
+
 #[test]
 fn a_busy_cluster_compares_equal() {
     for_each_seed(&seeds(11, SEEDS), |seed| {
         let mut world = World::formed(Options::of(3), seed);
         world.traffic.gap = Some(MS / 16);
         world.run(1000 * MS);
+        let sent_again = resent(&world);
         for _ in 0..5 {
             let numbers = begin(&mut world);
             let (found, millis) = outcome(&mut world, &numbers);
@@ -65,6 +75,7 @@ fn a_busy_cluster_compares_equal() {
             world.run(pause);
         }
         assert_eq!(world.tally.of("divergences"), 0);
+        assert_eq!(resent(&world), sent_again, "not a record was sent again");
         tables_agree(&world).expect_err("so much is under way that no moment shows them equal");
     });
 }
