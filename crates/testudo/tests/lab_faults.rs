@@ -72,6 +72,34 @@ fn a_takeover_is_measured_with_a_table_that_was_filled_before() {
     assert!(report.pointer("/events/0/flipped_micros").is_some_and(Value::is_f64), "{report}");
 }
 
+/// What is asked of every run in which replication has a hard time: forwarding does not notice, and all
+/// tables are equal afterwards.
+fn hardship(arguments: &[&str]) -> Value {
+    let load = ["--connections", "100", "--churn", "2000", "--hold", "3"];
+    let report = lab(&[arguments, &load].concat());
+    assert_eq!(report["failures"], serde_json::json!([]));
+    assert_eq!(report["common_tables_agree"], true);
+    assert!(number(&report, "/churned") > 4_000, "{report}");
+    for way in ["up", "down"] {
+        assert_eq!(number(&report, &format!("/{way}/lost")), 0, "{report}");
+    }
+    report
+}
+
+fn sync_links_that_lose_and_delay_cost_nothing_but_time() {
+    hardship(&["--scenario", "none", "--sync-loss", "5", "--sync-delay", "2"]);
+}
+
+fn a_peer_whose_streams_stand_still_keeps_nobody_from_forwarding() {
+    let report = hardship(&["--scenario", "stall", "--stall", "12"]);
+    assert_eq!(number(&report, "/steps/0/count"), 1);
+    for memory in report["memory"].as_array().expect("what the daemons needed") {
+        let (before, peak) = (number(memory, "/before_kib"), number(memory, "/peak_kib"));
+        // Some 30,000 flows in all tables, and a place for each that the peer was not told of.
+        assert!(before > 0 && peak < before + (64 << 10), "{report}");
+    }
+}
+
 fn main() -> std::process::ExitCode {
     privileged::run(
         &[
@@ -86,6 +114,14 @@ fn main() -> std::process::ExitCode {
             (
                 "three_of_five_nodes_carry_on_when_two_lose_power_one_after_the_other",
                 three_of_five_nodes_carry_on_when_two_lose_power_one_after_the_other,
+            ),
+            (
+                "sync_links_that_lose_and_delay_cost_nothing_but_time",
+                sync_links_that_lose_and_delay_cost_nothing_but_time,
+            ),
+            (
+                "a_peer_whose_streams_stand_still_keeps_nobody_from_forwarding",
+                a_peer_whose_streams_stand_still_keeps_nobody_from_forwarding,
             ),
             (
                 "a_takeover_is_measured_with_a_table_that_was_filled_before",

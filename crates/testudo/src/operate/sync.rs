@@ -232,7 +232,7 @@ PEER  EQUAL  CAUGHT-UP  DIVERGED  REPAIRED  RESENT  RESYNCS  REFUSED
 n2      900         85         1         1     340        0        3
 n3        0          0         0         0       0        0        0
 
-refused of n2: 2 overtaken, 1 not by the owner, 0 for lack of room, 0 of no bucket
+refused of n2: 2 overtaken, 1 not by the owner, 0 for lack of room, 0 of no bucket, 0 by references that led nowhere
 
 last divergence of n2: bucket 17, 5 s ago, repaired in 2.100 ms with 4 records
 ";
