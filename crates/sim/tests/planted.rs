@@ -101,10 +101,16 @@ fn a_held_packet_that_is_dropped_is_missed() {
 
 #[test]
 fn a_packet_that_the_owner_before_has_handled_is_noticed_when_it_is_handled_again() {
-    let mut world = World::formed(with(Plant::HashesForgotten), 1);
-    move_buckets(&mut world);
-    let violation = world.violation.take().unwrap_or_default();
-    assert!(violation.contains("was handled by node"), "{violation}");
+    // It takes a packet that comes to both between the two looks at a slot: not every move has one.
+    let found = (1..=8).filter(|&seed| {
+        let mut world = World::formed(with(Plant::HashesForgotten), seed);
+        move_buckets(&mut world);
+        let violation = world.violation.take().unwrap_or_default();
+        assert!(violation.is_empty() || violation.contains("was handled by node"), "{violation}");
+        !violation.is_empty()
+    });
+    let found = found.count();
+    assert!(found >= 3, "noticed with {found} of 8 seeds");
 }
 
 #[test]
