@@ -296,6 +296,8 @@ impl RunArgs {
             flows: self.connections + self.flows + self.prefill + self.churn * LIFE,
             timing: self.cluster.timing,
             patient: self.prefill > 0,
+            // Made-up flows are spread unevenly, and a move would be judged with the stall.
+            still: self.scenario == Scenario::Stall,
         }
     }
 

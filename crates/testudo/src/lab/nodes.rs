@@ -44,6 +44,8 @@ pub struct Settings {
     pub timing: Option<Timing>,
     /// Whether flows that nobody answers are to be kept for the whole run.
     pub patient: bool,
+    /// Whether buckets stay where they are, however uneven the load is.
+    pub still: bool,
 }
 
 /// The times that decide how fast a takeover is, in milliseconds.
@@ -127,6 +129,9 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
             text,
             "lease_ms = {lease}\ntakeover_ms = {takeover}\nheartbeat_ms = {heartbeat}"
         );
+    }
+    if settings.still {
+        text.push_str("balance_moves_per_minute = 0\n");
     }
     if state.plan.coordinator == Coordinator::Etcd {
         let _ = writeln!(
