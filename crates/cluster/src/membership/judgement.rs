@@ -96,9 +96,11 @@ impl Membership {
         if self.role() != Role::Member {
             return;
         }
-        let me = self.cluster.node();
-        let fenced_by = self.votes().filter(|said| self.is_fenced_by(said, me)).count();
-        if fenced_by >= self.map.majority() {
+        let fenced_by = self.fenced_by();
+        // A fence stays. The fewer who grant, the fewer have to die for this node to stop, so it gets rid
+        // of what it owns (it is not fit) and then of the life that is fenced.
+        let free = self.ledger.owned() == 0 && self.settled == self.map.version();
+        if fenced_by >= self.map.majority() || fenced_by > 0 && free {
             return self.restart(Cause::Fenced);
         }
         if self.lease.is_held() || self.in_touch_since.is_none() {
@@ -109,6 +111,17 @@ impl Membership {
         if self.now >= after(idle_since, self.cluster.timing().patience()) {
             self.restart(Cause::NoLease);
         }
+    }
+
+    /// How many voters grant this life nothing any more.
+    fn fenced_by(&self) -> usize {
+        let me = self.cluster.node();
+        self.votes().filter(|said| self.is_fenced_by(said, me)).count()
+    }
+
+    /// Whether this node can do with its buckets what it should.
+    pub(super) fn is_fit(&self) -> bool {
+        self.fit && self.fenced_by() == 0
     }
 
     pub(super) fn restart(&mut self, cause: Cause) {
@@ -246,7 +259,7 @@ impl Membership {
             life: Some(self.incarnation).filter(|_| self.released),
             ready: self.is_ready(),
             lease: self.role() == Role::Member && self.lease.is_held(),
-            fit: self.fit,
+            fit: self.is_fit(),
             synced: self.is_synced(),
             gone: self.map.admission(me).is_none_or(|a| {
                 a.life != self.incarnation && self.votes_against(me) >= self.map.majority()

@@ -16,6 +16,8 @@
 //!   more. When a majority has fenced it, all in force at one moment, the life is *dead*: every
 //!   majority contains one that has granted nothing for `takeover`, which is longer than `lease` by
 //!   more than clocks differ. So its lease has run out, and can't come back.
+//!   A life that only some have fenced goes on with fewer to grant it: it is not fit, is given no bucket
+//!   and loses those that it has by plan, and begins anew when it owns nothing.
 //! * **Takeover.** A node takes a bucket when it has itself counted a majority against all that are
 //!   listed before it, while it holds a lease. A lease that it loses later does not matter: the dead
 //!   stay dead.
@@ -485,7 +487,7 @@ impl Membership {
     fn heartbeat_for(&mut self, to: NodeId) -> Heartbeat {
         let ready = self.is_ready();
         let votes = ready && self.is_voter();
-        let synced = self.is_synced();
+        let (fit, synced) = (self.is_fit(), self.is_synced());
         let fenced = self.own_votes();
         let (pause, offer) = self.announced();
         let now = self.now;
@@ -520,7 +522,7 @@ impl Membership {
             grant,
             ready,
             lease: member && self.lease.is_held(),
-            fit: self.fit,
+            fit,
             synced,
             version: self.map.version(),
             settled: self.settled,

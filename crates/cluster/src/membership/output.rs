@@ -60,7 +60,7 @@ pub enum Notice {
 /// Why a node began a new life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The others have fenced it; what it owned is theirs.
+    /// Others have fenced it: a majority, and what it owned is theirs; or some, and it owned nothing.
     Fenced,
     /// It hears a majority, but gets no lease.
     NoLease,
