@@ -230,11 +230,12 @@ impl Engine {
     fn turn(&mut self) -> bool {
         let mut more = self.read_mail();
         let now = clock::now();
-        if clock::between(self.events_read, now) >= GATHERING {
+        // What the node table shows is compared with what is known only when no event waits.
+        if self.rounds.is_behind() || clock::between(self.events_read, now) >= GATHERING {
             self.events_read = now;
             self.drain_events(now);
+            more |= self.audit_some(now);
         }
-        more |= self.audit_some(now);
         self.handle_upcalls(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.do_what_is_due(now);

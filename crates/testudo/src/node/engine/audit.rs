@@ -65,7 +65,7 @@ impl Place {
 
 impl Rounds {
     /// Whether events were lost whose flows may not have been found yet.
-    const fn is_behind(&self) -> bool {
+    pub(super) const fn is_behind(&self) -> bool {
         self.node.owed + self.common.owed > 0
     }
 }
