@@ -10,13 +10,15 @@
 
 #![no_main]
 
+#[path = "../../crates/cluster/tests/two_nodes/mod.rs"]
+mod two_nodes;
+
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use testudo_cluster::config::{Cluster, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::map::Version;
-use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::{Move, Ownership};
 use testudo_cluster::replica::{ConnectionId, Replica, Side, SyncError};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
@@ -68,24 +70,16 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn cluster(node: u8) -> Arc<Cluster> {
-    let settings = Settings {
+    let (lease, takeover) =
+        (std::time::Duration::from_millis(200), std::time::Duration::from_millis(260));
+    two_nodes::cluster(Settings {
         name: "recorded".into(),
         label: "a label".into(),
-        secret: *b"a cluster secret",
-        members: vec!["n0".into(), "n1".into()],
-        weights: vec![100; 2],
-        witnesses: NodeSet::default(),
-        min_voters: 2,
-        node: NodeId(node),
         buckets: u32::from(BUCKETS),
-        timing: Timing {
-            lease: std::time::Duration::from_millis(200),
-            takeover: std::time::Duration::from_millis(260),
-            ..Timing::default()
-        },
+        timing: Timing { lease, takeover, ..Timing::default() },
         max_flows: MAX_FLOWS,
-    };
-    Arc::new(Cluster::new(settings).expect("settings that work"))
+        ..two_nodes::settings(node)
+    })
 }
 
 fn slot(owner: u8, epoch: u32) -> BucketSlot {

@@ -8,12 +8,14 @@
 //!
 //! A run counts only if both tables are equal at its end.
 
+#[path = "../tests/two_nodes/mod.rs"]
+mod two_nodes;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Settings};
 use testudo_cluster::heartbeat::Incarnation;
-use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{ConnectionId, Replica, Side};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
@@ -30,20 +32,8 @@ const BATCH: u32 = 100;
 const WRITE_BYTES: usize = 256 * 1024;
 
 fn cluster(node: u8) -> Arc<Cluster> {
-    let settings = Settings {
-        name: "bench".into(),
-        label: String::new(),
-        secret: *b"a cluster secret",
-        members: vec!["n0".into(), "n1".into()],
-        weights: vec![100; 2],
-        witnesses: NodeSet::default(),
-        min_voters: 2,
-        node: NodeId(node),
-        buckets: BUCKETS,
-        timing: Timing::default(),
-        max_flows: 1 << 22,
-    };
-    Arc::new(Cluster::new(settings).expect("settings that work"))
+    let settings = two_nodes::settings(node);
+    two_nodes::cluster(Settings { buckets: BUCKETS, max_flows: 1 << 22, ..settings })
 }
 
 fn flow(number: u32, phase: Phase, sequence: u32) -> FlowRecord {

@@ -8,6 +8,7 @@
 //!
 //! Nothing here reads a clock, opens a socket, starts a thread, draws a random number or waits.
 
+mod bits;
 pub mod common_table;
 pub mod config;
 pub mod heartbeat;

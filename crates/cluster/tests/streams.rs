@@ -1,11 +1,12 @@
 //! Stories of two nodes and the stream between them: what a node tells of its flows, the other knows.
 
+mod two_nodes;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Settings};
 use testudo_cluster::heartbeat::Incarnation;
-use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{ConnectionId, Replica, Side, SyncError};
 use testudo_cluster::sync::frame::Frame;
@@ -21,20 +22,8 @@ const NOW: Nanos = Nanos(1_000_000_000);
 const BUCKETS: u16 = 8;
 
 fn cluster(node: u8, max_flows: usize) -> Arc<Cluster> {
-    let settings = Settings {
-        name: "stories".into(),
-        label: String::new(),
-        secret: *b"a cluster secret",
-        members: vec!["n0".into(), "n1".into()],
-        weights: vec![100; 2],
-        witnesses: NodeSet::default(),
-        min_voters: 2,
-        node: NodeId(node),
-        buckets: u32::from(BUCKETS),
-        timing: Timing::default(),
-        max_flows,
-    };
-    Arc::new(Cluster::new(settings).expect("settings that work"))
+    let settings = two_nodes::settings(node);
+    two_nodes::cluster(Settings { buckets: u32::from(BUCKETS), max_flows, ..settings })
 }
 
 fn flow(number: u16, epoch: u32, phase: Phase, sequence: u32) -> FlowRecord {

@@ -3,16 +3,15 @@
 //! A block holds bytes in hexadecimal, comments behind `#`, and, in lines that begin with `=`, what the
 //! bytes above decode to; a line that begins with `!` is the error that they are refused with.
 
-use std::sync::Arc;
+mod two_nodes;
 
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::Settings;
 use testudo_cluster::heartbeat::Incarnation;
-use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::replica::{Replica, Side};
 use testudo_cluster::sync::SyncError;
 use testudo_cluster::sync::frame::{FRAME_BYTES, Frame};
 use testudo_cluster::sync::layout::{HEAD_BYTES, Head, Item};
-use testudo_packet::bucket::{Nanos, NodeId};
+use testudo_packet::bucket::Nanos;
 
 const PAGE: &str = include_str!("../../../docs/sync-protocol.md");
 
@@ -86,20 +85,8 @@ fn frames_of_version_2_say_what_the_page_says() {
 
 #[test]
 fn a_node_greets_as_the_page_says() {
-    let settings = Settings {
-        name: "page".into(),
-        label: String::new(),
-        secret: *b"a cluster secret",
-        members: vec!["n0".into(), "n1".into()],
-        weights: vec![100; 2],
-        witnesses: NodeSet::default(),
-        min_voters: 2,
-        node: NodeId(0),
-        buckets: 8,
-        timing: Timing::default(),
-        max_flows: 10,
-    };
-    let cluster = Arc::new(Cluster::new(settings).expect("settings that work"));
+    let settings = two_nodes::settings(0);
+    let cluster = two_nodes::cluster(Settings { name: "page".into(), max_flows: 10, ..settings });
     let mut replica = Replica::new(cluster, Incarnation(1));
     let connection = replica.handle_connected(Nanos(1), Side::Accepted, [2; 16]);
     let mut hello = Vec::new();

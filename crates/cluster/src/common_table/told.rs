@@ -9,63 +9,49 @@
 //! soon be larger than the flows themselves.
 
 use super::SlotId;
+use crate::bits::Bits;
 use testudo_packet::bucket::NodeId;
 
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// A bit for each slot, for each peer by its number.
-    peers: Vec<Vec<u64>>,
-}
-
-const fn place(slot: SlotId) -> (usize, u64) {
-    (slot.0 as usize / 64, 1 << (slot.0 % 64))
+    /// The slots, for each peer by its number.
+    peers: Vec<Bits>,
 }
 
 impl Told {
     pub(super) fn has(&self, peer: NodeId, slot: SlotId) -> bool {
-        let (word, bit) = place(slot);
-        let words = self.peers.get(usize::from(peer.0));
-        words.and_then(|words| words.get(word)).is_some_and(|word| word & bit != 0)
+        self.peers.get(usize::from(peer.0)).is_some_and(|slots| slots.contains(slot.0))
     }
 
     pub(super) fn set(&mut self, peer: NodeId, slot: SlotId) {
-        let ((word, bit), peer) = (place(slot), usize::from(peer.0));
+        let peer = usize::from(peer.0);
         if peer >= self.peers.len() {
-            self.peers.resize_with(peer + 1, Vec::new);
+            self.peers.resize_with(peer + 1, Bits::default);
         }
-        let words = &mut self.peers[peer];
-        if word >= words.len() {
-            words.resize(word + 1, 0);
-        }
-        words[word] |= bit;
+        self.peers[peer].insert(slot.0);
     }
 
     pub(super) fn clear(&mut self, peer: NodeId, slot: SlotId) {
-        if let Some(words) = self.peers.get_mut(usize::from(peer.0)) {
-            clear(words, slot);
+        if let Some(slots) = self.peers.get_mut(usize::from(peer.0)) {
+            slots.remove(slot.0);
         }
     }
 
     /// Nobody knows what is in this slot.
     pub(super) fn clear_slot(&mut self, slot: SlotId) {
-        self.peers.iter_mut().for_each(|words| clear(words, slot));
+        for slots in &mut self.peers {
+            slots.remove(slot.0);
+        }
     }
 
     /// The stream to a peer is over.
     pub(super) fn clear_peer(&mut self, peer: NodeId) {
-        if let Some(words) = self.peers.get_mut(usize::from(peer.0)) {
-            *words = Vec::new();
+        if let Some(slots) = self.peers.get_mut(usize::from(peer.0)) {
+            *slots = Bits::default();
         }
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.peers.iter().map(|words| words.capacity() * size_of::<u64>()).sum()
-    }
-}
-
-fn clear(words: &mut [u64], slot: SlotId) {
-    let (word, bit) = place(slot);
-    if let Some(word) = words.get_mut(word) {
-        *word &= !bit;
+        self.peers.iter().map(Bits::memory).sum()
     }
 }

@@ -31,7 +31,7 @@ pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<C
                 may_succeed: complete || !standing.gone && is_listed(map, node),
             })
         })
-        .filter(|candidate| candidate.may_own || candidate.may_succeed)
+        .filter(|candidate| candidate.may_succeed)
         .collect();
     let is_drained = |candidate: &Candidate| map.drained().contains(candidate.node);
     // A drain leaves buckets where they are if nobody else may own them, so it also lets a cluster form.
@@ -39,7 +39,6 @@ pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<C
         for candidate in &mut candidates {
             candidate.may_own &= !is_drained(candidate);
         }
-        candidates.retain(|candidate| candidate.may_own || candidate.may_succeed);
     }
     candidates
 }

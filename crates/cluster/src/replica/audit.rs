@@ -263,7 +263,7 @@ mod tests {
     fn a_bucket_that_is_loading_or_disputed_is_left_alone() {
         let mut replica = node(false);
         let flow = record(1, Phase::Established, 5);
-        replica.spoil().replace(flow).expect("room");
+        replica.table.replace(flow).expect("room");
         assert!(audit(&mut replica, &NodeTable::new()).is_clean(), "it is loading");
         assert_eq!(replica.table().len(), 1);
         replica.handle_loaded(BucketId(1), Epoch(1));

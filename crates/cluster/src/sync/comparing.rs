@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use testudo_packet::bucket::{BucketId, Nanos};
 
+use crate::bits::Bits;
+
 /// What a peer says of its copy of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -63,7 +65,7 @@ pub(crate) struct Resent {
 /// How far the peer's copies are known to be equal.
 #[derive(Debug, Default)]
 pub(crate) struct Comparing {
-    agreed: Vec<u64>,
+    agreed: Bits,
     /// The frames in which checks went that were not answered.
     asked: BTreeMap<BucketId, u64>,
     resent: BTreeMap<BucketId, Resent>,
@@ -74,7 +76,7 @@ pub(crate) struct Comparing {
 impl Comparing {
     /// The peer may lack what was told of a bucket.
     pub(crate) fn doubt(&mut self, bucket: BucketId) {
-        self.set_agreed(bucket, false);
+        self.agreed.remove(bucket.0.into());
         self.asked.remove(&bucket);
     }
 
@@ -103,7 +105,11 @@ impl Comparing {
             return Finding::Late;
         }
         self.asked.remove(&bucket);
-        let agreed = self.set_agreed(bucket, verdict == Verdict::Equal);
+        let number = u32::from(bucket.0);
+        let agreed = match verdict {
+            Verdict::Equal => !self.agreed.insert(number),
+            _ => self.agreed.remove(number),
+        };
         match verdict {
             Verdict::Equal => Finding::Equal(self.resent.remove(&bucket)),
             Verdict::Differs if agreed => {
@@ -133,17 +139,6 @@ impl Comparing {
     /// How many answers this node owes.
     pub(crate) fn answers(&self) -> usize {
         self.answers.len()
-    }
-
-    /// Returns what was known before.
-    fn set_agreed(&mut self, bucket: BucketId, agreed: bool) -> bool {
-        let (word, bit) = (usize::from(bucket.0) / 64, 1 << (bucket.0 % 64));
-        if word >= self.agreed.len() {
-            self.agreed.resize(word + 1, 0);
-        }
-        let before = self.agreed[word] & bit != 0;
-        self.agreed[word] = if agreed { self.agreed[word] | bit } else { self.agreed[word] & !bit };
-        before
     }
 }
 

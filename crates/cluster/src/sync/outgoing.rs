@@ -33,6 +33,7 @@ use super::lag::{Delays, Lag, Noted};
 use super::layout::Item;
 use super::references::Reference;
 use super::runs::{MOST_ADDED, Runs};
+use crate::bits::Bits;
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,7 +44,7 @@ use testudo_packet::entry::{FlowRecord, FlowState};
 #[derive(Debug, Default)]
 struct UniqueQueue {
     queue: VecDeque<u32>,
-    member: Vec<u64>,
+    member: Bits,
     /// How many were ever put in, and taken out.
     pushed: u64,
     popped: u64,
@@ -52,13 +53,8 @@ struct UniqueQueue {
 impl UniqueQueue {
     /// Says whether it was not in already.
     fn push(&mut self, number: u32) -> bool {
-        let (word, bit) = (number as usize / 64, 1 << (number % 64));
-        if word >= self.member.len() {
-            self.member.resize(word + 1, 0);
-        }
-        let new = self.member[word] & bit == 0;
+        let new = self.member.insert(number);
         if new {
-            self.member[word] |= bit;
             self.queue.push_back(number);
             self.pushed += 1;
         }
@@ -68,7 +64,7 @@ impl UniqueQueue {
     fn pop(&mut self) -> Option<u32> {
         let number = self.queue.pop_front()?;
         self.popped += 1;
-        self.member[number as usize / 64] &= !(1 << (number % 64));
+        self.member.remove(number);
         Some(number)
     }
 
@@ -77,8 +73,7 @@ impl UniqueQueue {
     }
 
     fn contains(&self, number: u32) -> bool {
-        let word = self.member.get(number as usize / 64);
-        word.is_some_and(|word| word & 1 << (number % 64) != 0)
+        self.member.contains(number)
     }
 
     fn len(&self) -> usize {
@@ -88,7 +83,7 @@ impl UniqueQueue {
     fn clear(&mut self) {
         self.queue.clear();
         self.popped = self.pushed;
-        self.member.fill(0);
+        self.member.clear();
     }
 }
 

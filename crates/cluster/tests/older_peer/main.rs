@@ -8,6 +8,8 @@
 //! greeting, and its repetition in the identity, with the code over that.
 
 mod story;
+#[path = "../two_nodes/mod.rs"]
+mod two_nodes;
 
 use std::ops::Range;
 

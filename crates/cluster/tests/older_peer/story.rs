@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::two_nodes;
 use testudo_cluster::config::{Cluster, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::map::Version;
-use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::{Move, Ownership};
 use testudo_cluster::replica::{ConnectionId, Effect, Replica, Side};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
@@ -37,24 +37,15 @@ pub struct Story {
 }
 
 fn cluster(node: u8) -> Arc<Cluster> {
-    let settings = Settings {
+    let (lease, takeover) = (Duration::from_millis(200), Duration::from_millis(260));
+    two_nodes::cluster(Settings {
         name: "recorded".into(),
         label: "a label".into(),
-        secret: *b"a cluster secret",
-        members: vec!["n0".into(), "n1".into()],
-        weights: vec![100; 2],
-        witnesses: NodeSet::default(),
-        min_voters: 2,
-        node: NodeId(node),
         buckets: 4,
-        timing: Timing {
-            lease: Duration::from_millis(200),
-            takeover: Duration::from_millis(260),
-            ..Timing::default()
-        },
+        timing: Timing { lease, takeover, ..Timing::default() },
         max_flows: 1000,
-    };
-    Arc::new(Cluster::new(settings).expect("settings that work"))
+        ..two_nodes::settings(node)
+    })
 }
 
 /// The owner of a bucket in the beginning.

@@ -39,33 +39,23 @@ pub fn attach(datapath: &mut KernelDatapath, interface: &str) -> Result<(), Erro
     if datapath.attached.iter().any(|one| one.interface == number) {
         return Ok(());
     }
-    let guarded = datapath.guarded.clone();
-    let left = match &guarded {
-        Some(directory) => guard::take(datapath, directory, number)?,
-        None => None,
-    };
-    let found = left.is_some();
-    let attachment = match left {
+    let attachment = match guard::take(datapath, number)? {
         Some(attachment) => attachment,
         None => {
             let stack = attach_stack(datapath, interface)?.map_err(|error| failed(&error))?;
             let packets = attach_packets(datapath, number)?.map_err(|error| failed(&error))?;
-            Attachment { interface: number, packets, stack }
+            let attachment = Attachment { interface: number, packets, stack };
+            if let Some(directory) = &datapath.guarded {
+                pinning::pin_attachment(directory, &attachment)?;
+            }
+            attachment
         }
     };
-    if let Some(directory) = guarded.filter(|_| !found) {
-        pinning::pin_attachment(&directory, &attachment)?;
-    }
     if let Some(directory) = &datapath.pinned {
         pinning::pin_attachment(directory, &attachment)?;
     }
     datapath.attached.push(attachment);
     Ok(())
-}
-
-/// Takes the programs off all interfaces.
-pub fn detach(datapath: &mut KernelDatapath) {
-    datapath.attached.clear();
 }
 
 type Attached<T> = Result<Result<T, ProgramError>, Error>;

@@ -17,9 +17,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::KernelDatapath;
 use super::attachment::Attachment;
 use super::pinning::{self, PACKETS_LINK, STACK_LINK, failed};
-use super::{KernelDatapath, attachment};
 use crate::Error;
 
 /// Has everything that is attached from now on, and what is attached already, guarded in a directory.
@@ -44,11 +44,11 @@ fn is_guarded(directory: &Path, interface: u32) -> bool {
 /// none that can be taken.
 pub(super) fn take(
     datapath: &mut KernelDatapath,
-    directory: &Path,
     interface: u32,
 ) -> Result<Option<Attachment>, Error> {
-    if is_guarded(directory, interface) {
-        match pinning::take_over(datapath, directory, interface) {
+    let Some(directory) = datapath.guarded.clone() else { return Ok(None) };
+    if is_guarded(&directory, interface) {
+        match pinning::take_over(datapath, &directory, interface) {
             Ok(Some(attachment)) => {
                 tracing::info!(interface, "the programs of a dead process were replaced");
                 return Ok(Some(attachment));
@@ -60,7 +60,7 @@ pub(super) fn take(
             }
         }
     }
-    remove(directory, interface)?;
+    remove(&directory, interface)?;
     Ok(None)
 }
 
@@ -72,7 +72,7 @@ pub(super) fn stand_down(datapath: &mut KernelDatapath) -> Result<(), Error> {
     }
     // Of other interfaces there may be some left, by an earlier configuration: they stay closed.
     let _ = fs::remove_dir(&directory);
-    attachment::detach(datapath);
+    datapath.attached.clear();
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,15 +33,16 @@ const PORTS: u32 = 40_000;
 const FIRST_PORT: u16 = 20_000;
 /// Added to the network's address: the first made-up address.
 const FIRST_ADDRESS: u32 = 0x4000;
-/// Datagrams at once, and the pace of the first attempt; later ones are slower.
-const BURST: u32 = 64;
+/// The pace of the first attempt; later ones are slower.
 const RATE: u32 = 120_000;
+/// How far ahead of its pace a sender may be: some tens of datagrams at once.
+const AHEAD: Duration = Duration::from_micros(500);
+/// How many flows churn opens at most.
+const CHURN_FLOWS: u32 = 40_000_000;
 const ATTEMPTS: u32 = 6;
 /// Between two looks at the tables, and how many without progress end an attempt.
 const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOKS: u32 = 4;
-/// How many flows churn opens at most.
-const CHURN_FLOWS: u32 = 40_000_000;
 const FRAME: usize = 14 + 20 + 8;
 
 /// Keeps the sink open.
@@ -61,7 +63,8 @@ pub fn fill(
     for attempt in 1..=ATTEMPTS {
         let rate = RATE / attempt;
         let client = topology.namespace(Host::Client)?;
-        client.run(|| send_all(&template, flows, rate, interrupt))??;
+        let go_on = || interrupt.check().map(|()| true);
+        client.run(|| send_all(&template, 0..flows, rate, go_on))??;
         let known = settle(lab, flows, interrupt)?;
         if known >= u64::from(flows) {
             let seconds = begun.elapsed().as_secs_f64();
@@ -110,7 +113,8 @@ impl Churn {
         let template = frame(topology.plan())?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let work = move || open_flows(&template, first, rate, &stopped);
+        let go_on = move || Ok(!stopped.load(Ordering::Relaxed));
+        let work = move || send_all(&template, first..first + CHURN_FLOWS, rate, go_on);
         let thread = topology.namespace(Host::Client)?.spawn("churn", work)?;
         Ok(Churn { stop, thread: Some(thread), _sink: sink })
     }
@@ -141,25 +145,6 @@ fn sink(lab: &Lab) -> Result<UdpSocket> {
     sink.context("bind the sink of the made-up flows")
 }
 
-fn open_flows(template: &[u8; FRAME], first: u32, rate: u32, stop: &AtomicBool) -> Result<u32> {
-    let socket = packet_socket(&link_address(HOST_LINK)?)?;
-    let mut frame = *template;
-    let begun = Instant::now();
-    for number in 0..CHURN_FLOWS {
-        address(&mut frame, first + number);
-        send_one(&socket, &frame)?;
-        let due = Duration::from_secs_f64(f64::from(number) / f64::from(rate));
-        let ahead = due.saturating_sub(begun.elapsed());
-        if ahead >= Duration::from_millis(1) {
-            thread::sleep(ahead);
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Ok(number + 1);
-        }
-    }
-    Ok(CHURN_FLOWS)
-}
-
 fn send_one(socket: &impl AsRawFd, frame: &[u8; FRAME]) -> Result<()> {
     loop {
         match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
@@ -170,20 +155,29 @@ fn send_one(socket: &impl AsRawFd, frame: &[u8; FRAME]) -> Result<()> {
     }
 }
 
-fn send_all(template: &[u8; FRAME], flows: u32, rate: u32, interrupt: &Interrupt) -> Result<()> {
+/// Opens the flows of these numbers, so many a second, until it is told to stop. Says how many it were.
+fn send_all(
+    template: &[u8; FRAME],
+    numbers: Range<u32>,
+    rate: u32,
+    mut go_on: impl FnMut() -> Result<bool>,
+) -> Result<u32> {
     let socket = packet_socket(&link_address(HOST_LINK)?)?;
     let mut frame = *template;
-    let begun = Instant::now();
-    for number in 0..flows {
+    let (begun, count) = (Instant::now(), numbers.len() as u32);
+    for (sent, number) in (0..).zip(numbers) {
+        if !go_on()? {
+            return Ok(sent);
+        }
         address(&mut frame, number);
         send_one(&socket, &frame)?;
-        if number.is_multiple_of(BURST) {
-            interrupt.check()?;
-            let due = Duration::from_secs_f64(f64::from(number) / f64::from(rate));
-            thread::sleep(due.saturating_sub(begun.elapsed()));
+        let due = Duration::from_secs_f64(f64::from(sent) / f64::from(rate));
+        let ahead = due.saturating_sub(begun.elapsed());
+        if ahead >= AHEAD {
+            thread::sleep(ahead);
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// A frame without source address and port: Ethernet, IPv4, UDP without a checksum and payload.

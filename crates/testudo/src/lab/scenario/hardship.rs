@@ -4,6 +4,7 @@
 //! Invariant: it ends before the tables are compared, so what is judged is whether they have become equal
 //! again, and forwarding is judged all the while.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -23,13 +24,15 @@ const FIRST_FLOW: u32 = 4_000_001;
 pub(super) struct Hardship {
     impaired: Option<Impaired>,
     churn: Option<Churn>,
+    /// What the daemons had needed before, in KiB.
+    before: BTreeMap<String, u64>,
 }
 
 impl Stage<'_> {
     /// Begins what was asked for.
     pub(super) fn begin_hardship(&mut self) -> Result<()> {
         let args = self.args;
-        self.played.memory = self.memory();
+        self.hardship.before = self.peaks();
         if args.is_impaired() {
             let impaired = Impaired::insert(self.lab.topology(), self.lab.state(), self.seed)?;
             impaired.set_all(Impairment {
@@ -77,30 +80,27 @@ impl Stage<'_> {
                 self.complain(failure);
             }
         }
-        let before = std::mem::take(&mut self.played.memory);
-        let after = self.memory();
-        let same = |node: &str| before.iter().find(|memory| memory.node == node);
-        self.played.memory = after
-            .into_iter()
-            .map(|memory| Memory {
-                before_kib: same(&memory.node).map_or(0, |before| before.peak_kib),
-                ..memory
+        let before = std::mem::take(&mut self.hardship.before);
+        let peaks = self.peaks().into_iter();
+        self.played.memory = peaks
+            .map(|(node, peak_kib)| {
+                let before_kib = before.get(&node).copied().unwrap_or_default();
+                Memory { node, before_kib, peak_kib }
             })
             .collect();
         Ok(())
     }
 
-    /// The most memory that each daemon has had so far (proc_pid_status(5), `VmHWM`).
-    fn memory(&self) -> Vec<Memory> {
+    /// The most memory that each daemon has had so far, in KiB (proc_pid_status(5), `VmHWM`).
+    fn peaks(&self) -> BTreeMap<String, u64> {
         let nodes = self.lab.state().nodes.iter();
-        nodes
-            .filter_map(|node| {
-                let path = format!("/proc/{}/status", node.process?.pid);
-                let text = fs::read_to_string(path).ok()?;
-                let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-                let peak_kib = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-                Some(Memory { node: node.name.clone(), before_kib: peak_kib, peak_kib })
-            })
-            .collect()
+        let peaks = nodes.filter_map(|node| {
+            let path = format!("/proc/{}/status", node.process?.pid);
+            let text = fs::read_to_string(path).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            let peak = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+            Some((node.name.clone(), peak))
+        });
+        peaks.collect()
     }
 }

@@ -1,0 +1,30 @@
+//! The cluster that tests, benchmarks and fuzz targets of streams have in common: two nodes and nothing
+//! special. What one of them needs otherwise, it says itself.
+
+use std::sync::Arc;
+
+use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::node_set::NodeSet;
+use testudo_packet::bucket::NodeId;
+
+/// The settings of node 0 or 1.
+pub fn settings(node: u8) -> Settings {
+    Settings {
+        name: "stories".into(),
+        label: String::new(),
+        secret: *b"a cluster secret",
+        members: vec!["n0".into(), "n1".into()],
+        weights: vec![100; 2],
+        witnesses: NodeSet::default(),
+        min_voters: 2,
+        node: NodeId(node),
+        buckets: 8,
+        timing: Timing::default(),
+        max_flows: 1000,
+    }
+}
+
+/// The cluster of these settings.
+pub fn cluster(settings: Settings) -> Arc<Cluster> {
+    Arc::new(Cluster::new(settings).expect("settings that work"))
+}
