@@ -226,6 +226,8 @@ impl Fuzzed {
 
     fn check(&mut self) {
         while self.replica.poll_effect().is_some() {}
+        self.replica.handle_moves(NOW);
+        while self.replica.poll_effect().is_some() {}
         let table = self.replica.table();
         assert!(table.len() <= MAX_FLOWS);
         assert_eq!(table.iter().count(), table.len());

@@ -31,6 +31,10 @@ pub struct Timing {
     pub removal: Duration,
     /// How long a planned move may wait for the new owner before the old one lets go all the same.
     pub handover: Duration,
+    /// By how much two nodes may be apart at most in what they have seen of the packets that both get;
+    /// zero where each packet reaches one node. A planned move waits for it twice, and no packet waits
+    /// with it.
+    pub overlap: Duration,
     /// How long it takes until each peer's copy of each bucket has been compared with its owner's.
     pub comparison: Duration,
     /// How long it takes until each flow of a node's node table has been compared with its common
@@ -47,6 +51,7 @@ impl Default for Timing {
             formation: Duration::from_secs(5),
             removal: Duration::from_secs(3),
             handover: Duration::from_secs(1),
+            overlap: Duration::from_millis(20),
             comparison: Duration::from_secs(10),
             audit: Duration::from_secs(60),
         }
@@ -94,8 +99,8 @@ impl Timing {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, lease, takeover, formation, removal, handover, comparison, audit } =
-            *self;
+        let Self { heartbeat, lease, takeover, formation, .. } = *self;
+        let Self { removal, handover, overlap, comparison, audit, .. } = *self;
         let short = |what, seen, least: Duration| {
             if seen >= least { Ok(()) } else { Err(ConfigError::TooShort { what, seen, least }) }
         };
@@ -111,7 +116,7 @@ impl Timing {
             return Err(ConfigError::TakeoverBeforeLease { takeover, lease, least });
         }
         let most = Duration::from_secs(3600);
-        let longest = [formation, removal, handover, comparison, audit].into_iter().max();
+        let longest = [formation, removal, handover, overlap, comparison, audit].into_iter().max();
         let longest = takeover.max(longest.unwrap_or_default());
         if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
     }
@@ -536,6 +541,7 @@ mod tests {
         assert_eq!(print(|s| s.weights[0] = 50), plain);
         assert_eq!(print(|s| s.timing.removal *= 2), plain);
         assert_eq!(print(|s| s.timing.handover *= 2), plain);
+        assert_eq!(print(|s| s.timing.overlap *= 2), plain);
         assert_eq!(print(|s| s.timing.formation *= 2), plain);
         assert_eq!(print(|s| s.timing.heartbeat /= 2), plain);
         assert_ne!(print(|s| s.label = "steered".into()), plain);

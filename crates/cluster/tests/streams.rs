@@ -96,6 +96,8 @@ impl Pair {
         let (replica, connection) = &mut self.ends[node];
         let result = replica.handle_bytes(NOW, *connection, bytes);
         while replica.poll_effect().is_some() {}
+        replica.handle_moves(NOW);
+        while replica.poll_effect().is_some() {}
         result
     }
 

@@ -6,7 +6,8 @@
 //!
 //! Invariant: what waits is never more than [`MAX_PACKETS`] and [`MAX_BYTES`], and of one bucket never
 //! more than [`MAX_BUCKET_PACKETS`] and [`MAX_BUCKET_BYTES`]: one busy bucket can't take the room of
-//! the others that move at the same time. What finds no room is refused, newest first, and counted.
+//! the others that move at the same time. What finds no room is counted: the oldest packets of a bucket
+//! make room for its newest, because the other node still handles what comes while it is asked to let go.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -60,26 +61,29 @@ impl<T> Held<T> {
         self.queues.get(&bucket).map_or(0, |queue| queue.packets.len())
     }
 
-    /// Lets a packet wait; says whether there was room.
-    pub fn push(&mut self, bucket: BucketId, hash: PacketHash, bytes: usize, packet: T) -> bool {
-        let (packets_there, bytes_there) = match self.queues.get(&bucket) {
-            Some(queue) => (queue.packets.len(), queue.bytes),
-            None => (0, 0),
-        };
-        let full = self.packets >= MAX_PACKETS
-            || self.bytes + bytes > MAX_BYTES
-            || packets_there >= MAX_BUCKET_PACKETS
-            || bytes_there + bytes > MAX_BUCKET_BYTES;
-        if full {
-            return false;
-        }
+    /// Lets a packet wait; says how many found no room: the oldest of the bucket, which the owner has
+    /// most likely handled, and this one only if others' packets take all the room.
+    pub fn push(&mut self, bucket: BucketId, hash: PacketHash, bytes: usize, packet: T) -> usize {
+        let Self { queues, packets: all_packets, bytes: all_bytes } = self;
         let empty = || Queue { packets: VecDeque::new(), bytes: 0 };
-        let queue = self.queues.entry(bucket).or_insert_with(empty);
+        let queue = queues.entry(bucket).or_insert_with(empty);
+        let mut without_room = 0;
+        while *all_packets >= MAX_PACKETS
+            || *all_bytes + bytes > MAX_BYTES
+            || queue.packets.len() >= MAX_BUCKET_PACKETS
+            || queue.bytes + bytes > MAX_BUCKET_BYTES
+        {
+            without_room += 1;
+            let Some((_, oldest, _)) = queue.packets.pop_front() else { return without_room };
+            queue.bytes -= oldest;
+            *all_packets -= 1;
+            *all_bytes -= oldest;
+        }
         queue.packets.push_back((hash, bytes, packet));
         queue.bytes += bytes;
-        self.packets += 1;
-        self.bytes += bytes;
-        true
+        *all_packets += 1;
+        *all_bytes += bytes;
+        without_room
     }
 
     /// Takes all packets of a bucket, the first one first.
@@ -98,44 +102,56 @@ impl<T> Held<T> {
 mod tests {
     use super::*;
 
-    fn push(held: &mut Held<usize>, bucket: u16, bytes: usize, number: usize) -> bool {
+    /// How many packets found no room.
+    fn push(held: &mut Held<usize>, bucket: u16, bytes: usize, number: usize) -> usize {
         held.push(BucketId(bucket), PacketHash(number as u64), bytes, number)
+    }
+
+    fn numbers(held: &mut Held<usize>, bucket: u16) -> Vec<usize> {
+        held.take(BucketId(bucket)).map(|(_, number)| number).collect()
     }
 
     #[test]
     fn packets_come_out_in_the_order_in_which_they_came() {
         let mut held = Held::default();
         for number in 0..10 {
-            assert!(push(&mut held, number as u16 % 2, 100, number));
+            assert_eq!(push(&mut held, number as u16 % 2, 100, number), 0);
         }
         assert_eq!((held.count(BucketId(0)), held.count(BucketId(7))), (5, 0));
-        let numbers: Vec<_> = held.take(BucketId(1)).map(|(_, number)| number).collect();
-        assert_eq!(numbers, [1, 3, 5, 7, 9]);
+        assert_eq!(numbers(&mut held, 1), [1, 3, 5, 7, 9]);
         assert_eq!((held.count(BucketId(1)), held.packets, held.bytes), (0, 5, 500));
-        assert_eq!(held.take(BucketId(1)).count(), 0);
+        assert_eq!(numbers(&mut held, 1), []);
     }
 
     #[test]
-    fn one_bucket_takes_no_more_than_its_share_of_packets_or_bytes() {
+    fn one_bucket_takes_no_more_than_its_share_and_keeps_its_newest() {
         let mut held = Held::default();
-        let accepted = (0..MAX_PACKETS).filter(|&n| push(&mut held, 0, 60, n)).count();
-        assert_eq!(accepted, MAX_BUCKET_PACKETS);
-        assert!(push(&mut held, 1, MAX_BUCKET_BYTES, 0));
-        assert!(!push(&mut held, 1, 1, 0), "a byte too many");
-        assert!(push(&mut held, 2, 60, 0), "the other buckets have room");
+        let sent = MAX_BUCKET_PACKETS + 100;
+        let without: usize = (0..sent).map(|number| push(&mut held, 0, 60, number)).sum();
+        assert_eq!((without, held.packets), (100, MAX_BUCKET_PACKETS));
+        assert_eq!(push(&mut held, 1, MAX_BUCKET_BYTES - 1, 0), 0);
+        assert_eq!(push(&mut held, 1, 1, 1), 0);
+        assert_eq!(push(&mut held, 1, 1, 2), 1, "a byte too many");
+        assert_eq!(push(&mut held, 2, 60, 0), 0, "the other buckets have room");
+        assert_eq!(push(&mut held, 3, MAX_BUCKET_BYTES + 1, 0), 1, "larger than all there is");
+        assert_eq!(numbers(&mut held, 0), (100..sent).collect::<Vec<_>>());
+        assert_eq!(numbers(&mut held, 1), [1, 2]);
+        assert_eq!((held.packets, held.bytes), (1, 60));
     }
 
     #[test]
     fn a_node_keeps_no_more_than_it_has_room_for_and_has_room_again() {
         let mut held = Held::default();
-        let accepted = (0..MAX_PACKETS * 2).filter(|&n| push(&mut held, n as u16 % 16, 60, n));
-        assert_eq!(accepted.count(), MAX_PACKETS);
+        let sent = MAX_PACKETS * 2;
+        let without: usize = (0..sent).map(|n| push(&mut held, n as u16 % 16, 60, n)).sum();
+        assert_eq!((without, held.packets), (MAX_PACKETS, MAX_PACKETS));
+        assert_eq!(push(&mut held, 16, 60, 0), 1, "all room is taken by others");
         let freed = held.take(BucketId(3)).count();
-        let again = (0..MAX_PACKETS).filter(|&n| push(&mut held, n as u16 % 16, 60, n)).count();
+        let again = (0..freed + 5).filter(|&n| push(&mut held, 16, 60, n) == 0).count();
         assert_eq!(freed, again);
 
         let mut held = Held::default();
-        let accepted = (0..40).filter(|&n| push(&mut held, n, MAX_BYTES / 16, 0)).count();
+        let accepted = (0..40).filter(|&n| push(&mut held, n, MAX_BYTES / 16, 0) == 0).count();
         assert_eq!((accepted, held.bytes), (16, MAX_BYTES));
     }
 }

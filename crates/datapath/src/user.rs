@@ -164,7 +164,7 @@ impl UserDatapath {
 
     fn hold(&mut self, place: Place, waiting: Waiting) {
         let bytes = waiting.frame.len();
-        if !self.held.push(place.bucket, place.hash, bytes, waiting) {
+        for _ in 0..self.held.push(place.bucket, place.hash, bytes, waiting) {
             self.count(Verdict::Drop(DropReason::HoldFull));
         }
     }

@@ -98,6 +98,8 @@ pub enum Input {
     Queues,
     /// No packet that met the old slot is under way any more.
     Yielded(BucketId),
+    /// It is time to look at buckets on their way.
+    Overlap,
     /// From the coordinator to the engine, for a peer.
     Post(NodeId, Vec<u8>),
     /// A stream was dialled.
@@ -140,6 +142,7 @@ impl Input {
             | Self::Loaded(..)
             | Self::Queues
             | Self::Yielded(_)
+            | Self::Overlap
             | Self::Post(..)
             | Self::Accept(_)
             | Self::Bytes(..)
@@ -182,6 +185,8 @@ pub struct Daemon {
     pub audits: u64,
     /// Whether the engine is about to look at the kernel's queues.
     pub looks: bool,
+    /// Whether it is going to look at buckets on their way anyway.
+    pub waits: bool,
     /// Until when each thread is kept from running, in the world's time.
     pub busy: [u64; THREADS],
     /// Messages of one thread to another stay in order: not before these, in the world's time.
@@ -290,6 +295,7 @@ impl Machine {
             alarm_at: u64::MAX,
             audits: 0,
             looks: false,
+            waits: false,
             busy: [0; THREADS],
             mail: [[0; THREADS]; THREADS],
         });

@@ -93,6 +93,7 @@ impl Options {
                 formation: Duration::from_millis(400),
                 removal: Duration::from_millis(600),
                 handover: Duration::from_millis(150),
+                overlap: Duration::from_millis(1),
                 comparison: Duration::from_millis(500),
                 audit: Duration::from_millis(1000),
             },

@@ -10,8 +10,9 @@ use crate::machine::Input;
 use crate::options::{MS, Mode, nanos};
 use crate::world::{What, World};
 
-/// By how much nodes see one packet at different moments at most.
-const SPREAD: u64 = 80_000;
+/// By how much nodes see one packet at different moments at most: less than two nodes meet the packets
+/// of a bucket that moves, and less than an owner waits for what its old slot has let in.
+const SPREAD: u64 = 900_000;
 
 /// How long a packet that is passed on is under way.
 const PASSING: std::ops::Range<u64> = 20_000..90_000;

@@ -99,6 +99,30 @@ fn a_held_packet_that_is_dropped_is_missed() {
     }
 }
 
+/// Both nodes see each packet, but not at once: without an overlap, one of them sees it before it holds,
+/// and the other after it has let go, or both handle it.
+#[test]
+fn a_packet_that_reaches_two_nodes_at_different_moments_needs_an_overlap() {
+    let fast = Options { delay: MS / 5, ..with(Plant::None) };
+    let wrong = (1..=16).filter(|&seed| {
+        let mut options = fast.clone();
+        options.timing.overlap = Duration::ZERO;
+        let mut world = World::formed(options, seed);
+        move_buckets(&mut world);
+        let violation = world.violation.take().unwrap_or_default();
+        let as_expected = violation.contains("was lost") || violation.contains("was handled by");
+        assert!(violation.is_empty() || as_expected, "{violation}");
+        !violation.is_empty()
+    });
+    let wrong = wrong.count();
+    assert!(wrong >= 4, "noticed with {wrong} of 16 seeds");
+    for seed in 1..=16 {
+        let mut world = World::formed(fast.clone(), seed);
+        move_buckets(&mut world);
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_packet_that_the_owner_before_has_handled_is_noticed_when_it_is_handled_again() {
     // It takes a packet that comes to both between the two looks at a slot: not every move has one.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   owner                                         next owner
-//!   yields: tells of each packet  ── Prepare ──►
+//!   yields: tells of each packet
+//!   (overlap)                     ── Prepare ──►
 //!                               ── Check ────►
 //!                                                 (asks for all of the bucket, if it differs)
 //!                                 ◄── Holding ──  holds the packets of the bucket
+//!   (overlap)
 //!   names the next owner in its slot
 //!   lets go                       ── changes ──►
 //!                                 ── Handled ──►
@@ -17,9 +19,15 @@
 //! bucket any more, and only behind all changes of its flows. So the next owner never acts too early,
 //! and never on less than all.
 //!
+//! Where every node sees every packet, the copies of one packet reach two nodes at different moments: a
+//! busy CPU looks at its queue some milliseconds later than an idle one. So the owner tells of what it
+//! handles, and handles what the next owner holds already, for longer than the two may be apart
+//! ([`crate::config::Timing::overlap`]). Without the second wait a packet is lost that one of them saw before
+//! it held, and the other after it had let go; without the first it is handled twice.
+//!
 //! Deadlines: an owner whose next owner does not answer for the configured time lets go without
 //! it, if there is a stream to tell the flows by; packets in between are lost. A next owner that
-//! waits for three times as long lets the packets go that it held. Without a stream the owner keeps
+//! waits for three times as long, and as three overlaps, lets the packets go that it held. Without a stream the owner keeps
 //! the bucket: its flows are worth more than the plan.
 
 use std::collections::BTreeMap;
@@ -27,6 +35,7 @@ use std::collections::BTreeMap;
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 
 use super::{Effect, Peer, Replica};
+use crate::config::Timing;
 use crate::map::Version;
 use crate::ownership::Move;
 use crate::sync::frame::Frame;
@@ -41,8 +50,14 @@ const PATIENCE: u32 = 3;
 /// How far a bucket has come on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
+    /// There is no stream, or the bucket is loading.
+    Waiting,
+    /// Each packet that is handled is told of, since this moment or the next one that is known.
+    Telling(Option<Nanos>),
     /// The next owner has been asked to hold packets.
     Asked,
+    /// The next owner holds packets, since this moment or the next one that is known.
+    Held(Option<Nanos>),
     /// The slot names the next owner; what was under way is waited for.
     Yielded,
     /// All is known; the membership has been asked.
@@ -55,10 +70,18 @@ enum Phase {
 pub(super) struct Leaving {
     moving: Move,
     phase: Phase,
+    /// Whether the slot says that each packet is to be told of.
+    tells: bool,
     /// The frame of the present stream in which the next owner was asked.
     asked: Option<u64>,
     /// Since when it knows, from the first tick on.
     begun: Option<Nanos>,
+}
+
+impl Leaving {
+    const fn new(moving: Move) -> Self {
+        Self { moving, phase: Phase::Waiting, tells: false, asked: None, begun: None }
+    }
 }
 
 #[derive(Debug)]
@@ -141,9 +164,7 @@ impl Replica {
         }
         let slot = self.slot(bucket);
         let (Some(moving), true) = (moving, slot.owner == self.cluster.node()) else { return };
-        self.moves
-            .leaving
-            .insert(bucket, Leaving { moving, phase: Phase::Asked, asked: None, begun: None });
+        self.moves.leaving.insert(bucket, Leaving::new(moving));
         self.ask(bucket);
     }
 
@@ -163,40 +184,84 @@ impl Replica {
     }
 
     fn ask(&mut self, bucket: BucketId) {
-        let Some(Leaving { moving, .. }) = self.moves.leaving.get(&bucket) else { return };
-        let Move { to, since, epoch } = *moving;
-        let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
+        let slot = self.slot(bucket);
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        let peer = self.peers.get(usize::from(leaving.moving.to.0));
         // A bucket that is loading can't yield yet: what it handles would not be told. When it has
         // loaded, the next owner is asked.
-        if peer.connection.is_none()
-            || self.slots[usize::from(bucket.0)].state != BucketState::Active
-        {
+        if peer.is_none_or(|peer| peer.connection.is_none()) || slot.state != BucketState::Active {
+            leaving.phase = Phase::Waiting;
             return;
         }
-        peer.outgoing.check(bucket);
-        let frame = peer.outgoing.tell(Frame::Prepare { bucket, since, epoch });
-        if let Some(leaving) = self.moves.leaving.get_mut(&bucket) {
-            leaving.asked = Some(frame);
+        if leaving.tells {
+            return self.request(bucket);
         }
-        let slot = BucketSlot { state: BucketState::Yielding, ..self.slot(bucket) };
+        leaving.tells = true;
+        leaving.phase = Phase::Telling(None);
+        let slot = BucketSlot { state: BucketState::Yielding, ..slot };
         self.effects.push_back(Effect::SetBucket { bucket, slot });
+    }
+
+    /// Asks the next owner to hold the bucket's packets, of which each is told by now.
+    fn request(&mut self, bucket: BucketId) {
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        let Move { to, since, epoch } = leaving.moving;
+        let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
+        if peer.connection.is_none() {
+            leaving.phase = Phase::Waiting;
+            return;
+        }
+        leaving.phase = Phase::Asked;
+        peer.outgoing.check(bucket);
+        leaving.asked = Some(peer.outgoing.tell(Frame::Prepare { bucket, since, epoch }));
+    }
+
+    /// Goes on with buckets that both nodes have met the packets of for long enough. To be called in
+    /// each turn, after all effects have been performed: a wait begins when its slot is in force.
+    pub fn handle_moves(&mut self, now: Nanos) {
+        let overlap = self.cluster.timing().overlap;
+        let mut over = Vec::new();
+        for (&bucket, leaving) in &mut self.moves.leaving {
+            let (Phase::Telling(since) | Phase::Held(since)) = &mut leaving.phase else { continue };
+            if now >= after(*since.get_or_insert(now), overlap) {
+                over.push((bucket, matches!(leaving.phase, Phase::Held(_))));
+            }
+        }
+        for (bucket, held) in over {
+            if !held {
+                self.request(bucket);
+            } else if self.can_yield(bucket) {
+                self.moves.counters.handed_over += 1;
+                self.yield_bucket(bucket);
+            } else {
+                // The next owner is asked again when there is a stream, or the bucket has loaded.
+                self.ask(bucket);
+            }
+        }
+    }
+
+    /// While its own entries are on their way, the node table does not have all of the bucket; and
+    /// without a stream the next owner would not learn that it has got it.
+    fn can_yield(&self, bucket: BucketId) -> bool {
+        let to = self.moves.leaving.get(&bucket).map(|leaving| leaving.moving.to);
+        let peer = to.and_then(|to| self.peers.get(usize::from(to.0)));
+        let connected = peer.is_some_and(|peer| peer.connection.is_some());
+        connected && self.slot(bucket).state == BucketState::Active
     }
 
     /// The entries of a bucket are in the node table: it can be handed over now.
     pub(super) fn ask_when_loaded(&mut self, bucket: BucketId) {
-        if self.moves.leaving.get(&bucket).is_some_and(|leaving| leaving.phase == Phase::Asked) {
+        if self.moves.leaving.get(&bucket).is_some_and(|leaving| leaving.phase == Phase::Waiting) {
             self.ask(bucket);
         }
     }
 
     /// The next owner holds the packets of a bucket.
     pub(super) fn held(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
-        let Some(leaving) = self.moves.leaving.get(&bucket) else { return };
+        let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
         let fits = leaving.moving.to == peer && leaving.moving.since == since;
-        // While its own entries are on their way, the node table does not have all of the bucket.
-        if fits && leaving.phase == Phase::Asked && self.slot(bucket).state == BucketState::Active {
-            self.moves.counters.handed_over += 1;
-            self.yield_bucket(bucket);
+        if fits && leaving.phase == Phase::Asked {
+            leaving.phase = Phase::Held(None);
         }
     }
 
@@ -296,8 +361,8 @@ impl Replica {
             to_peer.map(|(&bucket, leaving)| (bucket, leaving.phase.clone())).collect();
         for (bucket, phase) in to_peer {
             match phase {
-                Phase::Asked => self.ask(bucket),
-                Phase::Yielded | Phase::GivenUp(_) => {}
+                Phase::Waiting | Phase::Asked | Phase::Held(_) => self.ask(bucket),
+                Phase::Telling(_) | Phase::Yielded | Phase::GivenUp(_) => {}
                 Phase::LetGo(_) => {
                     self.peers[usize::from(peer.0)].outgoing.check(bucket);
                     self.release(bucket);
@@ -308,7 +373,7 @@ impl Replica {
 
     /// Looks at the deadlines of moves.
     pub(super) fn tick_moves(&mut self, now: Nanos) {
-        let wait = self.cluster.timing().handover;
+        let Timing { handover: wait, overlap, .. } = *self.cluster.timing();
         let mut late = Vec::new();
         for (&bucket, leaving) in &mut self.moves.leaving {
             let peer = self.peers.get(usize::from(leaving.moving.to.0));
@@ -332,7 +397,7 @@ impl Replica {
         }
         let mut vain = Vec::new();
         for (&bucket, arriving) in &mut self.moves.arriving {
-            if now >= after(*arriving.begun.get_or_insert(now), wait * PATIENCE) {
+            if now >= after(*arriving.begun.get_or_insert(now), (wait + overlap) * PATIENCE) {
                 vain.push(bucket);
             }
         }

@@ -42,7 +42,7 @@ fn cluster(node: u8) -> Arc<Cluster> {
         name: "recorded".into(),
         label: "a label".into(),
         buckets: 4,
-        timing: Timing { lease, takeover, ..Timing::default() },
+        timing: Timing { lease, takeover, overlap: Duration::ZERO, ..Timing::default() },
         max_flows: 1000,
         ..two_nodes::settings(node)
     })
@@ -105,6 +105,8 @@ impl Story {
     fn act(&mut self, node: usize, act: impl FnOnce(&mut Replica)) {
         if let End::Live(replica, _) = &mut self.ends[node] {
             act(replica);
+            self.effects[node].extend(std::iter::from_fn(|| replica.poll_effect()));
+            replica.handle_moves(NOW);
             self.effects[node].extend(std::iter::from_fn(|| replica.poll_effect()));
         }
     }

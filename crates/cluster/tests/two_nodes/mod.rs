@@ -2,6 +2,7 @@
 //! special. What one of them needs otherwise, it says itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use testudo_cluster::config::{Cluster, Settings, Timing};
 use testudo_cluster::node_set::NodeSet;
@@ -19,7 +20,7 @@ pub fn settings(node: u8) -> Settings {
         min_voters: 2,
         node: NodeId(node),
         buckets: 8,
-        timing: Timing::default(),
+        timing: Timing { overlap: Duration::ZERO, ..Timing::default() },
         max_flows: 1000,
     }
 }

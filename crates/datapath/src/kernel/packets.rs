@@ -44,9 +44,8 @@ impl KernelDatapath {
 
     fn hold(&mut self, place: Place, upcall: Upcall) {
         let bytes = upcall.packet.len();
-        if !self.held.push(place.bucket, place.hash, bytes, upcall) {
-            self.count(DropReason::HoldFull.counter(), 1);
-        }
+        let without_room = self.held.push(place.bucket, place.hash, bytes, upcall);
+        self.count(DropReason::HoldFull.counter(), without_room as u64);
     }
 
     fn count(&self, counter: u32, packets: u64) {

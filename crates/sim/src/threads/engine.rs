@@ -17,6 +17,9 @@ use crate::world::World;
 /// How often deadlines of streams and moves are looked at.
 pub(crate) const TICK: u64 = 100 * MS;
 
+/// The time between two turns.
+const TURN: u64 = MS;
+
 /// How long a packet that met a bucket's old slot may still be under way.
 const GRACE: u64 = MS;
 
@@ -53,6 +56,7 @@ impl World {
                     daemon.replica.handle_yielded(bucket, packets);
                 }
             }
+            Input::Overlap => daemon.waits = false,
             Input::Post(to, bytes) => replica.send_letter(to, &bytes),
             Input::Accept(stream) => self.accept(node, stream),
             Input::Bytes(stream, side) => self.bytes(node, stream, side),
@@ -64,8 +68,25 @@ impl World {
         {
             self.do_effect(node, effect);
         }
+        self.go_on_with_moves(node);
         self.pump(node);
         self.note_acknowledged(node);
+    }
+
+    /// An engine turns each millisecond while a bucket is on its way.
+    fn go_on_with_moves(&mut self, node: usize) {
+        let now = self.machines[node].read(self.now);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        daemon.replica.handle_moves(now);
+        if daemon.replica.moving().0 > 0 && !std::mem::replace(&mut daemon.waits, true) {
+            let life = daemon.life;
+            self.input_at(self.now + TURN, node, life, Input::Overlap);
+        }
+        while let Some(daemon) = &mut self.machines[node].daemon
+            && let Some(effect) = daemon.replica.poll_effect()
+        {
+            self.do_effect(node, effect);
+        }
     }
 
     fn change_owners(&mut self, node: usize, change: Ownership) {

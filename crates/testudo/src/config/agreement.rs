@@ -36,6 +36,10 @@ pub struct Agreement {
     /// `handover_ms`: how long a planned move may wait for the new owner before it is forced. In
     /// milliseconds from 10 to 60,000; by default 1,000.
     pub handover: Duration,
+    /// `overlap_ms`: by how much two nodes may be apart in what they have seen of the packets that both
+    /// get; a planned move waits for it twice, and no packet waits with it. In milliseconds from 0 to
+    /// 1,000; by default 20. Of no effect in `steered` mode, in which each packet reaches one node.
+    pub overlap: Duration,
     /// `comparison_ms`: how long it takes until each peer's copy of each bucket has been compared with
     /// its owner's. In milliseconds from 100 to 3,600,000; by default 10,000. Shorter finds a copy that
     /// differs sooner, and costs two short messages for each bucket and peer.
@@ -82,7 +86,7 @@ pub(super) fn read(
     cluster: &Cluster,
     members: &[Member],
 ) -> Result<Agreement, Fault> {
-    let Timing { removal, handover, comparison, audit, .. } = Timing::default();
+    let Timing { removal, handover, overlap, comparison, audit, .. } = Timing::default();
     let removal = section.milliseconds("removal_ms", 10..=3_600_000, removal)?;
     let takeover = ("takeover_ms", cluster.timing.takeover);
     at_least(section, ("removal_ms", removal), takeover, Duration::ZERO)?;
@@ -92,6 +96,7 @@ pub(super) fn read(
         min_voters: min_voters(section, members)?,
         removal,
         handover: section.milliseconds("handover_ms", 10..=60_000, handover)?,
+        overlap: section.milliseconds("overlap_ms", 0..=1000, overlap)?,
         comparison: section.milliseconds("comparison_ms", 100..=3_600_000, comparison)?,
         audit: section.milliseconds("audit_ms", 100..=3_600_000, audit)?,
         balance: Balance {

@@ -26,6 +26,7 @@ pub(super) const KEYS: &[&str] = &[
     "min_voters",
     "removal_ms",
     "handover_ms",
+    "overlap_ms",
     "comparison_ms",
     "audit_ms",
     "balance_percent",

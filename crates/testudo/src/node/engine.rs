@@ -240,6 +240,7 @@ impl Engine {
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.do_what_is_due(now);
         self.perform_effects();
+        self.parts.replica.handle_moves(clock::now());
         more |= self.sweep_some(now);
         more |= self.look_for_first_packet();
         more | self.load_some()

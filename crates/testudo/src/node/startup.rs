@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use mio::Poll;
 use mio::net::TcpListener;
@@ -145,6 +146,10 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     let config::cluster::Timing { heartbeat, lease, takeover, formation } = config.cluster.timing;
     let config::agreement::Agreement { removal, handover, comparison, audit, min_voters, .. } =
         config.agreement;
+    let overlap = match config.cluster.mode {
+        config::cluster::Mode::Steered => Duration::ZERO,
+        _ => config.agreement.overlap,
+    };
     let witnesses = (0..).map(NodeId).zip(&config.members).filter(|(_, member)| member.witness);
     let settings = Settings {
         name: config.cluster.name.clone(),
@@ -162,6 +167,7 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
             formation,
             removal,
             handover,
+            overlap,
             comparison,
             audit,
         },

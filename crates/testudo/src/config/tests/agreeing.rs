@@ -140,12 +140,13 @@ fn a_password_in_an_endpoint_is_not_repeated() {
 
 #[test]
 fn waits_and_counts_have_bounds() {
-    let read = set("min_voters = 1\nremoval_ms = 260\nhandover_ms = 10\n\
+    let read = set("min_voters = 1\nremoval_ms = 260\nhandover_ms = 10\noverlap_ms = 0\n\
                     comparison_ms = 100\naudit_ms = 3600000\nbalance_percent = 5\n\
                     balance_moves_per_minute = 0");
     let agreement = read.unwrap().agreement;
     assert_eq!((agreement.min_voters, agreement.removal.as_millis()), (1, 260));
     assert_eq!(agreement.handover.as_millis(), 10);
+    assert_eq!(agreement.overlap.as_millis(), 0);
     assert_eq!((agreement.comparison.as_millis(), agreement.audit.as_secs()), (100, 3600));
     assert_eq!(agreement.balance, Balance { percent: 5, moves_per_minute: 0 });
     for (keys, expected) in [
@@ -162,6 +163,7 @@ fn waits_and_counts_have_bounds() {
             "16: removal_ms is 259 and takeover_ms 260; expected removal_ms of at least 260",
         ),
         ("handover_ms = 9", "17: handover_ms is 9; expected milliseconds from 10 to 60000"),
+        ("overlap_ms = 1001", "17: overlap_ms is 1001; expected milliseconds from 0 to 1000"),
         (
             "comparison_ms = 99",
             "19: comparison_ms is 99; expected milliseconds from 100 to 3600000",

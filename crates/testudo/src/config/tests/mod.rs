@@ -126,6 +126,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.agreement.min_voters, 2);
     assert_eq!(config.agreement.removal, Duration::from_secs(3));
     assert_eq!(config.agreement.handover, Duration::from_secs(1));
+    assert_eq!(config.agreement.overlap, Duration::from_millis(20));
     assert_eq!(config.agreement.balance, agreement::Balance::default());
     assert_eq!(config.node.state, Path::new("/var/lib/testudo/lab/n1"));
     assert_eq!((config.members[0].weight, config.members[0].witness), (100, false));
