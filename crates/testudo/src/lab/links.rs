@@ -15,6 +15,8 @@ use super::plan::Route;
 
 /// `IFLA_INFO_*` and the kinds' own attributes, which libc does not name (linux/if_link.h,
 /// linux/veth.h).
+/// `linux/pkt_sched.h`: the place of the first queue of a link.
+const TC_H_ROOT: u32 = u32::MAX;
 const VETH_INFO_PEER: u16 = 1;
 const BRIDGE_AGEING_TIME: u16 = 4;
 const BRIDGE_MULTICAST_SNOOPING: u16 = 23;
@@ -94,6 +96,21 @@ impl Links {
         let request = Request::new(format!("detach {name}"), libc::RTM_NEWLINK, 0)
             .raw(&link_header(port, 0, 0))
             .number(libc::IFLA_MASTER, 0);
+        self.netlink.request(request).map(drop)
+    }
+
+    /// Let frames that leave by `name` wait for room, `frames` of them at most. The ring of a veth pair has
+    /// room for 256 and loses what comes while its reader waits for a CPU; a link with a queue is
+    /// stopped instead (Linux 6.16 and later).
+    pub fn set_queue(&mut self, name: &str, frames: u32) -> Result<(), Error> {
+        let mut header = [0; 20];
+        header[4..8].copy_from_slice(&self.index(name)?.to_ne_bytes());
+        header[12..16].copy_from_slice(&TC_H_ROOT.to_ne_bytes());
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        let request = Request::new(format!("give {name} a queue"), libc::RTM_NEWQDISC, flags)
+            .raw(&header)
+            .string(libc::TCA_KIND, "pfifo")
+            .attribute(libc::TCA_OPTIONS, &frames.to_ne_bytes());
         self.netlink.request(request).map(drop)
     }
 

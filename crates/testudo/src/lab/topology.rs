@@ -22,6 +22,9 @@ use super::{Unable, netns};
 const CUSTOM_FIELDS: &str = "3";
 const FIVE_TUPLE: &str = "55";
 
+/// How many frames wait at a port of a switch at most, as a switch has memory for.
+const QUEUE: u32 = 4096;
+
 /// The namespaces of a lab that stands.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -134,6 +137,7 @@ fn add_link(links: &mut Links, namespace: &Namespace, attachment: &Attachment) -
     let file = fs::File::open(netns::path(namespace.name()))?;
     links.add_veth(near, far, file).map_err(missing("veth links"))?;
     links.attach(&attachment.port, attachment.segment.bridge())?;
+    links.set_queue(&attachment.port, QUEUE).map_err(missing("queues of links"))?;
     links.set_up(&attachment.port, true)?;
 
     let mut own = namespace.run(Links::open)??;

@@ -27,8 +27,9 @@ const PERIOD_MICROS: u64 = 5_000;
 /// The longest time between two datagrams of a flow, when their paces differ.
 const MOST_PERIOD_MICROS: u64 = 200_000;
 const TICK: Duration = Duration::from_millis(1);
-/// What a socket holds: what it could not hold would look like a packet that the cluster lost.
-const SOCKET_BUFFER: usize = 8 << 20;
+/// What a socket holds: what it could not hold would look like a packet that the cluster lost. Half a
+/// minute of datagrams: on a busy machine a thread may wait for seconds for its turn.
+const SOCKET_BUFFER: usize = 64 << 20;
 
 /// One flow, after the run.
 #[derive(Debug, Clone, Default)]
