@@ -1,7 +1,7 @@
 //! Passes a packet up to user space, whole, with what user space needs to send it on.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, xdp_action};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, xdp_action};
 use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Env, Frame};
@@ -65,7 +65,12 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
         maps::count(DropReason::Internal.counter());
         return xdp_action::XDP_DROP;
     }
-    room.submit(BPF_RB_NO_WAKEUP as u64);
+    // Somebody waits for it: the wake-up costs less than the daemon's next look.
+    let wakeup = match reason {
+        UpcallReason::Commit => BPF_RB_FORCE_WAKEUP,
+        _ => BPF_RB_NO_WAKEUP,
+    };
+    room.submit(wakeup as u64);
     maps::count(Counter::Upcall as u32);
     xdp_action::XDP_DROP
 }

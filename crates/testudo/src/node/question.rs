@@ -11,7 +11,7 @@ use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
 
-use super::engine::{Answers, Tallies};
+use super::engine::{Answers, Tallies, commits};
 
 /// A question, with the way back for its answer.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
     /// How far have entries got to the peers?
-    Peers(Answers<Vec<(NodeId, SyncStatus, Delays)>>),
+    Peers(Answers<(Vec<(NodeId, SyncStatus, Delays)>, commits::Counts)>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -88,7 +88,9 @@ impl Question {
                     counters: datapath.counters(),
                 })
                 .is_err(),
-            Self::Peers(answers) => answers.try_send(peers(cluster, replica)).is_err(),
+            Self::Peers(answers) => {
+                answers.try_send((peers(cluster, replica), tallies.commits)).is_err()
+            }
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
                 let leaves = |bucket| replica.is_leaving(bucket) || swept(bucket);
