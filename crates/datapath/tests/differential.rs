@@ -56,16 +56,16 @@ fn rules() -> Vec<Rule> {
     vec![
         Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
         Rule {
+            commit: Commit::Sync,
+            source_ports: Ports { first: 40_001, last: 40_003 },
+            ..Rule::any(Action::Accept)
+        },
+        Rule {
             protocol: Some(Protocol::TCP),
             destination_ports: to_port_80,
             ..Rule::any(Action::Accept)
         },
         Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Drop) },
-        Rule {
-            commit: Commit::Sync,
-            source_ports: Ports { first: 40_003, last: 40_003 },
-            ..Rule::any(Action::Accept)
-        },
         Rule { source_ports: Ports { first: 0, last: 40_004 }, ..Rule::any(Action::Accept) },
     ]
 }
@@ -313,7 +313,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     assert!(flows.0.len() > 20, "{} flows", flows.0.len());
     let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
     assert!(held > 100, "{held} held");
-    assert!(committed > 20, "{committed} committed");
+    assert!(committed > 10, "{committed} committed");
     for reason in usual(mode) {
         assert!(met.iter().any(|(met, _)| met == reason), "no {reason} in {met:?}");
     }

@@ -28,9 +28,9 @@ struct Upcall {
     packet: [u8; MAX_BYTES as usize],
 }
 
-/// Passes the packet up and takes it off the kernel's hands.
+/// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
 #[inline(always)]
-pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: UpcallReason) -> u32 {
+pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -> u32 {
     let bytes = frame.len();
     if bytes == 0 || bytes > MAX_BYTES {
         maps::count(DropReason::UpcallFull.counter());
@@ -54,7 +54,7 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
     let copied = unsafe {
         (&raw mut (*upcall).interface).write(interface);
         (&raw mut (*upcall).bytes).write(bytes);
-        (&raw mut (*upcall).reason).write(reason as u32);
+        (&raw mut (*upcall).reason).write(reason);
         (&raw mut (*upcall).out_interface).write(hop.map_or(0, |hop| hop.interface));
         (&raw mut (*upcall).source).write(hop.map_or(0, |hop| hop.source.0));
         (&raw mut (*upcall).destination).write(hop.map_or(0, |hop| hop.destination.0));
@@ -66,10 +66,8 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
         return xdp_action::XDP_DROP;
     }
     // Somebody waits for it: the wake-up costs less than the daemon's next look.
-    let wakeup = match reason {
-        UpcallReason::Commit => BPF_RB_FORCE_WAKEUP,
-        _ => BPF_RB_NO_WAKEUP,
-    };
+    let waits = reason == UpcallReason::Commit as u32;
+    let wakeup = if waits { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     room.submit(wakeup as u64);
     maps::count(Counter::Upcall as u32);
     xdp_action::XDP_DROP

@@ -19,7 +19,7 @@ pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
     /// How far have entries got to the peers?
-    Peers(Answers<(Vec<(NodeId, SyncStatus, Delays)>, commits::Counts)>),
+    Peers(Answers<(Peers, commits::Counts)>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -40,6 +40,9 @@ pub enum Question {
     },
 }
 
+/// How far entries have got to each peer.
+pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
+
 /// What the engine has to say in a status.
 #[derive(Debug)]
 pub struct Standing {
@@ -50,7 +53,7 @@ pub struct Standing {
     /// What the common table's contents sum up to.
     pub digest: u64,
     /// How far entries have got to each peer.
-    pub peers: Vec<(NodeId, SyncStatus, Delays)>,
+    pub peers: Peers,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
@@ -119,7 +122,7 @@ impl Question {
     }
 }
 
-fn peers(cluster: &Cluster, replica: &Replica) -> Vec<(NodeId, SyncStatus, Delays)> {
+fn peers(cluster: &Cluster, replica: &Replica) -> Peers {
     let delays = |peer| replica.delays(peer).cloned().unwrap_or_default();
     cluster.peers().map(|peer| (peer, replica.peer(peer), delays(peer))).collect()
 }
