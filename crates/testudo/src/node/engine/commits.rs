@@ -186,3 +186,69 @@ impl Engine {
         datapath.release_committed(now, key, &mut |bucket, key| table.get(bucket, key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testudo_packet::bucket::Epoch;
+    use testudo_packet::entry::FlowState;
+    use testudo_packet::flow::{Address, Endpoint, Protocol};
+    use testudo_packet::tracking::Phase;
+
+    fn at(millis: u64) -> Nanos {
+        Nanos(1_000_000 * (1_000 + millis))
+    }
+
+    fn waiting(port: u16, rule: u16) -> Waiting {
+        let end = |host, port| Endpoint { address: Address::v4(host), port };
+        let (initiator, responder) = (end(1, port), end(2, 80));
+        let key = FlowKey { initiator, responder, protocol: Protocol::TCP };
+        let state = FlowState { phase: Phase::SynSent, confirmed: false, rule, sequence: 1 };
+        let record = FlowRecord { bucket: BucketId(port % 2), epoch: Epoch(1), key, state };
+        Waiting { record, ticket: Ticket::default(), since: at(0) }
+    }
+
+    fn ports(ended: &[(FlowKey, End)]) -> Vec<u16> {
+        ended.iter().map(|(key, _)| key.initiator.port).collect()
+    }
+
+    #[test]
+    fn each_flow_waits_as_long_as_its_rule_says_and_no_longer() {
+        let timeouts = [5, 20].map(Duration::from_millis).to_vec();
+        let mut commits = Commits::new(timeouts);
+        // The last one's rule is of another process.
+        commits.waiting.extend([waiting(1, 0), waiting(2, 1), waiting(3, 0), waiting(4, 9)]);
+        let mut out_of_time = |millis| {
+            let now = at(millis);
+            let late = |commits: &Commits, waiting: &Waiting| {
+                commits.has_waited_enough(waiting, now).then_some(End::TimedOut)
+            };
+            ports(&commits.take(now, late))
+        };
+        assert!(out_of_time(4).is_empty());
+        assert_eq!(out_of_time(5), [1, 3]);
+        assert_eq!(out_of_time(20), [2]);
+        assert!(out_of_time(49).is_empty());
+        assert_eq!(out_of_time(50), [4]);
+        let Counts { timed_out, committed, p99_us, .. } = commits.counts();
+        assert_eq!((timed_out, committed), (4, 0));
+        assert!((50_000..60_000).contains(&p99_us), "{p99_us}");
+    }
+
+    #[test]
+    fn what_waits_can_be_found_and_what_does_not_keeps_its_order() {
+        let mut commits = Commits::new(Vec::new());
+        commits.waiting.extend((1..=5).map(|port| waiting(port, 0)));
+        let key = waiting(4, 0).record.key;
+        assert_eq!(commits.get(&key).map(|record| record.key), Some(key));
+        let even = |_: &Commits, waiting: &Waiting| {
+            (waiting.record.bucket == BucketId(0)).then_some(End::CutShort)
+        };
+        assert_eq!(ports(&commits.take(at(1), even)), [2, 4]);
+        assert_eq!(commits.get(&key), None);
+        let all = |_: &Commits, _: &Waiting| Some(End::Committed);
+        assert_eq!(ports(&commits.take(at(1), all)), [1, 3, 5]);
+        let Counts { cut_short, committed, .. } = commits.counts();
+        assert_eq!((cut_short, committed), (2, 3));
+    }
+}
