@@ -30,8 +30,9 @@ use super::topology::Topology;
 pub const PORT: u16 = 7002;
 /// How many are kept; the oldest is closed for the next one.
 pub const KEPT: usize = 2000;
-/// How long a connection may take to carry what the server says: a repeated SYN-ACK takes three seconds.
-const CHECK: Duration = Duration::from_secs(6);
+/// How long a connection may take to carry what the server says. What is sent again is sent after twice the time
+/// each time: a cluster that nobody forwards in for some seconds has forgotten nothing for that.
+const CHECK: Duration = Duration::from_secs(25);
 /// How often a thread looks whether there is something to do.
 const TICK: Duration = Duration::from_millis(1);
 /// The listener's token at the server; connections count from 0.
