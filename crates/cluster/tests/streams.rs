@@ -84,6 +84,16 @@ impl Pair {
         }
     }
 
+    /// Both ends close, and there is a new stream.
+    fn redial(&mut self, nonce: u128) {
+        for (node, side) in [(0, Side::Accepted), (1, Side::Dialled(NodeId(0)))] {
+            let (replica, connection) = &mut self.ends[node];
+            replica.handle_closed(*connection);
+            let nonce = (nonce + node as u128).to_le_bytes();
+            *connection = replica.handle_connected(NOW, side, nonce).expect("there is room");
+        }
+    }
+
     fn says(&mut self, node: usize, max: usize) -> Vec<u8> {
         let (replica, connection) = &mut self.ends[node];
         let mut out = Vec::new();
@@ -156,6 +166,42 @@ fn kinds(mut bytes: &[u8]) -> Vec<u8> {
         bytes = &rest[usize::from(head.size) * usize::from(head.count)..];
     }
     kinds
+}
+
+#[test]
+fn a_flow_is_committed_when_the_peer_has_said_so_and_not_before() {
+    let mut pair = Pair::new([1000; 2]);
+    (100..200).for_each(|number| pair.event(1, flow(number, 1, Phase::Established, 1)));
+    let begun = flow(1, 1, Phase::SynSent, 1);
+    let ticket = pair.node(1).handle_beginning(begun).expect("an own flow");
+    assert!(!pair.node(1).is_committed(&ticket));
+    // The flow is the last of what waits: a part of that is sent, acknowledged, and not enough.
+    let part = pair.says(1, 300);
+    pair.hears(0, &part).expect("a peer's bytes");
+    let answer = pair.says(0, 1 << 20);
+    pair.hears(1, &answer).expect("a peer's bytes");
+    assert!(!pair.node(1).is_committed(&ticket));
+    let rest = pair.says(1, 1 << 20);
+    pair.hears(0, &rest).expect("a peer's bytes");
+    assert!(!pair.node(1).is_committed(&ticket), "the peer has not answered");
+    assert!(pair.node(0).table().get(begun.bucket, &begun.key).is_some());
+    let answer = pair.says(0, 1 << 20);
+    pair.hears(1, &answer).expect("a peer's bytes");
+    assert!(pair.node(1).is_committed(&ticket));
+}
+
+#[test]
+fn nobody_waits_for_a_peer_that_is_gone_but_for_one_that_has_come_back() {
+    let mut pair = Pair::new([1000; 2]);
+    let ticket = pair.node(1).handle_beginning(flow(1, 1, Phase::SynSent, 1)).expect("an own flow");
+    pair.redial(10);
+    pair.talk();
+    assert!(!pair.node(1).is_committed(&ticket), "the peer has been told on no stream that lives");
+    let connection = pair.ends[1].1;
+    pair.node(1).handle_closed(connection);
+    assert!(pair.node(1).is_committed(&ticket));
+    let alone = pair.node(1).handle_beginning(flow(2, 1, Phase::SynSent, 1)).expect("an own flow");
+    assert!(pair.node(1).is_committed(&alone), "nobody is there to be told");
 }
 
 #[test]
@@ -487,12 +533,7 @@ proptest! {
                 }
                 Step::Redial => {
                     nonce += 2;
-                    for (node, side) in [(0, Side::Accepted), (1, Side::Dialled(NodeId(0)))] {
-                        let (replica, connection) = &mut pair.ends[node];
-                        replica.handle_closed(*connection);
-                        let nonce = (nonce + node as u128).to_le_bytes();
-                        *connection = replica.handle_connected(NOW, side, nonce).unwrap();
-                    }
+                    pair.redial(nonce);
                 }
             }
         }

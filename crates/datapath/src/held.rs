@@ -26,7 +26,7 @@ pub const MAX_BUCKET_BYTES: usize = MAX_BYTES / 4;
 /// What became of the packets that waited for a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Released {
-    /// Sent on.
+    /// Sent on, or waiting for the peers to know their flow.
     pub sent: usize,
     /// Left out, because the last owner has handled them.
     pub skipped: usize,

@@ -1,9 +1,10 @@
 //! The pipeline's surroundings in user space.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
 use testudo_packet::event::{Event, Handled, Occurrence};
 use testudo_packet::flow::Address;
@@ -32,6 +33,10 @@ pub struct HostEnv<'a> {
     pub now: Nanos,
     /// Whether a miss in a loading bucket is known to be a new flow.
     pub loaded: bool,
+    /// Whether the peers know the packet's flow, or nobody waits for that any more.
+    pub committed: bool,
+    /// The flow that would have begun if they did.
+    pub beginning: Cell<Option<FlowRecord>>,
     pub occurrences: RefCell<Vec<Occurrence>>,
 }
 
@@ -117,6 +122,13 @@ impl Env for HostEnv<'_> {
         let answers = &self.settings.answers;
         let mine = answers.iter().find(|a| a.interface == interface && a.address == address)?;
         Some(mine.own)
+    }
+
+    fn may_begin(&self, record: &FlowRecord) -> bool {
+        if !self.committed {
+            self.beginning.set(Some(*record));
+        }
+        self.committed
     }
 
     fn emit(&self, event: &Event) {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
@@ -189,6 +190,20 @@ pub trait Datapath {
     /// Drops the packets that wait for a bucket, because it stays where it is; counts them. Returns how
     /// many they were.
     fn discard_held(&mut self, bucket: BucketId) -> usize;
+    /// The next flow whose first packet waits for the peers to know it. It is in no table; its packets
+    /// wait until [`Datapath::release_committed`] is called for its key.
+    fn poll_commit(&mut self) -> Option<FlowRecord>;
+    /// Handles the packets that wait for the peers to know this flow, the first one first, whether they
+    /// know it or not. `resolve` is what `missing` is to [`Datapath::handle_upcalls`]. If the bucket is
+    /// not this node's any more, they are passed on or dropped, and counted, as any other packet of it.
+    fn release_committed(
+        &mut self,
+        now: Nanos,
+        key: &FlowKey,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released;
+    /// What can be read when a packet has come up that waits for the peers, if there is such a thing.
+    fn waker(&self) -> Option<BorrowedFd<'_>>;
     /// Leaves everything in a directory of a BPF file system to another process, if it is of a kind that
     /// can be left; nothing waits in this process for a bucket. An error leaves nothing.
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error>;

@@ -9,6 +9,7 @@
 //! a thread's priority.
 
 mod bucket_set;
+mod committing;
 mod error;
 mod frame;
 mod held;

@@ -4,9 +4,10 @@
 //! has no interfaces: a frame is given to [`UserDatapath::handle`], and the verdict and the frame are
 //! what comes of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,7 @@ use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdi
 use testudo_packet::wire;
 
 use crate::Error;
+use crate::committing::Committing;
 use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
@@ -60,6 +62,7 @@ pub struct UserDatapath {
     lost_handled: u64,
     upcalls: VecDeque<Waiting>,
     held: Held<Waiting>,
+    committing: Committing<Waiting>,
     released: Vec<(Vec<u8>, Verdict)>,
     counters: [u64; COUNTERS as usize],
 }
@@ -90,6 +93,7 @@ impl UserDatapath {
             lost_handled: 0,
             upcalls: VecDeque::new(),
             held: Held::default(),
+            committing: Committing::default(),
             released: Vec::new(),
             counters: [0; COUNTERS as usize],
         })
@@ -99,7 +103,7 @@ impl UserDatapath {
     /// answer, one that is passed carries the owner's address; one that is forwarded is unchanged, for
     /// there are no routes here. One that goes up is kept for [`Datapath::handle_upcalls`].
     pub fn handle(&mut self, frame: &mut [u8], interface: u32, now: Nanos) -> Verdict {
-        let verdict = self.run(frame, interface, now, false);
+        let (verdict, _) = self.run(frame, interface, now, Known::default());
         if let Verdict::Upcall(reason) = verdict {
             if self.upcalls.len() >= MAX_UPCALLS {
                 return self.count(Verdict::Drop(DropReason::UpcallFull));
@@ -114,7 +118,14 @@ impl UserDatapath {
         std::mem::take(&mut self.released)
     }
 
-    fn run(&mut self, frame: &mut [u8], interface: u32, now: Nanos, loaded: bool) -> Verdict {
+    /// What becomes of a frame, and the flow that would have begun if the peers knew it.
+    fn run(
+        &mut self,
+        frame: &mut [u8],
+        interface: u32,
+        now: Nanos,
+        Known { loaded, committed }: Known,
+    ) -> (Verdict, Option<FlowRecord>) {
         let env = HostEnv {
             placer: self.settings.placer(),
             settings: &self.settings,
@@ -126,9 +137,12 @@ impl UserDatapath {
             lease: self.lease,
             now,
             loaded,
+            committed,
+            beginning: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
         let verdict = pipeline::handle(&env, &mut SliceFrame(frame), interface);
+        let beginning = env.beginning.take();
         for occurrence in env.occurrences.into_inner() {
             if self.occurrences.len() < MAX_EVENTS {
                 self.occurrences.push(occurrence);
@@ -139,7 +153,7 @@ impl UserDatapath {
                 Occurrence::Handled(_) => self.lost_handled += 1,
             }
         }
-        verdict
+        (verdict, beginning)
     }
 
     /// Decides a packet that went up, unless its bucket is still on its way: then it waits.
@@ -151,10 +165,22 @@ impl UserDatapath {
     ) {
         match place_of(&self.settings, &mut waiting.frame) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, waiting),
+            Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
+                let bytes = waiting.frame.len();
+                let waits = self.committing.push(flow, bytes, waiting);
+                self.note_waiting(waits);
+            }
             _ => {
-                self.decide(waiting, now, missing);
+                self.decide(waiting, now, false, missing);
             }
         }
+    }
+
+    fn note_waiting(&mut self, waits: bool) -> bool {
+        if !waits {
+            self.count(Verdict::Drop(DropReason::CommitFull));
+        }
+        waits
     }
 
     fn is_holding(&self, bucket: BucketId) -> bool {
@@ -169,14 +195,15 @@ impl UserDatapath {
         }
     }
 
-    /// Decides a packet; says whether it goes on.
+    /// Decides a packet; says whether it goes on, or waits for the peers to know its flow.
     fn decide(
         &mut self,
         waiting: Waiting,
         now: Nanos,
+        committed: bool,
         missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> bool {
-        let Waiting { mut frame, interface, .. } = waiting;
+        let Waiting { mut frame, interface, reason } = waiting;
         // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
         if let Some(place) = place_of(&self.settings, &mut frame)
             && self.bucket(place.bucket).owner == self.settings.node
@@ -185,7 +212,14 @@ impl UserDatapath {
         {
             self.table.install(&[record], now);
         }
-        let verdict = match self.run(&mut frame, interface, now, true) {
+        let known = Known { loaded: true, committed };
+        let (verdict, beginning) = self.run(&mut frame, interface, now, known);
+        if let (Verdict::Upcall(UpcallReason::Commit), Some(record)) = (verdict, beginning) {
+            let bytes = frame.len();
+            let waits = self.committing.begin(record, bytes, Waiting { frame, interface, reason });
+            return self.note_waiting(waits);
+        }
+        let verdict = match verdict {
             Verdict::Upcall(UpcallReason::Held) => Verdict::Drop(DropReason::HoldDiscarded),
             verdict => verdict,
         };
@@ -206,6 +240,15 @@ impl UserDatapath {
         self.counters[counter as usize] += 1;
         verdict
     }
+}
+
+/// What is known of a packet that comes up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// A miss is a new flow, also in a loading bucket.
+    loaded: bool,
+    /// The peers know its flow, or nobody waits for that any more.
+    committed: bool,
 }
 
 /// Which packet it is, and where it belongs.
@@ -322,7 +365,7 @@ impl Datapath for UserDatapath {
             if handled(hash) {
                 self.counters[Counter::Skipped as usize] += 1;
                 released.skipped += 1;
-            } else if self.decide(packet, now, resolve) {
+            } else if self.decide(packet, now, false, resolve) {
                 released.sent += 1;
             } else {
                 released.dropped += 1;
@@ -335,6 +378,31 @@ impl Datapath for UserDatapath {
         let count = self.held.take(bucket).count();
         self.counters[DropReason::HoldDiscarded.counter() as usize] += count as u64;
         count
+    }
+
+    fn poll_commit(&mut self) -> Option<FlowRecord> {
+        self.committing.poll()
+    }
+
+    fn release_committed(
+        &mut self,
+        now: Nanos,
+        key: &FlowKey,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released {
+        let mut released = Released::default();
+        for packet in self.committing.take(key) {
+            if self.decide(packet, now, true, resolve) {
+                released.sent += 1;
+            } else {
+                released.dropped += 1;
+            }
+        }
+        released
+    }
+
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn leave_in(&mut self, _directory: &Path) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use aya::programs::TestRun;
 use aya::programs::TestRunOptions;
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Answer, BucketLoad, Datapath, NodeTable, Settings, Station};
+use testudo_datapath::{Answer, BucketLoad, Datapath, NodeTable, Released, Settings, Station};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
@@ -22,7 +22,7 @@ use testudo_packet::flow::{Address, FlowKey, Protocol};
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Ports, Rule};
+use testudo_packet::rule::{Action, Commit, Ports, Rule};
 use testudo_packet::tracking::Phase;
 use testudo_packet::verdict::Verdict;
 
@@ -55,6 +55,11 @@ fn rules() -> Vec<Rule> {
     let to_port_80 = Ports { first: 80, last: 80 };
     vec![
         Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
+        Rule {
+            commit: Commit::Sync,
+            source_ports: Ports { first: 40_001, last: 40_003 },
+            ..Rule::any(Action::Accept)
+        },
         Rule {
             protocol: Some(Protocol::TCP),
             destination_ports: to_port_80,
@@ -184,6 +189,22 @@ fn handle_upcalls(kernel: &mut KernelDatapath, user: &mut UserDatapath) {
     assert_eq!(events(kernel), events(user));
 }
 
+/// The packets go on that wait for the peers to know their flows, on both; says how many they were.
+fn commit(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
+    let mut packets = 0;
+    while let Some(record) = user.poll_commit() {
+        assert_eq!(kernel.poll_commit(), Some(record));
+        let mut known = |_: BucketId, _: &FlowKey| Some(record);
+        let there = kernel.release_committed(Nanos(1), &record.key, &mut known);
+        let here = user.release_committed(Nanos(1), &record.key, &mut known);
+        // Nothing can be sent from this namespace.
+        assert_eq!(there.sent + there.dropped, here.sent + here.dropped);
+        packets += here.sent;
+    }
+    assert_eq!(kernel.poll_commit(), None);
+    packets
+}
+
 /// The packets that wait for each bucket are decided, on both; every other one was handled elsewhere.
 fn release(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
     assert_eq!(events(kernel), events(user));
@@ -198,8 +219,9 @@ fn release(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
         user.set_bucket(id, arrived);
         let there = kernel.release_held(Nanos(1), id, &mut elsewhere, &mut |_, _| None);
         let here = user.release_held(Nanos(1), id, &mut elsewhere, &mut |_, _| None);
-        // Nothing can be sent from this namespace.
-        assert_eq!((there.skipped, there.dropped), (here.skipped, here.dropped + here.sent));
+        // Nothing can be sent from this namespace; what waits for the peers counts as sent on both.
+        let decided = |released: Released| (released.skipped, released.dropped + released.sent);
+        assert_eq!(decided(there), decided(here));
         kernel.set_bucket(id, slot(bucket));
         user.set_bucket(id, slot(bucket));
     }
@@ -262,7 +284,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     let mut user = UserDatapath::new(settings(mode)).expect("the user-space backend");
     set_up(&mut kernel, Nanos(u64::MAX));
     set_up(&mut user, Nanos(u64::MAX));
-    let mut held = 0;
+    let (mut held, mut committed) = (0, 0);
     for (index, mut frame) in traffic::packets(seed, count).into_iter().enumerate() {
         if mode == Mode::Steered {
             traffic::steer(&mut frame, seed.wrapping_add(index as u64));
@@ -277,6 +299,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
         );
         if index % 100 == 99 {
             handle_upcalls(&mut kernel, &mut user);
+            committed += commit(&mut kernel, &mut user);
         }
         if index % 1000 == 950 {
             held += release(&mut kernel, &mut user);
@@ -291,6 +314,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     assert!(flows.0.len() > 20, "{} flows", flows.0.len());
     let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
     assert!(held > 100, "{held} held");
+    assert!(committed > 10, "{committed} committed");
     for reason in usual(mode) {
         assert!(met.iter().any(|(met, _)| met == reason), "no {reason} in {met:?}");
     }

@@ -4,6 +4,7 @@
 //! same two traits: [`Frame`] for the bytes of a packet and [`Env`] for everything else.
 
 use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
+use crate::entry::FlowRecord;
 use crate::event::Event;
 use crate::flow::Address;
 use crate::packet_hash::{Extent, HASHED_WORDS};
@@ -104,6 +105,9 @@ pub trait Env: Slots {
     fn opaque(&self, number: u64) -> u64 {
         number
     }
+    /// Whether a flow may begin now that the peers are to know before; if not, it has not begun, and
+    /// its packet goes up.
+    fn may_begin(&self, record: &FlowRecord) -> bool;
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.

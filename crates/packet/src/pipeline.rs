@@ -21,7 +21,7 @@ use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
-use crate::rule::{self, Action};
+use crate::rule::{self, Action, Commit};
 use crate::table::{self, Control, Found, Inserted, Slot, word};
 use crate::tracking::{self, Phase, Step};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
@@ -232,12 +232,15 @@ fn open<E: Env>(
         _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
         _ => return Verdict::Drop(DropReason::NotFirst),
     };
-    let rule = match decide(env, headers, interface) {
-        Ok(rule) => rule,
+    let (rule, commit) = match decide(env, headers, interface) {
+        Ok(decided) => decided,
         Err(reason) => return Verdict::Drop(reason),
     };
     let state = FlowState { phase, confirmed: false, rule, sequence: 1 };
     let record = FlowRecord { bucket: place.bucket, epoch, key: headers.key, state };
+    if matches!(commit, Commit::Sync) && !env.may_begin(&record) {
+        return Verdict::Upcall(UpcallReason::Commit);
+    }
     match table::insert(env, place.hash, &record, now) {
         Inserted::New(slot, state) => {
             count(slot, Direction::Original, bytes, now);
@@ -250,14 +253,14 @@ fn open<E: Env>(
     }
 }
 
-/// The number of the rule that lets the flow in, or why it is not let in.
+/// The number of the rule that lets the flow in, and whether the peers are to know it before, or why it is not let in.
 #[inline(always)]
-fn decide<E: Env>(env: &E, headers: &Headers, interface: u32) -> Result<u16, DropReason> {
+fn decide<E: Env>(env: &E, headers: &Headers, interface: u32) -> Result<(u16, Commit), DropReason> {
     let mut first = rule::FirstMatch::new(&headers.key, interface);
     env.scan_rules(&mut first);
     match first.matched() {
-        Some((index, Action::Accept)) => Ok(index),
-        Some((_, Action::Drop)) => Err(DropReason::Rule),
+        Some((index, Action::Accept, commit)) => Ok((index, commit)),
+        Some((_, Action::Drop, _)) => Err(DropReason::Rule),
         None => Err(DropReason::NoRule),
     }
 }

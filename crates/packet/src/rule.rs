@@ -20,6 +20,16 @@ pub enum Action {
     Drop,
 }
 
+/// Whether the packet that creates a flow waits for the peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commit {
+    /// It goes on at once; the peers are told meanwhile.
+    #[default]
+    Async,
+    /// It goes on when the peers have said that they know the flow.
+    Sync,
+}
+
 /// A set of addresses that share their first bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
@@ -74,6 +84,8 @@ impl Ports {
 pub struct Rule {
     /// What to do.
     pub action: Action,
+    /// What the first packet of a flow that it accepts waits for.
+    pub commit: Commit,
     /// The protocol, or any.
     pub protocol: Option<Protocol>,
     /// Where the first packet comes from.
@@ -94,12 +106,14 @@ pub const RULE_WORDS: usize = 10;
 const ACCEPT: u64 = 1 << 40;
 const HAS_PROTOCOL: u64 = 1 << 41;
 const HAS_INTERFACE: u64 = 1 << 42;
+const SYNC: u64 = 1 << 43;
 
 impl Rule {
     /// A rule that every flow matches.
     pub const fn any(action: Action) -> Self {
         Self {
             action,
+            commit: Commit::Async,
             protocol: None,
             source: Prefix::ANY,
             destination: Prefix::ANY,
@@ -126,6 +140,9 @@ impl Rule {
             Action::Accept => ACCEPT,
             Action::Drop => 0,
         };
+        if let Commit::Sync = self.commit {
+            flags |= SYNC;
+        }
         if let Some(protocol) = self.protocol {
             flags |= HAS_PROTOCOL | (protocol.0 as u64) << 32;
         }
@@ -152,6 +169,7 @@ impl Rule {
         let range = |first: u64, last: u64| Ports { first: first as u16, last: last as u16 };
         Self {
             action: action_of(words),
+            commit: commit_of(words),
             protocol: match flags & HAS_PROTOCOL {
                 0 => None,
                 _ => Some(Protocol((flags >> 32) as u8)),
@@ -194,12 +212,19 @@ pub const fn action_of(words: &[u64; RULE_WORDS]) -> Action {
     if words[9] & ACCEPT != 0 { Action::Accept } else { Action::Drop }
 }
 
+/// What the first packet of a flow waits for that the rule of these words accepts.
+#[inline(always)]
+pub const fn commit_of(words: &[u64; RULE_WORDS]) -> Commit {
+    if words[9] & SYNC != 0 { Commit::Sync } else { Commit::Async }
+}
+
 /// Finds the first rule that a flow matches.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstMatch<'a> {
     key: &'a FlowKey,
     interface: u32,
-    /// The rule's number and, above it, 1 for accept or 2 for drop; 0 while there is none.
+    /// The rule's number and, above it, 1 for accept, 2 for drop or 3 for accept when the peers know;
+    /// 0 while there is none.
     found: u64,
 }
 
@@ -212,11 +237,13 @@ impl<'a> FirstMatch<'a> {
 
     /// The rule's number and what it says.
     #[inline(always)]
-    pub const fn matched(&self) -> Option<(u16, Action)> {
+    pub const fn matched(&self) -> Option<(u16, Action, Commit)> {
+        let number = self.found as u16;
         match self.found >> 32 {
             0 => None,
-            1 => Some((self.found as u16, Action::Accept)),
-            _ => Some((self.found as u16, Action::Drop)),
+            1 => Some((number, Action::Accept, Commit::Async)),
+            2 => Some((number, Action::Drop, Commit::Async)),
+            _ => Some((number, Action::Accept, Commit::Sync)),
         }
     }
 }
@@ -227,9 +254,10 @@ impl RuleVisitor for FirstMatch<'_> {
         if !matches_words(words, self.key, self.interface) {
             return true;
         }
-        let action = match action_of(words) {
-            Action::Accept => 1,
-            Action::Drop => 2,
+        let action = match (action_of(words), commit_of(words)) {
+            (Action::Accept, Commit::Async) => 1,
+            (Action::Drop, _) => 2,
+            (Action::Accept, Commit::Sync) => 3,
         };
         self.found = action << 32 | index as u64;
         false
@@ -276,6 +304,19 @@ mod tests {
         assert!(!rule.matches(&key("::10.1.0.1", "10.2.0.9", 80), 4));
         assert_eq!(action_of(&rule.to_words()), Action::Accept);
         assert_eq!(action_of(&Rule::any(Action::Drop).to_words()), Action::Drop);
+    }
+
+    #[test]
+    fn words_give_the_rule_back() {
+        let plain = Rule { interface: Some(u32::MAX), ..Rule::any(Action::Accept) };
+        let sync = Rule { commit: Commit::Sync, protocol: Some(Protocol(255)), ..plain };
+        for rule in [plain, sync, Rule { action: Action::Drop, ..plain }] {
+            assert_eq!(Rule::from_words(&rule.to_words()), rule);
+        }
+        let key = key("10.1.0.1", "10.2.0.9", 80);
+        let mut first = FirstMatch::new(&key, u32::MAX);
+        assert!(!first.visit(7, &Rule { protocol: None, ..sync }.to_words()));
+        assert_eq!(first.matched(), Some((7, Action::Accept, Commit::Sync)));
     }
 
     #[test]

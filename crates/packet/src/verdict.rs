@@ -30,6 +30,8 @@ pub enum UpcallReason {
     Contended = 2,
     /// Its bucket is on its way here and another node still handles it.
     Held = 3,
+    /// It begins a flow that the peers are to know before.
+    Commit = 4,
 }
 
 impl UpcallReason {
@@ -39,6 +41,7 @@ impl UpcallReason {
             1 => Some(Self::Loading),
             2 => Some(Self::Contended),
             3 => Some(Self::Held),
+            4 => Some(Self::Commit),
             _ => None,
         }
     }
@@ -84,6 +87,7 @@ reasons! {
     PassedTwice "drop.passed-twice" "Another node passed it here, and the bucket is not here either.",
     NoPeer "drop.no-peer" "Its owner, or this node, has no known address on the interface that it came in by.",
     Internal "drop.internal" "A limit of this build that should not be reachable.",
+    CommitFull "drop.commit-full" "Too many packets wait for the peers to know their flows.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

@@ -47,6 +47,27 @@ fn a_thousand_connections_outlive_a_node() {
     }
 }
 
+fn whoever_has_got_an_answer_has_a_connection_that_outlives_the_node() {
+    // The peers hear of a flow 10 ms after its first packet: time enough for an answer to be in vain.
+    let report = lab(&[
+        "--connections",
+        "20",
+        "--flows",
+        "4",
+        "--connects",
+        "500",
+        "--sync-delay",
+        "5",
+        "--kills",
+        "2",
+        "--commit",
+        "sync",
+    ]);
+    assert_eq!(report["passed"], true);
+    assert!(number(&report, "/connects/checked") > 500, "{report}");
+    assert_eq!(number(&report, "/connects/lost"), 0, "{report}");
+}
+
 fn a_node_that_hangs_is_stopped_by_its_kernel_and_succeeded() {
     let report = lab(&["--scenario", "pause", "--connections", "100"]);
     assert_eq!(report["passed"], true);
@@ -78,6 +99,10 @@ fn main() -> std::process::ExitCode {
     privileged::run(
         &[
             ("a_thousand_connections_outlive_a_node", a_thousand_connections_outlive_a_node),
+            (
+                "whoever_has_got_an_answer_has_a_connection_that_outlives_the_node",
+                whoever_has_got_an_answer_has_a_connection_that_outlives_the_node,
+            ),
             (
                 "a_node_that_hangs_is_stopped_by_its_kernel_and_succeeded",
                 a_node_that_hangs_is_stopped_by_its_kernel_and_succeeded,

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
 use testudo_packet::flow::Address;
@@ -169,6 +170,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
         number.wrapping_add(maps::unknown_zero())
+    }
+
+    #[inline(always)]
+    fn may_begin(&self, _record: &FlowRecord) -> bool {
+        false
     }
 
     #[inline(always)]

@@ -55,7 +55,10 @@ pub fn testudo(ctx: XdpContext) -> u32 {
             maps::count(Counter::Answered as u32);
             route::send_out(interface)
         }
-        Verdict::Upcall(reason) => upcall::send(&ctx, &frame, interface, reason),
+        // The verifier need not follow each reason by itself.
+        Verdict::Upcall(reason) => {
+            upcall::send(&ctx, &frame, interface, Kernel.opaque(reason as u64) as u32)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Passes a packet up to user space, whole, with what user space needs to send it on.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, xdp_action};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, xdp_action};
 use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Env, Frame};
@@ -28,9 +28,9 @@ struct Upcall {
     packet: [u8; MAX_BYTES as usize],
 }
 
-/// Passes the packet up and takes it off the kernel's hands.
+/// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
 #[inline(always)]
-pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: UpcallReason) -> u32 {
+pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -> u32 {
     let bytes = frame.len();
     if bytes == 0 || bytes > MAX_BYTES {
         maps::count(DropReason::UpcallFull.counter());
@@ -54,7 +54,7 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
     let copied = unsafe {
         (&raw mut (*upcall).interface).write(interface);
         (&raw mut (*upcall).bytes).write(bytes);
-        (&raw mut (*upcall).reason).write(reason as u32);
+        (&raw mut (*upcall).reason).write(reason);
         (&raw mut (*upcall).out_interface).write(hop.map_or(0, |hop| hop.interface));
         (&raw mut (*upcall).source).write(hop.map_or(0, |hop| hop.source.0));
         (&raw mut (*upcall).destination).write(hop.map_or(0, |hop| hop.destination.0));
@@ -65,7 +65,10 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: Upcall
         maps::count(DropReason::Internal.counter());
         return xdp_action::XDP_DROP;
     }
-    room.submit(BPF_RB_NO_WAKEUP as u64);
+    // Somebody waits for it: the wake-up costs less than the daemon's next look.
+    let waits = reason == UpcallReason::Commit as u32;
+    let wakeup = if waits { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    room.submit(wakeup as u64);
     maps::count(Counter::Upcall as u32);
     xdp_action::XDP_DROP
 }

@@ -131,7 +131,7 @@ impl Replica {
     fn put_right(&mut self, record: FlowRecord) -> Result<(), Refused> {
         match self.learn(record) {
             Err(Refused::Older { .. }) => {}
-            result => return result,
+            result => return result.map(drop),
         }
         // Peers would take it for overtaken as well, so they get all of the bucket.
         self.table.replace(record)?;

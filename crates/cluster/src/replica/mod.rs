@@ -24,6 +24,7 @@
 //!   and over ([`comparison`]).
 
 pub mod audit;
+mod commit;
 pub mod comparison;
 mod connections;
 mod effect;
@@ -52,6 +53,7 @@ use crate::sync::references::Reference;
 pub use crate::common_table::Refused;
 pub use crate::sync::{Side, SyncError};
 pub use audit::Audit;
+pub use commit::Ticket;
 pub use comparison::{Comparisons, Divergence, Repair};
 pub use connections::{ConnectionId, SyncStatus};
 pub use effect::Effect;
@@ -359,16 +361,16 @@ impl Replica {
     ///
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_event(&mut self, event: Event) -> Result<(), Refused> {
-        self.learn(event.record)
+        self.learn(event.record).map(drop)
     }
 
-    fn learn(&mut self, record: FlowRecord) -> Result<(), Refused> {
+    fn learn(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         self.check_own(record.bucket)?;
         let slot = self.table.apply(record, Authority::Owner)?;
         for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
             peer.outgoing.change(slot);
         }
-        Ok(())
+        Ok(slot)
     }
 
     /// A flow of this node's was taken out of the node table, because it was silent for too long.

@@ -94,7 +94,8 @@ pub struct Delays {
 }
 
 impl Delays {
-    fn note(&mut self, delay: Duration) {
+    /// Something took so long.
+    pub fn note(&mut self, delay: Duration) {
         let place = place(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
         if place >= self.counts.len() {
             self.counts.resize(place + 1, 0);

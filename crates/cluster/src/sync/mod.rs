@@ -12,6 +12,7 @@
 //! Invariant: a session that fails has handed over whole frames only, and hands over nothing after
 //! its error.
 
+mod commits;
 pub mod comparing;
 pub mod frame;
 pub mod handshake;

@@ -26,6 +26,7 @@
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
 //! instead.
 
+use super::commits::Commits;
 use super::comparing::{Comparing, Finding, Verdict};
 use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
 use super::handshake::Format;
@@ -161,6 +162,7 @@ pub(crate) struct Outgoing {
     /// differs, and says nothing else.
     is_answered: bool,
     lag: Lag,
+    commits: Commits,
 }
 
 /// Whose table and buckets frames are made of, and for whom.
@@ -204,6 +206,19 @@ impl Outgoing {
         self.coalesced += u64::from(!self.changed.push(slot.0));
     }
 
+    /// Somebody waits for the peer to have handled the last change of the flow in a slot. Gives its place;
+    /// `None` if the peer is not to be told of it.
+    pub(crate) fn want_acknowledged(&mut self, slot: SlotId) -> Option<u64> {
+        let place = self.changed.contains(slot.0).then_some(self.changed.pushed)?;
+        self.commits.want(place);
+        Some(place)
+    }
+
+    /// Whether the peer has handled the change of this place.
+    pub(crate) fn is_acknowledged(&self, place: u64) -> bool {
+        self.commits.is_reached(place)
+    }
+
     /// A flow is gone; the peer knows it by a reference, or does not. Says whether there was room to
     /// note it; if not, all notes are dropped, and the caller has all buckets checked.
     #[must_use]
@@ -228,6 +243,7 @@ impl Outgoing {
         self.departures.clear();
         self.gone_popped = self.gone_pushed;
         self.changed.clear();
+        self.commits.dropped(self.changed.pushed);
         self.resyncs += 1;
         false
     }
@@ -334,6 +350,7 @@ impl Outgoing {
         let plausible = (self.acknowledged..=self.sent).contains(&frames);
         if plausible {
             self.acknowledged = frames;
+            self.commits.acknowledged(frames);
             self.lag.acknowledged(now, frames, delays);
         }
         plausible
@@ -414,6 +431,7 @@ impl Outgoing {
     fn note_sent(&mut self) {
         let sent = Noted { changed: self.changed.popped, gone: self.gone_popped };
         self.lag.sent(sent, self.sent);
+        self.commits.sent(self.changed.popped, self.sent);
     }
 
     fn next(&mut self, source: &mut Source<'_>) -> Option<Next> {

@@ -15,6 +15,7 @@ use super::send::Sender;
 use super::stations::StationMaps;
 use super::{KernelDatapath, refusal, shared, stations};
 use crate::Error;
+use crate::committing::Committing;
 use crate::held::Held;
 use crate::memory::Words;
 use crate::settings::Settings;
@@ -87,6 +88,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         pinned: directory.map(Path::to_owned),
         guarded: None,
         held: Held::default(),
+        committing: Committing::default(),
         own_occurrences: Vec::new(),
         lost_seen: 0,
         lost_handled_seen: 0,

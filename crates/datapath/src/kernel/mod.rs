@@ -21,6 +21,7 @@ mod stations;
 mod upcall;
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +37,7 @@ use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
 use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
+use crate::committing::Committing;
 use crate::held::{Held, Released};
 use crate::interface::{BucketLoad, Datapath, Drained};
 use crate::memory::Words;
@@ -87,6 +89,7 @@ pub struct KernelDatapath {
     stations: Stations,
     station_maps: StationMaps,
     held: Held<Upcall>,
+    committing: Committing<Upcall>,
     /// What packets that were handled here have changed, until it is read with the kernel's.
     own_occurrences: Vec<Occurrence>,
     lost_seen: u64,
@@ -310,6 +313,23 @@ impl Datapath for KernelDatapath {
 
     fn discard_held(&mut self, bucket: BucketId) -> usize {
         self.discard(bucket)
+    }
+
+    fn poll_commit(&mut self) -> Option<FlowRecord> {
+        self.committing.poll()
+    }
+
+    fn release_committed(
+        &mut self,
+        now: Nanos,
+        key: &FlowKey,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Released {
+        self.commit(now, key, resolve)
+    }
+
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.upcalls.as_fd())
     }
 
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error> {

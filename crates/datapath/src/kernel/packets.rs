@@ -1,8 +1,9 @@
 //! Packets that came up: the host build of the pipeline over the same table, and the way out.
 //!
-//! A packet whose bucket is on its way here waits ([`crate::held`]). All others are decided at once.
+//! A packet whose bucket is on its way here waits ([`crate::held`]), and so does one that begins a flow
+//! which the peers are to know before ([`crate::committing`]). All others are decided at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketState, Nanos};
@@ -31,10 +32,36 @@ impl KernelDatapath {
     pub(super) fn take(&mut self, mut upcall: Upcall, now: Nanos, missing: Resolve<'_>) {
         match place_of(&self.settings, &mut upcall.packet) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, upcall),
+            Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
+                let bytes = upcall.packet.len();
+                let waits = self.committing.push(flow, bytes, upcall);
+                self.note_waiting(waits);
+            }
             place => {
-                self.decide(upcall, place, now, missing);
+                self.decide(upcall, place, now, false, missing);
             }
         }
+    }
+
+    fn note_waiting(&self, waits: bool) -> bool {
+        if !waits {
+            self.count(DropReason::CommitFull.counter(), 1);
+        }
+        waits
+    }
+
+    /// See [`Datapath::release_committed`].
+    pub(super) fn commit(&mut self, now: Nanos, key: &FlowKey, resolve: Resolve<'_>) -> Released {
+        let mut released = Released::default();
+        for mut upcall in self.committing.take(key) {
+            let place = place_of(&self.settings, &mut upcall.packet);
+            if self.decide(upcall, place, now, true, resolve) {
+                released.sent += 1;
+            } else {
+                released.dropped += 1;
+            }
+        }
+        released
     }
 
     fn is_holding(&self, bucket: BucketId) -> bool {
@@ -83,7 +110,7 @@ impl KernelDatapath {
                 continue;
             }
             let place = place_of(&self.settings, &mut upcall.packet);
-            if self.decide(upcall, place, now, resolve) {
+            if self.decide(upcall, place, now, false, resolve) {
                 released.sent += 1;
             } else {
                 released.dropped += 1;
@@ -99,12 +126,13 @@ impl KernelDatapath {
         packets
     }
 
-    /// Handles a packet; says whether it was sent on.
+    /// Handles a packet; says whether it was sent on, or waits for the peers to know its flow.
     fn decide(
         &mut self,
         upcall: Upcall,
         place: Option<Place>,
         now: Nanos,
+        committed: bool,
         missing: Resolve<'_>,
     ) -> bool {
         // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
@@ -116,13 +144,24 @@ impl KernelDatapath {
             self.table.install(&[record], now);
         }
         let mut upcall = upcall;
-        let verdict = self.run(&mut upcall, now);
+        let (verdict, beginning) = self.run(&mut upcall, now, committed);
+        if let (Verdict::Upcall(UpcallReason::Commit), Some(record)) = (verdict, beginning) {
+            let bytes = upcall.packet.len();
+            let waits = self.committing.begin(record, bytes, upcall);
+            return self.note_waiting(waits);
+        }
         let (counter, sent) = self.carry_out(&mut upcall, verdict);
         self.count(counter, 1);
         sent
     }
 
-    fn run(&mut self, upcall: &mut Upcall, now: Nanos) -> Verdict {
+    /// What becomes of a packet, and the flow that would have begun if the peers knew it.
+    fn run(
+        &mut self,
+        upcall: &mut Upcall,
+        now: Nanos,
+        committed: bool,
+    ) -> (Verdict, Option<FlowRecord>) {
         let env = HostEnv {
             placer: self.settings.placer(),
             settings: &self.settings,
@@ -134,11 +173,14 @@ impl KernelDatapath {
             lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
             now,
             loaded: true,
+            committed,
+            beginning: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
         let verdict = pipeline::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
+        let beginning = env.beginning.take();
         self.own_occurrences.extend(env.occurrences.into_inner());
-        verdict
+        (verdict, beginning)
     }
 
     /// Does what was decided; says how it is counted, and whether the packet was sent.

@@ -7,6 +7,7 @@
 //! Flows may begin inside. After each packet a story states the verdict, the bytes that come out,
 //! the one counter that moved, the whole entry, and the event; see [`node::Node::plays`].
 
+mod commit;
 mod datagrams;
 mod forwarding;
 mod headers;

@@ -4,8 +4,10 @@
 //! A rule is kept as the file means it, with names of interfaces, because their numbers are known
 //! only on the machine; [`Rule::compile`] makes it what packets are compared with.
 
+use std::time::Duration;
+
 use testudo_packet::flow::Protocol;
-use testudo_packet::rule::{self as packet, Action, MAX_RULES, Ports};
+use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
 use super::document::{Section, Value};
 use super::error::Fault;
@@ -16,6 +18,8 @@ use crate::protocol_names;
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &[
     "action",
+    "commit",
+    "commit_timeout_ms",
     "protocol",
     "source",
     "destination",
@@ -29,6 +33,10 @@ pub(super) const KEYS: &[&str] = &[
 pub struct Rule {
     /// Whether the flow may begin. Required.
     pub action: Action,
+    /// Whether its first packet waits for the other nodes to know the flow; by default not.
+    pub commit: Commit,
+    /// How long it waits at most.
+    pub commit_timeout: Duration,
     /// Its protocol; by default any.
     pub protocol: Option<Protocol>,
     /// Where its first packet comes from; by default anywhere, of both families.
@@ -52,6 +60,7 @@ impl Rule {
     ) -> Result<packet::Rule, E> {
         Ok(packet::Rule {
             action: self.action,
+            commit: self.commit,
             protocol: self.protocol,
             source: compile_prefix(self.source),
             destination: compile_prefix(self.destination),
@@ -80,6 +89,7 @@ pub(super) fn read(sections: &[Section<'_>], interfaces: &[Interface]) -> Result
 fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fault> {
     section.only(KEYS)?;
     let action = action(&section.required("action", ACTION)?)?;
+    let (commit, commit_timeout) = waiting(section, action)?;
     let protocol = section.value("protocol").map(|value| protocol(&value)).transpose()?;
     let source = section.value("source").map(|value| prefix(&value)).transpose()?;
     let destination = section.value("destination").map(|value| prefix(&value)).transpose()?;
@@ -93,7 +103,49 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
     let destination_ports = ports("destination_ports")?;
     let interface =
         section.value("interface").map(|value| interface(&value, interfaces)).transpose()?;
-    Ok(Rule { action, protocol, source, destination, source_ports, destination_ports, interface })
+    Ok(Rule {
+        action,
+        commit,
+        commit_timeout,
+        protocol,
+        source,
+        destination,
+        source_ports,
+        destination_ports,
+        interface,
+    })
+}
+
+/// What first packets wait for, and how long.
+fn waiting(section: &Section<'_>, action: Action) -> Result<(Commit, Duration), Fault> {
+    let commit = match section.value("commit") {
+        None => Commit::Async,
+        Some(value) => commit(&value)?,
+    };
+    let timeout = section.value("commit_timeout_ms");
+    if let (Commit::Sync, Action::Drop) = (commit, action) {
+        let value = section.required("commit", COMMIT)?;
+        return Err(value.refuse_because("but the rule lets no flow begin", "a rule that accepts"));
+    }
+    let Some(value) = timeout else { return Ok((commit, COMMIT_TIMEOUT)) };
+    if commit == Commit::Async {
+        return Err(value.refuse_because("but nothing waits", r#"it beside commit = "sync" only"#));
+    }
+    let milliseconds = value.integer(1..=1000, "1 to 1000 milliseconds")?;
+    Ok((commit, Duration::from_millis(milliseconds.into())))
+}
+
+const COMMIT: &str = r#""async" or "sync""#;
+
+/// How long first packets wait if the file does not say.
+const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
+
+fn commit(value: &Value<'_>) -> Result<Commit, Fault> {
+    match value.text(COMMIT)? {
+        "async" => Ok(Commit::Async),
+        "sync" => Ok(Commit::Sync),
+        _ => Err(value.refuse(COMMIT)),
+    }
 }
 
 const ACTION: &str = r#""accept" or "drop""#;

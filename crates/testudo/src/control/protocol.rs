@@ -19,7 +19,7 @@ use crate::protocol_names;
 pub use operating::{
     Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan, Restarting, Share,
 };
-pub use syncing::{Difference, Sync, SyncPeer, Syncs, Verification, Verifying};
+pub use syncing::{Commits, Difference, Sync, SyncPeer, Syncs, Verification, Verifying};
 
 /// The longest request, in bytes, its newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;

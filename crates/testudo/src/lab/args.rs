@@ -62,6 +62,13 @@ pub struct RunArgs {
     /// New flows a second beside the others, from the event to the end of the hold.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200_000))]
     pub churn: u32,
+    /// TCP connections opened a second beside the others, from the event to the end of the hold. Each that
+    /// was answered has to be known after every kill.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2000))]
+    pub connects: u32,
+    /// What the first packets of these connections wait for.
+    #[arg(long, value_enum, default_value_t = Commit::Sync)]
+    pub commit: Commit,
     /// Of a hundred frames of each sync link, how many are lost, for as long.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
     pub sync_loss: u32,
@@ -83,6 +90,15 @@ pub struct RunArgs {
     /// The lab's name, if it has to be known; by default it is one that no other lab has.
     #[arg(long)]
     pub name: Option<String>,
+}
+
+/// What first packets wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Commit {
+    /// Nobody.
+    Async,
+    /// The other nodes.
+    Sync,
 }
 
 /// A cluster.
@@ -273,6 +289,9 @@ impl RunArgs {
         if self.churn > 0 && self.cluster.mode == Mode::Tap {
             bail!("--churn needs a cluster that forwards; saw --mode tap");
         }
+        if self.connects > 0 && self.cluster.mode == Mode::Tap {
+            bail!("--connects needs a cluster that forwards; saw --mode tap");
+        }
         if self.prefill > 0 && (self.cluster.mode == Mode::Tap || self.scenario.late() > 0) {
             bail!("--prefill needs a cluster that forwards and is complete from the start");
         }
@@ -293,7 +312,11 @@ impl RunArgs {
     pub fn settings(&self, seed: u64) -> Settings {
         Settings {
             seed,
-            flows: self.connections + self.flows + self.prefill + self.churn * LIFE,
+            flows: self.connections
+                + self.flows
+                + self.prefill
+                + (self.churn + self.connects) * LIFE,
+            committed: self.connects > 0 && self.commit == Commit::Sync,
             timing: self.cluster.timing,
             patient: self.prefill > 0,
             // Made-up flows are spread unevenly, and a move would be judged with the stall.
@@ -323,6 +346,8 @@ impl RunArgs {
         add(self.zipf, " --zipf".into());
         add(self.prefill > 0, format!(" --prefill {}", self.prefill));
         add(self.churn > 0, format!(" --churn {}", self.churn));
+        add(self.connects > 0, format!(" --connects {}", self.connects));
+        add(self.commit == Commit::Async, " --commit async".into());
         add(self.sync_loss > 0, format!(" --sync-loss {}", self.sync_loss));
         add(self.sync_delay > 0, format!(" --sync-delay {}", self.sync_delay));
         add(self.hold != 4, format!(" --hold {}", self.hold));
@@ -404,6 +429,8 @@ mod tests {
              --seed 8",
             "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --churn 9 --sync-loss 20 \
              --sync-delay 3 --scenario stall --stall 5 --seed 1",
+            "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --connects 100 --commit async \
+             --scenario kill --kills 3 --seed 1",
             "testudo lab --nodes 3 --buckets 64 --connections 9 --flows 1 --prefill 1000 \
              --scenario kill --kills 50 --seed 1",
         ] {
@@ -421,6 +448,7 @@ mod tests {
             "testudo lab --nodes 32 --scenario join",
             "testudo lab --scenario moves --kills 2",
             "testudo lab --mode tap --prefill 5",
+            "testudo lab --mode tap --connects 5",
         ] {
             assert!(run(line).check().is_err(), "{line}");
         }

@@ -15,6 +15,7 @@ use anyhow::Result;
 
 mod analyser;
 mod args;
+mod connects;
 mod etcd;
 mod fault;
 mod impair;
@@ -112,7 +113,9 @@ fn play(args: &RunArgs) -> Result<ExitCode> {
         zipf: args.zipf,
         seed,
     };
-    traffic::raise_file_limit(load)?;
+    // The server's ends go a little later than the client's.
+    let more = if args.connects > 0 { 3 * connects::KEPT } else { 0 };
+    traffic::raise_file_limit(load, more)?;
     let interrupt = Interrupt::listen()?;
     let narrator = Narrator::new(args.json);
     narrator.say(&format!(

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::connects;
 use super::plan::{
     CLUSTER_MAC, Coordinator, Host, Mode, Plan, Segment, TAP_LINK, etcd_endpoint, sync_endpoint,
 };
@@ -46,6 +47,8 @@ pub struct Settings {
     pub patient: bool,
     /// Whether buckets stay where they are, however uneven the load is.
     pub still: bool,
+    /// Whether first packets of the connections that are opened all the time wait for the peers.
+    pub committed: bool,
 }
 
 /// The times that decide how fast a takeover is, in milliseconds.
@@ -171,7 +174,7 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
         }
     }
     if !node.witness {
-        packet_sections(&mut text, state.plan);
+        packet_sections(&mut text, state.plan, settings.committed);
     }
     if settings.patient {
         text.push_str("\n[timeouts]\nunreplied = 86400\nreplied = 86400\n");
@@ -180,13 +183,22 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
 }
 
 /// The interfaces, with the cluster's addresses where it has some, and the rules.
-fn packet_sections(text: &mut String, plan: Plan) {
+fn packet_sections(text: &mut String, plan: Plan, committed: bool) {
     for &segment in plan.data() {
         let _ = write!(text, "\n[[interface]]\nname = \"{}\"\n", segment.node_link());
         if plan.mode == Mode::Shared {
             let [v4, v6] = segment.cluster();
             let _ = writeln!(text, "addresses = [\"{v4}\", \"{v6}\"]");
         }
+    }
+    if committed {
+        let _ = write!(
+            text,
+            "\n[[rule]]\naction = \"accept\"\ncommit = \"sync\"\nprotocol = \"tcp\"\n\
+             destination_ports = \"{}\"\ninterface = \"{}\"\n",
+            connects::PORT,
+            Segment::Inside.node_link(),
+        );
     }
     let [client, server] = plan.ends().map(Segment::networks);
     for ((source, destination), protocols) in client.into_iter().zip(server).zip(ALLOWED) {
@@ -232,14 +244,14 @@ mod tests {
     fn a_configuration_is_one_that_a_node_takes() {
         let state = state(Plan { mode: Mode::Shared, nodes: 2, witness: false, ..Plan::default() });
         let timing = Some(Timing { lease: 30, takeover: 45, heartbeat: 5 });
-        let settings = Settings { timing, patient: true, ..Settings::default() };
+        let settings = Settings { timing, patient: true, committed: true, ..Settings::default() };
         let text = configuration(&state, &state.nodes[1], SECRET, &settings);
         let read = config::parse(&state.nodes[1].config, &text).unwrap();
         assert_eq!(read.own_member().name, "n2");
         assert_eq!(read.members[1].sync, "10.99.0.2:7400".parse().unwrap());
         assert_eq!(read.node.control, state.nodes[1].control);
         assert_eq!(read.interfaces.len(), 2);
-        assert_eq!(read.rules.len(), 6);
+        assert_eq!(read.rules.len(), 7);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! watchdog allows for it.
 
 mod audit;
+pub mod commits;
 mod hand_over;
 mod letters;
 mod load_report;
@@ -45,6 +46,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
+use self::commits::Commits;
 pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
@@ -105,6 +107,9 @@ const GATHERING: Duration = Duration::from_micros(500);
 /// The token of the mailbox; the streams have theirs.
 const MAILBOX: Token = Token(0);
 
+/// The token of packets that wait for the peers to know their flow.
+const PACKETS: Token = Token(usize::MAX);
+
 /// How many descriptors one poll tells of; the rest come with the next.
 const MAX_EVENTS: usize = 256;
 
@@ -146,6 +151,8 @@ pub struct Parts {
     pub stations: StationBook,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
+    /// How long the first packet of a flow waits for the peers at most, for each rule.
+    pub commit_timeouts: Vec<Duration>,
     /// What the engine shows its life by.
     pub turns: Turns,
 }
@@ -160,6 +167,7 @@ pub struct Engine {
     tallies: Tallies,
     sweep: Sweep,
     rounds: audit::Rounds,
+    commits: Commits,
     verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
@@ -174,12 +182,19 @@ pub struct Engine {
 
 impl Engine {
     /// An engine at rest.
-    pub fn new(parts: Parts) -> io::Result<Self> {
+    pub fn new(mut parts: Parts) -> io::Result<Self> {
+        let registry = parts.poll.registry();
         let mailbox = parts.mailbox.as_fd().as_raw_fd();
-        parts.poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
+        if let Some(packets) = parts.datapath.waker() {
+            let packets = packets.as_raw_fd();
+            registry.register(&mut SourceFd(&packets), PACKETS, Interest::READABLE)?;
+        }
+        let commits = Commits::new(std::mem::take(&mut parts.commit_timeouts));
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
             rounds: audit::Rounds::default(),
+            commits,
             verifying: verify::Verifying::default(),
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
@@ -211,7 +226,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
             for event in &events {
-                if event.token() != MAILBOX {
+                if !matches!(event.token(), MAILBOX | PACKETS) {
                     self.parts.streams.handle_event(event);
                 }
             }
@@ -237,7 +252,9 @@ impl Engine {
             more |= self.audit_some(now);
         }
         self.handle_upcalls(now);
+        self.begin_commits(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
+        self.finish_commits();
         self.do_what_is_due(now);
         self.perform_effects();
         self.parts.replica.handle_moves(clock::now());
@@ -441,6 +458,9 @@ impl Engine {
             self.finish_sweep();
         }
         self.parts.datapath.set_bucket(bucket, slot);
+        if !own {
+            self.cut_commits_short(Some(bucket));
+        }
     }
 
     fn load_some(&mut self) -> bool {
@@ -455,6 +475,7 @@ impl Engine {
         let Parts { cluster, replica, datapath, streams, .. } = &self.parts;
         let sweep = &self.sweep;
         self.tallies.streams = streams.counters();
+        self.tallies.commits = self.commits.counts();
         question.answer(cluster, replica, datapath.as_ref(), &self.tallies, &|bucket| {
             sweep.has(bucket)
         });

@@ -11,7 +11,7 @@ use testudo_datapath::{Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
 
-use super::engine::{Answers, Tallies};
+use super::engine::{Answers, Tallies, commits};
 
 /// A question, with the way back for its answer.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
     /// How far have entries got to the peers?
-    Peers(Answers<Vec<(NodeId, SyncStatus, Delays)>>),
+    Peers(Answers<(Peers, commits::Counts)>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -40,6 +40,9 @@ pub enum Question {
     },
 }
 
+/// How far entries have got to each peer.
+pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
+
 /// What the engine has to say in a status.
 #[derive(Debug)]
 pub struct Standing {
@@ -50,7 +53,7 @@ pub struct Standing {
     /// What the common table's contents sum up to.
     pub digest: u64,
     /// How far entries have got to each peer.
-    pub peers: Vec<(NodeId, SyncStatus, Delays)>,
+    pub peers: Peers,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
@@ -88,7 +91,9 @@ impl Question {
                     counters: datapath.counters(),
                 })
                 .is_err(),
-            Self::Peers(answers) => answers.try_send(peers(cluster, replica)).is_err(),
+            Self::Peers(answers) => {
+                answers.try_send((peers(cluster, replica), tallies.commits)).is_err()
+            }
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
                 let leaves = |bucket| replica.is_leaving(bucket) || swept(bucket);
@@ -117,7 +122,7 @@ impl Question {
     }
 }
 
-fn peers(cluster: &Cluster, replica: &Replica) -> Vec<(NodeId, SyncStatus, Delays)> {
+fn peers(cluster: &Cluster, replica: &Replica) -> Peers {
     let delays = |peer| replica.delays(peer).cloned().unwrap_or_default();
     cluster.peers().map(|peer| (peer, replica.peer(peer), delays(peer))).collect()
 }

@@ -268,6 +268,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         coordination: mail.coordination.0,
         health: health.handle(),
         timeouts: config.timeouts,
+        commit_timeouts: config.rules.iter().map(|rule| rule.commit_timeout).collect(),
         turns,
     })
     .map_err(os("the engine's mailbox can't be waited for"))?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 
-use crate::control::protocol::{Difference, SyncPeer, Syncs, Verification};
+use crate::control::protocol::{Commits, Difference, SyncPeer, Syncs, Verification};
 use crate::inspect::columns::{Column, or_dash, render};
 use crate::inspect::{Connection, InspectError, finish};
 
@@ -135,7 +135,21 @@ fn render_syncs(syncs: &Syncs) -> String {
             );
         }
     }
+    text.push_str(&commits(&syncs.commits));
     text
+}
+
+/// What has come of first packets that waited, if any has.
+fn commits(commits: &Commits) -> String {
+    let Commits { committed, timed_out, cut_short, refused, p50_us, p99_us } = *commits;
+    if committed + timed_out + cut_short + refused == 0 {
+        return String::new();
+    }
+    let (p50, p99) = (millis(p50_us), millis(p99_us));
+    format!(
+        "\nflows committed before their first packet went on: {committed}, {timed_out} timed out, \
+         {cut_short} cut short by a move, {refused} refused; waited {p50} ms (p50), {p99} ms (p99)\n"
+    )
 }
 
 fn comparisons(peers: &[SyncPeer]) -> String {

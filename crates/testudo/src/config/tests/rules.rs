@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use testudo_packet::flow::Protocol;
-use testudo_packet::rule::{self as packet, Action, MAX_RULES, Ports};
+use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
 use super::{GOOD, TLS, changed, parse, refusal, refused};
 
@@ -15,6 +16,7 @@ fn a_rule_becomes_what_packets_are_compared_with() {
     let prefix = |a: [u8; 4]| packet::Prefix::new(IpAddr::from(a).into(), 16).unwrap();
     let compiled = packet::Rule {
         action: Action::Accept,
+        commit: Commit::Async,
         protocol: Some(Protocol::UDP),
         source: prefix([10, 10, 0, 0]),
         destination: prefix([10, 20, 0, 0]),
@@ -31,6 +33,47 @@ fn what_a_rule_does_not_name_is_any() {
     let (before, _) = GOOD.split_once("protocol =").unwrap();
     let rule = parse(Path::new("f"), &format!("{before}{TLS}")).unwrap().rules.remove(0);
     assert_eq!(rule.compile(|_| Err(())), Ok(packet::Rule::any(Action::Accept)));
+}
+
+#[test]
+fn a_rule_says_whether_first_packets_wait_for_the_peers() {
+    let action = "action = \"accept\"";
+    let with = |more: &str| changed(action, &format!("{action}\n{more}")).unwrap().rules.remove(0);
+    for (more, commit, milliseconds) in [
+        ("", Commit::Async, 50),
+        ("commit = \"async\"", Commit::Async, 50),
+        ("commit = \"sync\"", Commit::Sync, 50),
+        ("commit = \"sync\"\ncommit_timeout_ms = 1000", Commit::Sync, 1000),
+    ] {
+        let rule = with(more);
+        let seen = (rule.commit, rule.commit_timeout);
+        assert_eq!(seen, (commit, Duration::from_millis(milliseconds)), "{more}");
+        assert_eq!(rule.compile(|_| Ok::<_, ()>(7)).unwrap().commit, commit);
+    }
+    refused(&[
+        (
+            action,
+            "action = \"accept\"\ncommit = \"both\"",
+            "f:22:10: commit is \"both\"; expected \"async\" or \"sync\"",
+        ),
+        (
+            action,
+            "action = \"drop\"\ncommit = \"sync\"",
+            "f:22:10: commit is \"sync\", but the rule lets no flow begin; expected a rule that \
+             accepts",
+        ),
+        (
+            action,
+            "action = \"accept\"\ncommit_timeout_ms = 5",
+            "f:22:21: commit_timeout_ms is 5, but nothing waits; expected it beside commit = \
+             \"sync\" only",
+        ),
+        (
+            action,
+            "action = \"accept\"\ncommit = \"sync\"\ncommit_timeout_ms = 1001",
+            "f:23:21: commit_timeout_ms is 1001; expected 1 to 1000 milliseconds",
+        ),
+    ]);
 }
 
 #[test]

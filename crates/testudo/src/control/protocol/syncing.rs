@@ -141,6 +141,26 @@ pub struct Syncs {
     pub node: String,
     /// The others, in the order of the configuration.
     pub peers: Vec<SyncPeer>,
+    /// What has come of first packets that waited for the others to know their flows.
+    #[serde(default)]
+    pub commits: Commits,
+}
+
+/// What has come of first packets that waited for the other nodes, since the start of the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commits {
+    /// Flows that all nodes knew, of those connected, before their first packet went on.
+    pub committed: u64,
+    /// Flows whose packets went on because the time had run out.
+    pub timed_out: u64,
+    /// Flows whose packets went on because their bucket was about to leave.
+    pub cut_short: u64,
+    /// Flows that found no room in the common table; their packets went on at once.
+    pub refused: u64,
+    /// How long half of the first packets waited at most, in microseconds; 0 if none has.
+    pub p50_us: u64,
+    /// And 99 of 100.
+    pub p99_us: u64,
 }
 
 /// How far entries have got to a peer.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::lab::analyser::Got;
 use crate::lab::args::RunArgs;
+use crate::lab::connects::Outcome;
 use crate::lab::router::Change;
 use crate::lab::samples::Seen;
 use crate::lab::state::State;
@@ -55,6 +56,8 @@ pub struct Played {
     pub balance: Option<Balance>,
     /// How many flows were opened beside the load's.
     pub opened: u32,
+    /// What came of the connections that were opened all the time.
+    pub connects: Outcome,
     /// What the daemons needed.
     pub memory: Vec<Memory>,
     /// What did not go as it had to.

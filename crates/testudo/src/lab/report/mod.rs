@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::args::Scenario;
+use super::connects::Outcome;
 use super::plan::Mode;
 use super::traffic::{Counts, Flow, Way, longest_gap};
 use crate::control::protocol::Status;
@@ -55,6 +56,8 @@ pub struct Report {
     pub balance: Option<Balance>,
     /// Flows that were opened beside the load's, all the time.
     pub churned: u32,
+    /// Connections that were opened beside the load's, all the time.
+    pub connects: Connects,
     /// The most memory of each daemon.
     pub memory: Vec<Memory>,
     /// Buckets taken over from a node that failed.
@@ -118,6 +121,19 @@ pub struct Connections {
     pub verified_bytes: u64,
     /// The longest waits for an answer from the first event on, over the busy connections.
     pub stall_ms: Quantiles,
+}
+
+/// Connections that were opened all the time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Connects {
+    /// Answered: the client has seen the SYN-ACK.
+    pub acknowledged: u32,
+    /// Of these, looked at after a kill, or at the end.
+    pub checked: u32,
+    /// Of these, unknown to the cluster.
+    pub lost: u32,
+    /// From the SYN to the SYN-ACK.
+    pub opening_ms: Quantiles,
 }
 
 /// UDP flows.
@@ -239,6 +255,7 @@ impl Report {
             minority: minority(facts),
             balance: facts.played.balance,
             churned: facts.played.opened,
+            connects: connects(facts),
             memory: facts.played.memory.clone(),
             buckets_moved: moved(facts),
             foreign_entries: facts.after.foreign,
@@ -265,6 +282,12 @@ fn connections(facts: &Facts<'_>) -> Connections {
         verified_bytes: tcp.verified,
         stall_ms: quantiles(tcp.stalls.clone()),
     }
+}
+
+fn connects(facts: &Facts<'_>) -> Connects {
+    let Outcome { acknowledged, checked, lost, delays } = &facts.played.connects;
+    let opening_ms = quantiles(delays.clone());
+    Connects { acknowledged: *acknowledged, checked: *checked, lost: *lost, opening_ms }
 }
 
 fn packets(flows: &[Flow]) -> Packets {
@@ -394,6 +417,9 @@ fn failures(facts: &Facts<'_>, report: &Report) -> Vec<String> {
     demand(lost == 0, format!("{lost} connections were lost"));
     demand(reset == 0, format!("{reset} connections were reset"));
     demand(alive == opened, format!("{alive} of {opened} connections are alive"));
+    let Connects { checked, lost, .. } = report.connects;
+    demand(lost == 0, format!("{lost} of {checked} answered connections were lost"));
+    demand(facts.args.connects == 0 || checked > 0, "no answered connection was checked".into());
     let flows = &report.flows;
     demand(
         flows.alive == facts.args.flows,

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Connections, EventReport, Memory, Minority, NodeReport, Packets, Quantiles, Report,
+    Connections, Connects, EventReport, Memory, Minority, NodeReport, Packets, Quantiles, Report,
     RouterReport, Steps,
 };
 use crate::lab::traffic::Counts;
@@ -109,6 +109,15 @@ impl Report {
         }
         if self.churned > 0 {
             writeln!(f, "churn         {} flows opened meanwhile", self.churned)?;
+        }
+        let Connects { acknowledged, checked, lost, opening_ms } = &self.connects;
+        if *acknowledged > 0 {
+            writeln!(
+                f,
+                "connects      {acknowledged} answered   {checked} checked   {lost} lost   opening \
+                 {:.2} ms p50, {:.2} ms p99",
+                opening_ms.p50, opening_ms.p99
+            )?;
         }
         for Memory { node, before_kib, peak_kib } in &self.memory {
             let mib = |kib: &u64| *kib as f64 / 1024.0;

@@ -43,16 +43,21 @@ impl Stage<'_> {
     pub(super) fn kills(&mut self) -> Result<()> {
         let mut random = Random::new(self.seed);
         for kill in 1..=self.args.kills {
+            if self.args.connects > 0 {
+                // Connections are under way, and the node dies at any moment of theirs.
+                self.pass(Duration::from_micros(random.between(300_000, 1_000_000)))?;
+            }
             let Some(victim) = self.pick(&mut random)? else { return Ok(()) };
             let at = self.die(victim)?;
             if self.args.kills == 1 {
                 self.pass(BLACKOUT)?;
                 self.note_takeover(victim, at, u64::MAX);
-                return Ok(());
+                return self.check_connects();
             }
             self.pass(BLACKOUT)?;
             let until = self.traffic.micros();
             self.note_takeover(victim, at, until);
+            self.check_connects()?;
             self.bring_back(victim)?;
             self.narrator.say(&format!("kill {kill} of {} is over", self.args.kills));
         }

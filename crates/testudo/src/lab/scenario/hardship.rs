@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Stage;
+use crate::lab::connects::Connects;
 use crate::lab::impair::{Impaired, Impairment};
 use crate::lab::prefill::Churn;
 use crate::lab::random::Random;
@@ -24,6 +25,7 @@ const FIRST_FLOW: u32 = 4_000_001;
 pub(super) struct Hardship {
     impaired: Option<Impaired>,
     churn: Option<Churn>,
+    connects: Option<Connects>,
     /// What the daemons had needed before, in KiB.
     before: BTreeMap<String, u64>,
 }
@@ -45,6 +47,22 @@ impl Stage<'_> {
         if args.churn > 0 {
             self.hardship.churn = Some(Churn::start(self.lab, FIRST_FLOW, args.churn)?);
             self.narrator.say(&format!("{} new flows a second", args.churn));
+        }
+        if args.connects > 0 {
+            let topology = self.lab.topology();
+            let server = topology.plan().server()[0];
+            self.hardship.connects = Some(Connects::start(topology, server, args.connects)?);
+            self.narrator.say(&format!("{} new connections a second", args.connects));
+        }
+        Ok(())
+    }
+
+    /// Every connection that was answered is known to those that live.
+    pub(super) fn check_connects(&mut self) -> Result<()> {
+        let Some(connects) = &self.hardship.connects else { return Ok(()) };
+        let lost = connects.check(self.interrupt)?;
+        if lost > 0 {
+            self.narrator.say(&format!("{lost} answered connections were lost so far"));
         }
         Ok(())
     }
@@ -69,6 +87,10 @@ impl Stage<'_> {
 
     /// Ends it. The relays stay where they are, as links that do nothing to their frames.
     pub(super) fn end_hardship(&mut self) -> Result<()> {
+        self.check_connects()?;
+        if let Some(connects) = self.hardship.connects.take() {
+            self.played.connects = connects.finish()?;
+        }
         if let Some(churn) = self.hardship.churn.take() {
             let opened = churn.finish()?;
             self.played.opened = opened;

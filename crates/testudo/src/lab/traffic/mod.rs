@@ -236,9 +236,10 @@ fn join<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("panicked"))??
 }
 
-/// Let this process open all sockets of `load`, of both ends; beyond the hard limit if it may.
-pub fn raise_file_limit(load: Load) -> Result<()> {
-    let needed = 2 * u64::from(load.connections) + u64::from(load.flows) + 256;
+/// Let this process open all sockets of `load`, of both ends, and so many more; beyond the hard limit if
+/// it may.
+pub fn raise_file_limit(load: Load, more: usize) -> Result<()> {
+    let needed = 2 * u64::from(load.connections) + u64::from(load.flows) + 256 + more as u64;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft >= needed {
         return Ok(());

@@ -8,19 +8,22 @@ use testudo_cluster::membership::PeerState;
 use testudo_packet::bucket::NodeId;
 
 use super::{Answerer, NoAnswer, Question, ask, clock, engine, protocol};
-use crate::control::protocol::{Difference, SyncPeer, Syncs, Verification, Verifying};
+use crate::control::protocol::{Commits, Difference, SyncPeer, Syncs, Verification, Verifying};
+use crate::node::engine::commits::Counts;
 use crate::node::engine::verify::{Found, Question as Verify};
 
 impl Answerer {
     pub(super) fn syncs(&self) -> Result<Syncs, NoAnswer> {
-        let peers = self.ask(Question::Peers)?;
+        let (peers, commits) = self.ask(Question::Peers)?;
         let now = clock::now();
         let peers = peers.iter().map(|(peer, status, delays)| SyncPeer {
             name: self.cluster.member(*peer).to_owned(),
             sync: protocol::Sync::new(status, delays, now),
         });
         let node = self.cluster.member(self.cluster.node()).to_owned();
-        Ok(Syncs { node, peers: peers.collect() })
+        let Counts { committed, timed_out, cut_short, refused, p50_us, p99_us } = commits;
+        let commits = Commits { committed, timed_out, cut_short, refused, p50_us, p99_us };
+        Ok(Syncs { node, peers: peers.collect(), commits })
     }
 
     pub(super) fn begin_verifying(&self) -> Result<Verifying, NoAnswer> {

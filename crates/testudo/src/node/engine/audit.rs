@@ -90,11 +90,14 @@ impl Engine {
     /// Looks at this turn's share of both tables; says whether more is to be done at once. To be called
     /// when events have been drained.
     pub(super) fn audit_some(&mut self, now: Nanos) -> bool {
-        let Self { parts: Parts { datapath, replica, cluster, .. }, rounds, tallies, .. } = self;
+        let Self {
+            parts: Parts { datapath, replica, cluster, .. }, rounds, tallies, commits, ..
+        } = self;
         let table = datapath.table();
         let (period, behind) = (cluster.timing().audit, rounds.is_behind());
         let settled = std::mem::take(&mut rounds.settling);
-        let look = |key: &_| table.get(key).map(|view| view.record);
+        // What waits for the peers is not in the node table yet.
+        let look = |key: &_| table.get(key).map(|view| view.record).or_else(|| commits.get(key));
         let mut found = replica.handle_found_again(&look);
         let common = rounds.common.take(now, period, replica.table().places());
         found.add(replica.handle_missing(common, &look));

@@ -104,6 +104,8 @@ impl Engine {
         let now = clock::now();
         self.drain_events(now);
         self.handle_upcalls(now);
+        self.begin_commits(now);
+        self.cut_commits_short(None);
         let left = clock::between(now, frozen.lease());
         if left < LEAST {
             return Err(HandOverError::Late(left));

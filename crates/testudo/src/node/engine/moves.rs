@@ -41,6 +41,7 @@ impl Yields {
 
 impl Engine {
     pub(super) fn yield_bucket(&mut self, bucket: BucketId, slot: BucketSlot) {
+        self.cut_commits_short(Some(bucket));
         self.parts.datapath.set_bucket(bucket, slot);
         self.yields.done.push(bucket);
     }

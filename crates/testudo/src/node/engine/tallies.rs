@@ -1,5 +1,6 @@
 //! What the engine counts.
 
+use super::commits;
 use super::takeover::Takeover;
 use crate::node::streams;
 
@@ -42,6 +43,8 @@ pub struct Tallies {
     pub lost_handled: u64,
     /// From the last takeover's decision to its first packet, in microseconds; 0 if none has come.
     pub first_packet_micros: u64,
+    /// What has come of waiting for peers to know flows.
+    pub commits: commits::Counts,
     /// What becomes of streams.
     pub streams: streams::Counters,
 }
@@ -54,7 +57,7 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 15] {
+    pub const fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
@@ -71,6 +74,10 @@ impl Tallies {
             ("engine_held_dropped", self.held_dropped),
             ("engine_held_discarded", self.held_discarded),
             ("engine_handled_lost", self.lost_handled),
+            ("engine_flows_committed", self.commits.committed),
+            ("engine_commits_timed_out", self.commits.timed_out),
+            ("engine_commits_cut_short", self.commits.cut_short),
+            ("engine_commits_refused", self.commits.refused),
         ]
     }
 }

@@ -1,0 +1,48 @@
+//! Flows that the peers are to know before their first packet goes on.
+//!
+//! Invariant: [`Replica::is_committed`] says yes only when every peer that was to be told of the flow, and is
+//! still connected, has acknowledged a frame that was sent after the flow was told of. Whose stream has
+//! ended is waited for no more; whoever is connected anew has not been told on this stream, and only the
+//! driver's timeout ends the waiting.
+//!
+//! Limits: a peer acknowledges what it has handled, also what it had no room for. That is counted there
+//! ([`super::Rejected`]).
+
+use testudo_packet::bucket::NodeId;
+use testudo_packet::entry::FlowRecord;
+
+use super::{ConnectionId, Refused, Replica};
+
+/// What has to be acknowledged, by whom, for a flow to be committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ticket {
+    marks: Vec<(NodeId, ConnectionId, u64)>,
+}
+
+impl Replica {
+    /// A flow of this node's is to begin when [`Self::is_committed`] says so of what is returned. It is in
+    /// the common table now, and the peers are told of it with the next bytes to them.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; the table and the peers are as they were.
+    pub fn handle_beginning(&mut self, record: FlowRecord) -> Result<Ticket, Refused> {
+        let slot = self.learn(record)?;
+        let peers = self.cluster.nodes().zip(&mut self.peers);
+        let marks = peers.filter_map(|(node, peer)| {
+            Some((node, peer.connection?, peer.outgoing.want_acknowledged(slot)?))
+        });
+        Ok(Ticket { marks: marks.collect() })
+    }
+
+    /// Whether all peers know a flow that are to know it and can be told.
+    #[must_use]
+    pub fn is_committed(&self, ticket: &Ticket) -> bool {
+        ticket.marks.iter().all(|&(node, connection, place)| {
+            self.peers.get(usize::from(node.0)).is_none_or(|peer| match peer.connection {
+                None => true,
+                Some(present) => present == connection && peer.outgoing.is_acknowledged(place),
+            })
+        })
+    }
+}
