@@ -279,17 +279,20 @@ proptest! {
             }
         }
     }
+}
 
-    #[test]
-    fn smoothed_noise_moves_nothing_back(
-        nodes in 2usize..10,
-        exponent in 0.0f64..0.9,
-        seed: u64,
-    ) {
-        let late = moves_under_noise(nodes, exponent, seed, Duration::from_secs(40));
-        // A node that was left just below the hysteresis may cross it once.
-        prop_assert!(late <= nodes, "{} moves after the tenth round", late);
+/// Smoothed noise moves next to nothing: a node that was left just below the hysteresis crosses it once,
+/// or a little more often when one bucket is much of its load. The seeds are fixed, since that is a matter
+/// of chance.
+#[test]
+fn smoothed_noise_moves_nothing_back() {
+    let mut late = 0;
+    for seed in 0..200u64 {
+        let (nodes, exponent) = (2 + seed as usize % 8, seed as f64 / 220.0);
+        late += moves_under_noise(nodes, exponent, seed, Duration::from_secs(40));
     }
+    println!("{late} moves after the tenth round in 200 clusters of 100 rounds");
+    assert!(late <= 20, "{late} moves");
 }
 
 /// Without smoothing a heavy bucket's noise can still lift its node over the hysteresis. That must
