@@ -72,13 +72,14 @@ fuzz_target!(|input: &[u8]| {
 fn cluster(node: u8) -> Arc<Cluster> {
     let (lease, takeover) =
         (std::time::Duration::from_millis(200), std::time::Duration::from_millis(260));
+    let settings = two_nodes::settings(node);
     two_nodes::cluster(Settings {
         name: "recorded".into(),
         label: "a label".into(),
         buckets: u32::from(BUCKETS),
-        timing: Timing { lease, takeover, ..Timing::default() },
+        timing: Timing { lease, takeover, ..settings.timing },
         max_flows: MAX_FLOWS,
-        ..two_nodes::settings(node)
+        ..settings
     })
 }
 

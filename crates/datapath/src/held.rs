@@ -34,6 +34,17 @@ pub struct Released {
     pub dropped: usize,
 }
 
+impl Released {
+    /// One more packet was decided, and sent on or not.
+    pub(crate) const fn note(&mut self, sent: bool) {
+        if sent {
+            self.sent += 1;
+        } else {
+            self.dropped += 1;
+        }
+    }
+}
+
 /// Packets of one bucket.
 #[derive(Debug)]
 struct Queue<T> {

@@ -365,10 +365,8 @@ impl Datapath for UserDatapath {
             if handled(hash) {
                 self.counters[Counter::Skipped as usize] += 1;
                 released.skipped += 1;
-            } else if self.decide(packet, now, false, resolve) {
-                released.sent += 1;
             } else {
-                released.dropped += 1;
+                released.note(self.decide(packet, now, false, resolve));
             }
         }
         released
@@ -392,11 +390,7 @@ impl Datapath for UserDatapath {
     ) -> Released {
         let mut released = Released::default();
         for packet in self.committing.take(key) {
-            if self.decide(packet, now, true, resolve) {
-                released.sent += 1;
-            } else {
-                released.dropped += 1;
-            }
+            released.note(self.decide(packet, now, true, resolve));
         }
         released
     }

@@ -38,13 +38,14 @@ pub struct Story {
 
 fn cluster(node: u8) -> Arc<Cluster> {
     let (lease, takeover) = (Duration::from_millis(200), Duration::from_millis(260));
+    let settings = two_nodes::settings(node);
     two_nodes::cluster(Settings {
         name: "recorded".into(),
         label: "a label".into(),
         buckets: 4,
-        timing: Timing { lease, takeover, overlap: Duration::ZERO, ..Timing::default() },
+        timing: Timing { lease, takeover, ..settings.timing },
         max_flows: 1000,
-        ..two_nodes::settings(node)
+        ..settings
     })
 }
 

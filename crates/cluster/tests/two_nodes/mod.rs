@@ -1,5 +1,6 @@
 //! The cluster that tests, benchmarks and fuzz targets of streams have in common: two nodes and nothing
-//! special. What one of them needs otherwise, it says itself.
+//! special. What one of them needs otherwise, it says itself. Nothing waits for an overlap: their clocks
+//! stand still, and a planned move would never come to its end.
 
 use std::sync::Arc;
 use std::time::Duration;

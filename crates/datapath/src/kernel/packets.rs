@@ -55,11 +55,7 @@ impl KernelDatapath {
         let mut released = Released::default();
         for mut upcall in self.committing.take(key) {
             let place = place_of(&self.settings, &mut upcall.packet);
-            if self.decide(upcall, place, now, true, resolve) {
-                released.sent += 1;
-            } else {
-                released.dropped += 1;
-            }
+            released.note(self.decide(upcall, place, now, true, resolve));
         }
         released
     }
@@ -110,11 +106,7 @@ impl KernelDatapath {
                 continue;
             }
             let place = place_of(&self.settings, &mut upcall.packet);
-            if self.decide(upcall, place, now, false, resolve) {
-                released.sent += 1;
-            } else {
-                released.dropped += 1;
-            }
+            released.note(self.decide(upcall, place, now, false, resolve));
         }
         released
     }

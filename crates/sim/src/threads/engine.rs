@@ -63,11 +63,7 @@ impl World {
             Input::HangUp(stream, side) => self.hear_hang_up(node, stream, side),
             _ => return,
         }
-        while let Some(daemon) = &mut self.machines[node].daemon
-            && let Some(effect) = daemon.replica.poll_effect()
-        {
-            self.do_effect(node, effect);
-        }
+        self.do_effects(node);
         self.go_on_with_moves(node);
         self.pump(node);
         self.note_acknowledged(node);
@@ -82,11 +78,7 @@ impl World {
             let life = daemon.life;
             self.input_at(self.now + TURN, node, life, Input::Overlap);
         }
-        while let Some(daemon) = &mut self.machines[node].daemon
-            && let Some(effect) = daemon.replica.poll_effect()
-        {
-            self.do_effect(node, effect);
-        }
+        self.do_effects(node);
     }
 
     fn change_owners(&mut self, node: usize, change: Ownership) {
@@ -208,6 +200,14 @@ impl World {
             machine.kernel.handle(packet)
         };
         self.account(node, packet, fate);
+    }
+
+    fn do_effects(&mut self, node: usize) {
+        while let Some(daemon) = &mut self.machines[node].daemon
+            && let Some(effect) = daemon.replica.poll_effect()
+        {
+            self.do_effect(node, effect);
+        }
     }
 
     fn do_effect(&mut self, node: usize, effect: Effect) {
