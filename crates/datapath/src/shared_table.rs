@@ -86,6 +86,12 @@ impl SharedTable {
     }
 
     #[inline(always)]
+    /// By which hash, secret and grounds flows are placed.
+    #[must_use]
+    pub fn placer(&self) -> Placer {
+        self.placer
+    }
+
     fn at(&self, index: usize) -> Option<HostSlot<'_>> {
         let start = index * SLOT_WORDS;
         let words = self.slots.as_slice().get(start..start + SLOT_WORDS)?;

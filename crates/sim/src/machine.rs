@@ -17,6 +17,7 @@ use testudo_cluster::planner::Planner;
 use testudo_cluster::replica::{ConnectionId, Replica};
 use testudo_coordinator::{Batch, Raft, Settings, Stored, Ticket};
 use testudo_packet::bucket::{BucketId, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
 
 use crate::clock::Clock;
 use crate::kernel::{Kernel, Packet};
@@ -99,7 +100,7 @@ pub enum Input {
     /// No packet that met the old slot is under way any more.
     Yielded(BucketId),
     /// It is time to look at buckets on their way.
-    Overlap,
+    Turn,
     /// From the coordinator to the engine, for a peer.
     Post(NodeId, Vec<u8>),
     /// A stream was dialled.
@@ -142,7 +143,7 @@ impl Input {
             | Self::Loaded(..)
             | Self::Queues
             | Self::Yielded(_)
-            | Self::Overlap
+            | Self::Turn
             | Self::Post(..)
             | Self::Accept(_)
             | Self::Bytes(..)
@@ -181,6 +182,8 @@ pub struct Daemon {
     pub wake_at: u64,
     /// The same of the coordinator.
     pub alarm_at: u64,
+    /// Flows that it has determined and waits for an answer about, and whether nothing failed then.
+    pub determined: BTreeMap<u32, (FlowRecord, bool)>,
     /// How many parts of rounds over its tables it has looked at.
     pub audits: u64,
     /// Whether the engine is about to look at the kernel's queues.
@@ -296,6 +299,7 @@ impl Machine {
             audits: 0,
             looks: false,
             waits: false,
+            determined: BTreeMap::new(),
             busy: [0; THREADS],
             mail: [[0; THREADS]; THREADS],
         });

@@ -39,6 +39,8 @@ pub enum Plant {
     ChangesLost,
     /// The kernels write slots with an epoch that is too old.
     EpochsOld,
+    /// The kernels do not take in flows that were determined.
+    NotPlaced,
     /// The logs are never cut.
     LogUncut,
 }

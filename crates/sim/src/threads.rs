@@ -5,5 +5,6 @@
 
 mod audit;
 mod coordinator;
+mod determining;
 mod engine;
 mod heartbeat;

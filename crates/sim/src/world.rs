@@ -25,6 +25,7 @@ const OVERHEARD: usize = 2_000;
 pub(crate) enum What {
     Input(usize, Life, Input),
     Traffic,
+    Determines,
     Arrives(usize, Packet),
 }
 
@@ -102,6 +103,7 @@ impl World {
             options,
         };
         world.push(0, What::Traffic);
+        world.push(0, What::Determines);
         world
     }
 
@@ -321,6 +323,7 @@ impl World {
             self.now = at;
             match what {
                 What::Traffic => self.send_packet(),
+                What::Determines => self.determine_some(),
                 What::Arrives(node, packet) => self.packet_arrives(node, packet),
                 What::Input(node, life, input) => self.deliver(node, life, input),
             }

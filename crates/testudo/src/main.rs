@@ -34,7 +34,7 @@ enum Command {
     Map(inspect::MapArgs),
     /// Show whose the buckets are, and move them.
     Bucket(inspect::BucketArgs),
-    /// Show which flows there are.
+    /// Show which flows there are, and let one in.
     Flow(inspect::FlowArgs),
     /// Make the certificates that nodes know each other by.
     #[command(subcommand)]

@@ -12,6 +12,7 @@ use testudo_packet::bucket::NodeId;
 use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Refused, Replica};
+use crate::common_table::SlotId;
 
 /// What has to be acknowledged, by whom, for a flow to be committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,11 +29,28 @@ impl Replica {
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_beginning(&mut self, record: FlowRecord) -> Result<Ticket, Refused> {
         let slot = self.learn(record)?;
+        Ok(self.ticket(slot))
+    }
+
+    /// What has to be acknowledged for the last change of the flow in a slot, of which the peers are to be
+    /// told.
+    pub(super) fn ticket(&mut self, slot: SlotId) -> Ticket {
         let peers = self.cluster.nodes().zip(&mut self.peers);
         let marks = peers.filter_map(|(node, peer)| {
             Some((node, peer.connection?, peer.outgoing.want_acknowledged(slot)?))
         });
-        Ok(Ticket { marks: marks.collect() })
+        Ticket { marks: marks.collect() }
+    }
+
+    /// How many peers have acknowledged a flow.
+    pub(super) fn copies(&self, ticket: &Ticket) -> u8 {
+        let acknowledged = |&&(node, connection, place): &&(NodeId, ConnectionId, u64)| {
+            let peer = self.peers.get(usize::from(node.0));
+            peer.is_some_and(|peer| {
+                peer.connection == Some(connection) && peer.outgoing.is_acknowledged(place)
+            })
+        };
+        u8::try_from(ticket.marks.iter().filter(acknowledged).count()).unwrap_or(u8::MAX)
     }
 
     /// Whether all peers know a flow that are to know it and can be told.

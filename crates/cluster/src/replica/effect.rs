@@ -1,8 +1,9 @@
 //! What a [`super::Replica`] asks of its driver.
 
 use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
+use testudo_packet::entry::FlowRecord;
 
-use super::{ConnectionId, Repair};
+use super::{ConnectionId, Outcome, Repair, Wish};
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::sync::SyncError;
@@ -94,6 +95,21 @@ pub enum Effect {
     Released {
         /// The life that begins.
         incarnation: Incarnation,
+    },
+    /// Let a flow in that was determined, here or on another node: call [`super::Replica::place`], and put
+    /// what it returns into the node table.
+    Place {
+        /// Whose request it is.
+        wish: Wish,
+        /// The flow.
+        record: FlowRecord,
+    },
+    /// What has come of a flow that this node has determined.
+    Determined {
+        /// The number of the request.
+        number: u32,
+        /// What has come of it.
+        outcome: Outcome,
     },
     /// Close a connection. The replica has forgotten it.
     Close {

@@ -27,6 +27,7 @@ pub mod audit;
 mod commit;
 pub mod comparison;
 mod connections;
+mod determined;
 mod effect;
 mod handover;
 mod receive;
@@ -56,6 +57,7 @@ pub use audit::Audit;
 pub use commit::Ticket;
 pub use comparison::{Comparisons, Divergence, Repair};
 pub use connections::{ConnectionId, SyncStatus};
+pub use determined::{Outcome, Wish};
 pub use effect::Effect;
 pub use handover::MoveCounters;
 pub use rounds::{Copies, Verification};
@@ -109,6 +111,7 @@ pub struct Replica {
     moves: handover::Moves,
     turns: comparison::Turns,
     rounds: rounds::Rounds,
+    determining: determined::Determining,
     /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
     leaving: BTreeMap<BucketId, BucketSlot>,
     /// By which version of the map the owners are known.
@@ -138,6 +141,7 @@ impl Replica {
             moves: handover::Moves::default(),
             turns: comparison::Turns::default(),
             rounds: rounds::Rounds::default(),
+            determining: determined::Determining::default(),
             leaving: BTreeMap::new(),
             told: None,
             synced: None,

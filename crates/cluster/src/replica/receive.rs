@@ -103,6 +103,10 @@ impl Replica {
                 let part = bytes.get(..usize::from(length)).unwrap_or(&[]);
                 return self.take_letter(connection, peer, part, last);
             }
+            Frame::Determine { number, record } => self.handle_wish(peer, number, record),
+            Frame::Determined { number, answer, copies } => {
+                self.handle_answer(now, peer, number, answer, copies);
+            }
             Frame::OtherLife { heard } => {
                 return Err(SyncError::Rival { heard, ours: self.incarnation });
             }

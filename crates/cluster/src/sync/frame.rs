@@ -15,12 +15,16 @@
 //!             other life:    the life that is heard, zero …
 //!             compared:      bucket, the number of the check's frame, verdict (0 equal, 1 differs,
 //!                            2 not the owner, 3 outdated), zero …
+//!             determine:     the record, with the request's number for its epoch
+//!             determined:    the request's number, answer (0 there, 1 was there, 2 not the owner,
+//!                            3 full, 4 busy), how many others know it, zero …
 //! ```
 //!
 //! Frames of one size need no length to be trusted, and a reader never holds more than one.
 
 use super::SyncError;
 use super::comparing::Verdict;
+use super::determining::Answer;
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::wire::Reader;
@@ -135,6 +139,23 @@ pub enum Frame {
         /// How the sender's copy was when it had handled all frames before.
         verdict: Verdict,
     },
+    /// The sender has determined this flow, and takes the receiver for the owner of its bucket: let it in.
+    Determine {
+        /// What the answer is to be known by. On the wire it has the place of the record's epoch, which
+        /// is the owner's to say.
+        number: u32,
+        /// The flow, in epoch 0.
+        record: FlowRecord,
+    },
+    /// The answer to a [`Frame::Determine`].
+    Determined {
+        /// The number given there.
+        number: u32,
+        /// What has come of it.
+        answer: Answer,
+        /// How many nodes are known to have the flow besides the sender.
+        copies: u8,
+    },
 }
 
 /// The most hashes in one frame.
@@ -178,6 +199,12 @@ impl Frame {
             Self::Compared { bucket, check, verdict } => {
                 (16, [u64::from(bucket.0), check, verdict as u64, 0, 0, 0, 0])
             }
+            Self::Determine { number, record } => {
+                (17, FlowRecord { epoch: Epoch(number), ..record }.to_words())
+            }
+            Self::Determined { number, answer, copies } => {
+                (18, [u64::from(number), answer as u64, u64::from(copies), 0, 0, 0, 0])
+            }
         }
     }
 
@@ -215,6 +242,10 @@ impl Frame {
             6 => record().map(Self::Snapshot),
             7 => Some(Self::End { bucket }),
             8 => Some(Self::Acknowledge { frames: rest[0] }),
+            17 => record().map(|record| Self::Determine {
+                number: record.epoch.0,
+                record: FlowRecord { epoch: Epoch(0), ..record },
+            }),
             _ => decode_move(first, rest),
         };
         // Bits that the frame has no meaning for must be zero, so that they can get one later.
@@ -258,6 +289,10 @@ fn decode_move(kind: u64, rest: [u64; RECORD_WORDS]) -> Option<Frame> {
         }
         15 => Frame::OtherLife { heard: Incarnation(rest[0]) },
         16 => Frame::Compared { bucket, check: rest[1], verdict: Verdict::from_number(rest[2])? },
+        18 => {
+            let (number, answer) = (rest[0] as u32, Answer::from_number(rest[1])?);
+            Frame::Determined { number, answer, copies: rest[2] as u8 }
+        }
         _ => return None,
     })
 }
@@ -297,6 +332,8 @@ mod tests {
             Frame::OtherLife { heard: Incarnation(u64::MAX) },
             Frame::Compared { bucket, check: 3, verdict: Verdict::NotOwner },
             Frame::Compared { bucket, check: 4, verdict: Verdict::Outdated },
+            Frame::Determine { number: u32::MAX, record: FlowRecord { epoch: Epoch(0), ..record } },
+            Frame::Determined { number: u32::MAX, answer: Answer::Busy, copies: u8::MAX },
         ] {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);
@@ -311,7 +348,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..18, rest in prop::array::uniform32(0u8..)) {
+        fn any_bytes_are_a_frame_or_an_error(kind in 0u8..20, rest in prop::array::uniform32(0u8..)) {
             let mut bytes = vec![0; FRAME_BYTES];
             bytes[0] = kind;
             bytes[FRAME_BYTES - 32..].copy_from_slice(&rest);

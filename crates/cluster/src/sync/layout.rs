@@ -19,6 +19,7 @@
 
 use super::SyncError;
 use super::comparing::Verdict;
+use super::determining::Answer;
 use super::frame::{Frame, HANDLED, LETTER};
 use super::references::{MAX_REFERENCES, Reference};
 use crate::heartbeat::Incarnation;
@@ -65,6 +66,9 @@ pub mod kind {
     pub const OTHER_LIFE: u8 = 19;
     pub const FORGOTTEN: u8 = 20;
     pub const COMPARED: u8 = 21;
+    pub const DETERMINE_4: u8 = 22;
+    pub const DETERMINE_6: u8 = 23;
+    pub const DETERMINED: u8 = 24;
     pub const ACKNOWLEDGE: u8 = super::UNCOUNTED;
     pub const EPOCH: u8 = super::UNCOUNTED + 1;
 }
@@ -128,11 +132,11 @@ fn least(kind: u8) -> Option<(u8, bool)> {
         kind::INTRODUCE_6 => (49, false),
         kind::CHANGE => (8, false),
         kind::LEAVE | kind::FORGOTTEN => (3, false),
-        kind::REMOVE_4 | kind::SNAPSHOT_4 => (29, false),
-        kind::REMOVE_6 | kind::SNAPSHOT_6 => (53, false),
+        kind::REMOVE_4 | kind::SNAPSHOT_4 | kind::DETERMINE_4 => (29, false),
+        kind::REMOVE_6 | kind::SNAPSHOT_6 | kind::DETERMINE_6 => (53, false),
         kind::CHECK => (18, false),
         kind::WANT | kind::END => (2, false),
-        kind::BEGIN | kind::EPOCH => (6, false),
+        kind::BEGIN | kind::EPOCH | kind::DETERMINED => (6, false),
         kind::PREPARE => (14, false),
         kind::HOLDING | kind::RELEASED | kind::WITHDRAWN => (10, false),
         kind::COMPARED => (11, false),
@@ -222,6 +226,8 @@ impl Item {
             Self::Frame(Frame::Letter { .. }) => kind::LETTER,
             Self::Frame(Frame::OtherLife { .. }) => kind::OTHER_LIFE,
             Self::Frame(Frame::Compared { .. }) => kind::COMPARED,
+            Self::Frame(Frame::Determine { record, .. }) => kind::DETERMINE_4 + wide(record),
+            Self::Frame(Frame::Determined { .. }) => kind::DETERMINED,
         }
     }
 
@@ -245,6 +251,10 @@ impl Item {
             Self::Frame(Frame::Snapshot(ref record) | Frame::Remove(ref record)) => {
                 put_flow(None, record, out);
                 out.extend_from_slice(&record.epoch.0.to_le_bytes());
+            }
+            Self::Frame(Frame::Determine { number, ref record }) => {
+                put_flow(None, record, out);
+                out.extend_from_slice(&number.to_le_bytes());
             }
             Self::Epoch { bucket, epoch } => put_bucket(bucket, &epoch.0.to_le_bytes(), out),
             Self::Frame(ref frame) => put_frame(frame, out),
@@ -274,6 +284,15 @@ impl Item {
             kind::REMOVE_4 | kind::REMOVE_6 => {
                 match flow_with_epoch(&mut reader, known == kind::REMOVE_6) {
                     Ok((None, record)) => Ok(Self::Frame(Frame::Remove(record))),
+                    _ => Err(Meaningless),
+                }
+            }
+            kind::DETERMINE_4 | kind::DETERMINE_6 => {
+                match flow_with_epoch(&mut reader, known == kind::DETERMINE_6) {
+                    Ok((None, FlowRecord { epoch: Epoch(number), bucket, key, state })) => {
+                        let record = FlowRecord { bucket, epoch: Epoch(0), key, state };
+                        Ok(Self::Frame(Frame::Determine { number, record }))
+                    }
                     _ => Err(Meaningless),
                 }
             }
@@ -368,8 +387,12 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             out.extend_from_slice(&check.to_le_bytes());
         }
         Frame::OtherLife { heard } => out.extend_from_slice(&heard.0.to_le_bytes()),
+        Frame::Determined { number, answer, copies } => {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&[answer as u8, copies]);
+        }
         // Flows have layouts of their own.
-        Frame::Upsert(_) | Frame::Remove(_) | Frame::Snapshot(_) => {}
+        Frame::Upsert(_) | Frame::Remove(_) | Frame::Snapshot(_) | Frame::Determine { .. } => {}
     }
 }
 
@@ -443,6 +466,12 @@ fn read_frame(kind: u8, reader: &mut Reader<'_>) -> Result<Frame, Meaningless> {
         let part = bytes.get_mut(..usize::from(length)).ok_or(Meaningless)?;
         part.copy_from_slice(reader.bytes(part.len())?);
         return Ok(Frame::Letter { length, last, bytes });
+    }
+    if kind == kind::DETERMINED {
+        let number = reader.u32()?;
+        let [answer, copies] = reader.array()?;
+        let answer = Answer::from_number(answer.into()).ok_or(Meaningless)?;
+        return Ok(Frame::Determined { number, answer, copies });
     }
     let bucket = BucketId(reader.u16()?);
     Ok(match kind {

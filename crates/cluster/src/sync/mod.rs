@@ -14,6 +14,7 @@
 
 mod commits;
 pub mod comparing;
+pub mod determining;
 pub mod frame;
 pub mod handshake;
 pub mod lag;

@@ -413,7 +413,9 @@ impl Outgoing {
         while out.len() + FRAME_BYTES <= max {
             let frame = match self.next(source) {
                 // Builds that speak no later version do not know it.
-                Some(Next::Frame(Frame::Compared { .. })) => continue,
+                Some(Next::Frame(
+                    Frame::Compared { .. } | Frame::Determine { .. } | Frame::Determined { .. },
+                )) => continue,
                 Some(Next::Frame(frame)) => frame,
                 Some(Next::Upsert(_, record)) => Frame::Upsert(record),
                 Some(Next::Snapshot(_, record)) => Frame::Snapshot(record),

@@ -56,7 +56,7 @@ impl World {
                     daemon.replica.handle_yielded(bucket, packets);
                 }
             }
-            Input::Overlap => daemon.waits = false,
+            Input::Turn => daemon.waits = false,
             Input::Post(to, bytes) => replica.send_letter(to, &bytes),
             Input::Accept(stream) => self.accept(node, stream),
             Input::Bytes(stream, side) => self.bytes(node, stream, side),
@@ -65,18 +65,26 @@ impl World {
         }
         self.do_effects(node);
         self.go_on_with_moves(node);
+        self.go_on_with_determining(node);
         self.pump(node);
         self.note_acknowledged(node);
     }
 
-    /// An engine turns each millisecond while a bucket is on its way.
+    /// An engine turns each millisecond; here, if there is anything to be done then.
+    pub(crate) fn turn_soon(&mut self, node: usize) {
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        if !std::mem::replace(&mut daemon.waits, true) {
+            let life = daemon.life;
+            self.input_at(self.now + TURN, node, life, Input::Turn);
+        }
+    }
+
     fn go_on_with_moves(&mut self, node: usize) {
         let now = self.machines[node].read(self.now);
         let Some(daemon) = &mut self.machines[node].daemon else { return };
         daemon.replica.handle_moves(now);
-        if daemon.replica.moving().0 > 0 && !std::mem::replace(&mut daemon.waits, true) {
-            let life = daemon.life;
-            self.input_at(self.now + TURN, node, life, Input::Overlap);
+        if daemon.replica.moving().0 > 0 {
+            self.turn_soon(node);
         }
         self.do_effects(node);
     }
@@ -202,7 +210,7 @@ impl World {
         self.account(node, packet, fate);
     }
 
-    fn do_effects(&mut self, node: usize) {
+    pub(crate) fn do_effects(&mut self, node: usize) {
         while let Some(daemon) = &mut self.machines[node].daemon
             && let Some(effect) = daemon.replica.poll_effect()
         {
@@ -264,6 +272,15 @@ impl World {
                 None
             }
             Effect::PeerConnected { .. } | Effect::PeerClosed { .. } => None,
+            Effect::Place { wish, record } => {
+                self.place(node, wish, record);
+                self.turn_soon(node);
+                None
+            }
+            Effect::Determined { number, outcome } => {
+                self.note_determined(node, number, outcome);
+                None
+            }
             Effect::Diverged { peer, bucket } => {
                 self.note_diverged(node, peer, bucket);
                 None

@@ -4,6 +4,7 @@
 //! and a reply takes at most [`MAX_REPLY`] bytes, whatever is at the other end.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::connect::connect;
 use super::protocol::{
-    Buckets, Flows, Health, History, MAX_REPLY, Map, Plan, Refusal, Request, Restarting, Status,
-    Syncs, Table, Verification, Verifying,
+    Admitted, Buckets, Flows, Health, History, MAX_REPLY, Map, Plan, Refusal, Request, Restarting,
+    Status, Syncs, Table, Verification, Verifying,
 };
 
 /// How long a step takes at most, unless the caller knows better.
@@ -122,6 +123,16 @@ impl Client {
         limit: u32,
     ) -> Result<Flows, ClientError> {
         self.ask(&Request::Flows { table, bucket, limit })
+    }
+
+    /// Has a flow let in.
+    pub fn admit(
+        &mut self,
+        protocol: String,
+        initiator: SocketAddr,
+        responder: SocketAddr,
+    ) -> Result<Admitted, ClientError> {
+        self.ask(&Request::Admit { protocol, initiator, responder })
     }
 
     /// Takes all buckets away from a node, or lets it have some again, or moves one to it.

@@ -17,7 +17,8 @@ use testudo_packet::entry::FlowRecord;
 use crate::protocol_names;
 
 pub use operating::{
-    Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan, Restarting, Share,
+    Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
+    Restarting, Share,
 };
 pub use syncing::{Commits, Difference, Sync, SyncPeer, Syncs, Verification, Verifying};
 
@@ -62,6 +63,16 @@ pub enum Request {
         /// How many at most; more than [`MAX_FLOWS`] is taken for [`MAX_FLOWS`].
         #[serde(default = "default_flows")]
         limit: u32,
+    },
+    /// Let a flow in that no rule lets in; answered when whoever owns its bucket has it. Answered by
+    /// [`Admitted`].
+    Admit {
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// Who sends its first packet: address and port.
+        initiator: SocketAddr,
+        /// To whom.
+        responder: SocketAddr,
     },
     /// Take all buckets away from a node, until it is undrained. Answered by [`Plan`].
     Drain {
@@ -142,6 +153,8 @@ pub enum Reply {
     Buckets(Buckets),
     /// To [`Request::Flows`].
     Flows(Flows),
+    /// To [`Request::Admit`].
+    Admitted(Admitted),
     /// To [`Request::Drain`], [`Request::Undrain`] and [`Request::Move`].
     Plan(Plan),
     /// To [`Request::Map`].
@@ -370,7 +383,8 @@ pub struct Flow {
     pub phase: String,
     /// Whether the responder has answered.
     pub confirmed: bool,
-    /// The rule that let it in, by its place in the configuration, from 0.
+    /// The rule that let it in, by its place in the configuration, from 0; 65535 if a program has
+    /// ([`Request::Admit`]).
     pub rule: u16,
     /// The bucket that it belongs to.
     pub bucket: u16,

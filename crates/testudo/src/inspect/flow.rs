@@ -1,12 +1,13 @@
-//! `testudo flow show`: which flows there are.
+//! `testudo flow show`: which flows there are. (`testudo flow admit` is in [`operate`].)
 
 use clap::Subcommand;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
 use crate::control::protocol::{DEFAULT_FLOWS, Flow, Flows, MAX_FLOWS, Table};
+use crate::operate;
 
-/// Show which flows there are
+/// Show which flows there are, and let one in
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -30,11 +31,26 @@ enum Command {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Let a flow in that no rule lets in, wherever its packets are handled
+    Admit(operate::AdmitArgs),
 }
 
 pub(super) fn run(args: &Args) -> Result<(), InspectError> {
-    let Command::Show { table, bucket, limit, connection } = &args.command;
-    let flows = connection.open()?.flows(*table, *bucket, *limit)?;
+    match &args.command {
+        Command::Show { table, bucket, limit, connection } => {
+            show(*table, *bucket, *limit, connection)
+        }
+        Command::Admit(args) => operate::admit(args),
+    }
+}
+
+fn show(
+    table: Table,
+    bucket: Option<u16>,
+    limit: u32,
+    connection: &Connection,
+) -> Result<(), InspectError> {
+    let flows = connection.open()?.flows(table, bucket, limit)?;
     connection.print(&flows, |flows| match table {
         Table::Node => render_node(flows),
         Table::Common => render_common(flows),

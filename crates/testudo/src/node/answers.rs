@@ -5,6 +5,7 @@
 //! table is gone over here, and a thread that does not answer in time is told of instead of waited
 //! for.
 
+mod admission;
 mod verification;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,9 @@ enum NoAnswer {
     /// An operator's command came to nothing.
     #[error(transparent)]
     Operate(#[from] OperateError),
+    /// A flow was not let in.
+    #[error(transparent)]
+    NotAdmitted(#[from] admission::NotAdmitted),
     /// Too many want to know.
     #[error("four comparisons of all tables are under way, or were a moment ago; ask again")]
     Verifying,
@@ -108,6 +112,9 @@ impl Answerer {
             Request::Flows { table, bucket, limit } => {
                 let limit = limit.min(MAX_FLOWS) as usize;
                 Reply::Flows(self.flows(table, bucket, limit)?)
+            }
+            Request::Admit { protocol, initiator, responder } => {
+                Reply::Admitted(self.admit(&protocol, initiator, responder)?)
             }
             Request::Drain { node, dry_run } => Reply::Plan(operator.drain(&node, dry_run)?),
             Request::Undrain { node, dry_run } => Reply::Plan(operator.undrain(&node, dry_run)?),

@@ -18,6 +18,7 @@
 
 mod audit;
 pub mod commits;
+pub mod determined;
 mod hand_over;
 mod letters;
 mod load_report;
@@ -47,6 +48,7 @@ use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
 use self::commits::Commits;
+use self::determined::Determining;
 pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
@@ -80,6 +82,8 @@ pub enum Input {
     Ask(Question),
     /// Somebody wants all tables to be compared.
     Verify(verify::Question),
+    /// A flow is to be let in.
+    Determine(determined::Question),
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -168,6 +172,7 @@ pub struct Engine {
     sweep: Sweep,
     rounds: audit::Rounds,
     commits: Commits,
+    determining: Determining,
     verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
@@ -195,6 +200,7 @@ impl Engine {
             sweep: Sweep::new(parts.cluster.buckets()),
             rounds: audit::Rounds::default(),
             commits,
+            determining: Determining::default(),
             verifying: verify::Verifying::default(),
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
@@ -255,8 +261,10 @@ impl Engine {
         self.begin_commits(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
         self.finish_commits();
+        self.parts.replica.handle_determining(now);
         self.do_what_is_due(now);
         self.perform_effects();
+        more |= self.determining.take_placed();
         self.parts.replica.handle_moves(clock::now());
         more |= self.sweep_some(now);
         more |= self.look_for_first_packet();
@@ -270,6 +278,7 @@ impl Engine {
                 Some(Input::Ownership { change, decided }) => self.change_owners(change, decided),
                 Some(Input::Ask(question)) => self.answer(question),
                 Some(Input::Verify(question)) => self.verify(question),
+                Some(Input::Determine(question)) => self.determine(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
@@ -398,6 +407,8 @@ impl Engine {
             Effect::HandedOver { bucket, from, since } => {
                 self.tell_membership(heartbeat::Input::HandedOver { bucket, from, since });
             }
+            Effect::Place { wish, record } => self.place(wish, record),
+            Effect::Determined { number, outcome } => self.note_determined(number, outcome),
             Effect::Synced { version } => self.note_synced(version),
             Effect::Letter { from, bytes } => self.take_letter(from, &bytes),
             Effect::Close { connection, error } => {
@@ -476,6 +487,7 @@ impl Engine {
         let sweep = &self.sweep;
         self.tallies.streams = streams.counters();
         self.tallies.commits = self.commits.counts();
+        self.tallies.determined = self.determining.counts();
         question.answer(cluster, replica, datapath.as_ref(), &self.tallies, &|bucket| {
             sweep.has(bucket)
         });

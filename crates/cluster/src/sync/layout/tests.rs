@@ -47,6 +47,10 @@ fn flow_item() -> impl Strategy<Value = Item> {
         }),
         (maybe(), record()).prop_map(|(reference, record)| Item::Snapshot { reference, record }),
         record().prop_map(|record| Item::Frame(Frame::Remove(record))),
+        (any::<u32>(), record()).prop_map(|(number, record)| {
+            let record = FlowRecord { epoch: Epoch(0), ..record };
+            Item::Frame(Frame::Determine { number, record })
+        }),
         (reference(), phase(), any::<bool>(), any::<u32>()).prop_map(
             |(reference, phase, confirmed, sequence)| {
                 Item::Change { reference, phase, confirmed, sequence }
@@ -59,7 +63,7 @@ fn flow_item() -> impl Strategy<Value = Item> {
 
 fn message() -> impl Strategy<Value = Item> {
     let numbers = any::<(u16, u64, u32, u64)>();
-    (0..12u8, numbers, 0..=HANDLED, prop::collection::vec(any::<u8>(), 0..=LETTER)).prop_map(
+    (0..13u8, numbers, 0..=HANDLED, prop::collection::vec(any::<u8>(), 0..=LETTER)).prop_map(
         |(which, (bucket, long, short, other), hashes, letter)| {
             let (bucket, since, epoch) = (BucketId(bucket), Version(long), Epoch(short));
             let mut bytes = [0; LETTER];
@@ -78,6 +82,11 @@ fn message() -> impl Strategy<Value = Item> {
                 8 => Frame::Released { bucket, since },
                 9 => Frame::Withdrawn { bucket, since },
                 10 => Frame::Letter { length: letter.len() as u8, last: short % 2 == 0, bytes },
+                11 => Frame::Determined {
+                    number: short,
+                    answer: Answer::from_number(long % 5).expect("one of five"),
+                    copies: letter.len() as u8,
+                },
                 _ => Frame::OtherLife { heard: Incarnation(long) },
             })
         },

@@ -5,6 +5,19 @@ use testudo_packet::bucket::Nanos;
 
 use crate::node::health::{Item, Snapshot, State};
 
+/// A flow that was let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// The bucket that it belongs to.
+    pub bucket: u16,
+    /// Who owns the bucket and has the flow's entry.
+    pub owner: String,
+    /// How many other nodes know the flow for certain.
+    pub copies: u8,
+    /// Whether the owner had it before.
+    pub was_there: bool,
+}
+
 /// What is going to move, or would.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -1,7 +1,7 @@
 //! What the engine counts.
 
-use super::commits;
 use super::takeover::Takeover;
+use super::{commits, determined};
 use crate::node::streams;
 
 /// How often things happened since the start; they only rise.
@@ -45,6 +45,8 @@ pub struct Tallies {
     pub first_packet_micros: u64,
     /// What has come of waiting for peers to know flows.
     pub commits: commits::Counts,
+    /// What has come of flows that were determined.
+    pub determined: determined::Counts,
     /// What becomes of streams.
     pub streams: streams::Counters,
 }
@@ -57,7 +59,7 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 19] {
+    pub const fn named(&self) -> [(&'static str, u64); 22] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
@@ -78,6 +80,9 @@ impl Tallies {
             ("engine_commits_timed_out", self.commits.timed_out),
             ("engine_commits_cut_short", self.commits.cut_short),
             ("engine_commits_refused", self.commits.refused),
+            ("engine_flows_determined", self.determined.determined),
+            ("engine_determined_placed", self.determined.placed),
+            ("engine_determined_refused", self.determined.refused),
         ]
     }
 }
