@@ -159,6 +159,17 @@ fn a_bucket_that_is_handed_over_without_its_flows_is_noticed() {
 }
 
 #[test]
+fn a_flow_that_was_let_in_only_by_word_is_missed() {
+    let mut world = World::formed(unwatched(Plant::NotPlaced), 1);
+    world.traffic.exact = true;
+    let violation = found(&mut world, 1000);
+    assert!(violation.contains("which was reported as let in"), "{violation}");
+    let mut world = World::formed(unwatched(Plant::None), 1);
+    world.traffic.exact = true;
+    world.run(1000 * MS);
+}
+
+#[test]
 fn a_log_that_is_never_cut_is_noticed() {
     let mut world = World::formed(with(Plant::LogUncut), 1);
     for round in 0..400 {

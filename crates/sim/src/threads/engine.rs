@@ -271,29 +271,31 @@ impl World {
                 }
                 None
             }
-            Effect::PeerConnected { .. } | Effect::PeerClosed { .. } => None,
-            Effect::Place { wish, record } => {
-                self.place(node, wish, record);
-                self.turn_soon(node);
-                None
-            }
-            Effect::Determined { number, outcome } => {
-                self.note_determined(node, number, outcome);
-                None
-            }
-            Effect::Diverged { peer, bucket } => {
-                self.note_diverged(node, peer, bucket);
-                None
-            }
-            Effect::Repaired { repair, .. } => {
-                self.tally.count("divergences repaired");
-                let millis = repair.took.as_millis() as u64;
-                self.tally.most("most milliseconds of a repair", millis);
+            effect => {
+                self.note_effect(node, effect);
                 None
             }
         };
         if let Some((thread, input)) = mail {
             self.mail(node, thread, input);
+        }
+    }
+
+    /// What no other thread has a part in.
+    fn note_effect(&mut self, node: usize, effect: Effect) {
+        match effect {
+            Effect::Place { wish, record } => {
+                self.place(node, wish, record);
+                self.turn_soon(node);
+            }
+            Effect::Determined { number, outcome } => self.note_determined(node, number, outcome),
+            Effect::Diverged { peer, bucket } => self.note_diverged(node, peer, bucket),
+            Effect::Repaired { repair, .. } => {
+                self.tally.count("divergences repaired");
+                let millis = repair.took.as_millis() as u64;
+                self.tally.most("most milliseconds of a repair", millis);
+            }
+            _ => {}
         }
     }
 

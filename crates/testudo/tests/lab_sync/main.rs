@@ -3,8 +3,10 @@
 //!
 //! Needs root; ignored, with the reason, without it.
 
-#[path = "../../datapath/tests/privileged/mod.rs"]
+mod admit;
+#[path = "../../../datapath/tests/privileged/mod.rs"]
 mod privileged;
+#[path = "../standing/mod.rs"]
 mod standing;
 
 use serde_json::Value;
@@ -79,10 +81,16 @@ fn tables_are_the_same_after_moves_and_a_death_under_load() {
 
 fn main() -> std::process::ExitCode {
     privileged::run(
-        &[(
-            "tables_are_the_same_after_moves_and_a_death_under_load",
-            tables_are_the_same_after_moves_and_a_death_under_load,
-        )],
+        &[
+            (
+                "tables_are_the_same_after_moves_and_a_death_under_load",
+                tables_are_the_same_after_moves_and_a_death_under_load,
+            ),
+            (
+                "a_flow_that_was_announced_is_let_in_wherever_its_packets_are_handled",
+                admit::a_flow_that_was_announced_is_let_in_wherever_its_packets_are_handled,
+            ),
+        ],
         &[],
     )
 }
