@@ -20,7 +20,7 @@ use testudo_cluster::config::{Cluster, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::map::Version;
 use testudo_cluster::ownership::{Move, Ownership};
-use testudo_cluster::replica::{ConnectionId, Replica, Side, SyncError};
+use testudo_cluster::replica::{ConnectionId, Effect, Replica, Side, SyncError};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::event::{Event, EventKind};
@@ -59,6 +59,7 @@ fuzz_target!(|input: &[u8]| {
                 fuzzed.hear(bytes);
             }
             4 => fuzzed.peer_says(what, much),
+            5 if what & 0x18 == 0x18 => fuzzed.determine(what, much),
             5 => fuzzed.own_event(what, much),
             6 => fuzzed.change_owner(what, much),
             _ => fuzzed.speak(),
@@ -204,6 +205,23 @@ impl Fuzzed {
         }
     }
 
+    /// This node learns of a flow, of whomever its bucket is.
+    fn determine(&mut self, what: u8, much: u8) {
+        let flow = record(u16::from(what >> 5) % BUCKETS, much, 0);
+        let _ = self.replica.determine(NOW, flow, std::time::Duration::from_secs(1));
+    }
+
+    fn do_effects(&mut self) {
+        while let Some(effect) = self.replica.poll_effect() {
+            if let Effect::Place { wish, record } = effect
+                && let Some(placed) = self.replica.place(NOW, wish, record, None)
+                && placed.key.initiator.port % 2 == 0
+            {
+                self.replica.handle_not_placed(NOW, wish, &placed);
+            }
+        }
+    }
+
     fn change_owner(&mut self, what: u8, much: u8) {
         self.epoch += 1;
         let bucket = BucketId(u16::from(what >> 3) % BUCKETS);
@@ -226,9 +244,10 @@ impl Fuzzed {
     }
 
     fn check(&mut self) {
-        while self.replica.poll_effect().is_some() {}
+        self.do_effects();
         self.replica.handle_moves(NOW);
-        while self.replica.poll_effect().is_some() {}
+        self.replica.handle_determining(NOW);
+        self.do_effects();
         let table = self.replica.table();
         assert!(table.len() <= MAX_FLOWS);
         assert_eq!(table.iter().count(), table.len());
