@@ -107,6 +107,7 @@ impl World {
                 lose_changes(&mut out);
             }
             ends[side].under_way += out.len();
+            self.tally.add("bytes of streams", out.len() as u64);
             // Streams have no borders between messages.
             let rest = out.split_off(self.rng.index(out.len()));
             for piece in [out, rest].into_iter().filter(|piece| !piece.is_empty()) {

@@ -418,6 +418,8 @@ impl World {
         if self.overheard.len() < OVERHEARD {
             self.overheard.push((to, datagram.clone()));
         }
+        self.tally.count("datagrams sent");
+        self.tally.add("bytes of datagrams", datagram.len() as u64);
         let copies = 1 + u64::from(self.rng.chance(self.options.doubled));
         for _ in 0..copies {
             let lost = self.rng.chance(self.options.loss) || self.cut.datagrams[from][to];
