@@ -177,7 +177,7 @@ impl Fuzzed {
         let record = record(bucket, much, self.epoch);
         let event = Event { kind: EventKind::Updated, record };
         // A full table refuses it.
-        let _ = peer.handle_event(event);
+        let _ = peer.handle_event(Nanos(0), event);
         if what & 16 != 0 {
             let _ = peer.handle_expired(&record);
         }
@@ -199,7 +199,7 @@ impl Fuzzed {
         self.epoch += 1;
         let record = record(u16::from(what >> 3) % BUCKETS, much, self.epoch);
         if what & 0x80 == 0 {
-            let _ = self.replica.handle_event(Event { kind: EventKind::Updated, record });
+            let _ = self.replica.handle_event(Nanos(0), Event { kind: EventKind::Updated, record });
         } else {
             let _ = self.replica.handle_expired(&record);
         }

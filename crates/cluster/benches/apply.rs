@@ -116,7 +116,7 @@ impl Pair {
 
     fn event(&mut self, kind: EventKind, record: FlowRecord) {
         let begun = Instant::now();
-        self.ends[1].0.handle_event(Event { kind, record }).expect("an own flow");
+        self.ends[1].0.handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
         self.sending += begun.elapsed();
     }
 

@@ -15,7 +15,7 @@ use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::tracking::Phase;
 
 use crate::clock::Clock;
-use crate::options::{Mode, Plant};
+use crate::options::{Mode, Plant, rule_of};
 
 /// The tick of the coarsest clock that leases may be checked by.
 const TICK: u64 = 10_000_000;
@@ -58,6 +58,8 @@ pub struct Kernel {
     me: NodeId,
     mode: Mode,
     plant: Plant,
+    /// How many rules there are.
+    pub rules: usize,
     /// The machine's clock.
     pub clock: Clock,
     /// Until when packets are handled.
@@ -85,6 +87,7 @@ impl Kernel {
             me: cluster.node(),
             mode,
             plant,
+            rules: 0,
             clock,
             lease: Nanos(0),
             slots: vec![BucketSlot::VACANT; buckets],
@@ -203,11 +206,12 @@ impl Kernel {
             None => {
                 // Sequences belong to places in a table: a new flow's can be below an old one's.
                 let sequence = 1 + (packet.id % 5) as u32;
+                let rule = rule_of(packet.port, self.slots.len(), self.rules);
                 let record = FlowRecord {
                     bucket: BucketId(bucket as u16),
                     epoch: slot.epoch,
                     key: key(packet.port),
-                    state: state(Phase::SynSent, sequence),
+                    state: state(Phase::SynSent, sequence, rule),
                 };
                 self.flows.insert(packet.port, record);
                 Event { kind: EventKind::Created, record }
@@ -215,7 +219,7 @@ impl Kernel {
             Some(record) => {
                 let phase = if packet.last { Phase::TimeWait } else { Phase::Established };
                 record.epoch = slot.epoch;
-                record.state = state(phase, record.state.sequence + 1);
+                record.state = state(phase, record.state.sequence + 1, record.state.rule);
                 let kind = if packet.last { EventKind::Closed } else { EventKind::Updated };
                 Event { kind, record: *record }
             }
@@ -229,8 +233,8 @@ impl Kernel {
     }
 }
 
-fn state(phase: Phase, sequence: u32) -> FlowState {
-    FlowState { phase, confirmed: phase == Phase::Established, rule: 1, sequence }
+fn state(phase: Phase, sequence: u32, rule: u16) -> FlowState {
+    FlowState { phase, confirmed: phase == Phase::Established, rule, sequence }
 }
 
 /// The key of the flow with this port.

@@ -95,6 +95,9 @@ pub enum Input {
     Tick,
     /// The entries of a bucket have been read out of the common table.
     Loaded(BucketId, Epoch),
+    /// The flows of a bucket that is to leave have been read out of the kernel, for the reading of this
+    /// number.
+    ReadOut(BucketId, u64),
     /// The kernel's queues are looked at.
     Queues,
     /// No packet that met the old slot is under way any more.
@@ -141,6 +144,7 @@ impl Input {
             Self::Ownership(_)
             | Self::Tick
             | Self::Loaded(..)
+            | Self::ReadOut(..)
             | Self::Queues
             | Self::Yielded(_)
             | Self::Turn
@@ -256,14 +260,18 @@ impl Machine {
     /// A machine that is switched off.
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, options: &Options, rng: &mut Rng) -> Self {
-        let kernel = Kernel::new(&cluster, Clock::new(rng), options.mode, options.plant);
+        let mut kernel = Kernel::new(&cluster, Clock::new(rng), options.mode, options.plant);
+        kernel.rules = options.policies.len();
         let disk = Disk::default();
         let options = options.clone();
         Self { cluster, kernel, disk, daemon: None, on: false, slow: 0, options }
     }
 
     fn empty_kernel(&self) -> Kernel {
-        Kernel::new(&self.cluster, self.kernel.clock, self.options.mode, self.options.plant)
+        let Options { mode, plant, .. } = self.options;
+        let mut kernel = Kernel::new(&self.cluster, self.kernel.clock, mode, plant);
+        kernel.rules = self.options.policies.len();
+        kernel
     }
 
     /// Starts the daemon, which finds or makes the kernel's half empty.
@@ -284,10 +292,12 @@ impl Machine {
             rest: Duration::from_millis(500),
             per_minute: if self.options.balance { 64 } else { 0 },
         };
+        let mut replica = Replica::new(cluster.clone(), incarnation);
+        replica.set_policies(self.options.believed_policies());
         self.daemon = Some(Daemon {
             life,
             membership: Membership::new(cluster.clone(), incarnation, at),
-            replica: Replica::new(cluster.clone(), incarnation),
+            replica,
             raft: raft.unwrap_or_else(|error| panic!("node {}: {error}", cluster.node().0)),
             planner: Planner::new(cluster.clone(), balance),
             streams: BTreeMap::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use testudo_cluster::config::{Cluster, Settings, Timing};
 use testudo_cluster::node_set::NodeSet;
+use testudo_cluster::replica::Replicate;
 use testudo_packet::bucket::NodeId;
 
 /// A millisecond of the world.
@@ -43,6 +44,14 @@ pub enum Plant {
     NotPlaced,
     /// The logs are never cut.
     LogUncut,
+    /// The daemons tell of every flow, whatever its rule says.
+    PoliciesForgotten,
+    /// The daemons tell of no flow.
+    AllKeptBack,
+    /// The daemons do not look whether the time of a flow has come.
+    DueForgotten,
+    /// The daemons say that they have read a bucket out, and have not.
+    ReadOutForgotten,
 }
 
 /// What a run is made of.
@@ -74,6 +83,9 @@ pub struct Options {
     pub late: u64,
     /// Whether the planner balances by load.
     pub balance: bool,
+    /// From when on peers are told of flows, for each rule; flows have them in turn. Without any, all are told
+    /// of from their first packet on.
+    pub policies: Vec<Replicate>,
     /// The bug.
     pub plant: Plant,
 }
@@ -106,7 +118,25 @@ impl Options {
             disk: MS,
             late: 0,
             balance: false,
+            policies: Vec::new(),
             plant: Plant::None,
+        }
+    }
+
+    /// What the rule says that lets the flow of this port in.
+    #[must_use]
+    pub fn policy(&self, port: u16) -> Replicate {
+        let rule = usize::from(rule_of(port, self.buckets as usize, self.policies.len()));
+        self.policies.get(rule).copied().unwrap_or_default()
+    }
+
+    /// What the daemons take the policies to be.
+    #[must_use]
+    pub fn believed_policies(&self) -> Vec<Replicate> {
+        match self.plant {
+            Plant::PoliciesForgotten => Vec::new(),
+            Plant::AllKeptBack => vec![Replicate::Never; self.policies.len()],
+            _ => self.policies.clone(),
         }
     }
 
@@ -138,6 +168,15 @@ impl Options {
     #[must_use]
     pub fn witnesses(&self) -> NodeSet {
         (self.nodes - self.witnesses..self.nodes).map(|node| NodeId(node as u8)).collect()
+    }
+}
+
+/// The rule that lets the flow of a port in, of so many rules: each bucket has flows of all of them.
+#[must_use]
+pub fn rule_of(port: u16, buckets: usize, rules: usize) -> u16 {
+    match rules {
+        0 => 1,
+        _ => (usize::from(port) / buckets % rules) as u16,
     }
 }
 

@@ -5,7 +5,9 @@
 //! fails any more and everything has to come right within a bound.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
+use testudo_cluster::replica::Replicate;
 use testudo_packet::bucket::NodeId;
 
 use crate::checkers::{healed, tables_agree, takeover_time};
@@ -72,7 +74,20 @@ fn options(seed: u64) -> Options {
     options.flows = rng.within(2 * u64::from(options.buckets)..400);
     options.disk = rng.pick(&[1, 5, 30]) * MS;
     options.balance = rng.chance(200);
+    if rng.chance(500) {
+        let rules = 1 + rng.index(4);
+        options.policies = (0..rules).map(|_| policy(&mut rng)).collect();
+    }
     options
+}
+
+fn policy(rng: &mut Rng) -> Replicate {
+    match rng.index(4) {
+        0 => Replicate::FirstPacket,
+        1 => Replicate::Established,
+        2 => Replicate::After(Duration::from_millis(rng.pick(&[5, 40, 300]))),
+        _ => Replicate::Never,
+    }
 }
 
 fn live(world: &mut World) -> Result<(), String> {

@@ -94,6 +94,7 @@ impl World {
                 if let Err(error) = self.traffic.once.handled(node, packet.id) {
                     self.fail(|| error);
                 }
+                self.note_packet(node, packet.port);
             }
             Fate::Passed(to) => {
                 self.tally.count("packets passed");

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use testudo_cluster::replica::Replicate;
 use testudo_packet::bucket::{BucketId, NodeId};
 use testudo_sim::checkers::{
-    all_members, drained_own_nothing, every_bucket_owned, tables_agree, takeover_time,
+    all_members, drained_own_nothing, every_bucket_owned, kept_back, tables_agree, takeover_time,
 };
 use testudo_sim::machine::{Input, Order};
 use testudo_sim::options::{MS, Mode, Options, Plant};
@@ -320,4 +321,61 @@ fn a_late_takeover_is_noticed() {
     // The wait began with the last heartbeat before the death.
     let took = takeover_time(&mut world, promised).expect("in time");
     assert!(took + world.options.timing.heartbeat * 2 > promised, "{took:?}");
+}
+
+/// A cluster with flows of every policy.
+fn selective(plant: Plant) -> Options {
+    let after = Replicate::After(Duration::from_millis(40));
+    let policies = vec![Replicate::FirstPacket, Replicate::Established, after, Replicate::Never];
+    Options { policies, ..with(plant) }
+}
+
+#[test]
+fn flows_that_are_told_of_against_their_rules_are_noticed() {
+    let mut world = World::new(selective(Plant::PoliciesForgotten), 1);
+    let violation = found(&mut world, 2500);
+    assert!(violation.contains("tells of") && violation.contains("whose rule"), "{violation}");
+
+    // Whoever knows such a flow, by whatever way, is found by looking at what it knows.
+    let told = (0..1000).find_map(|_| {
+        world.run_unchecked(MS);
+        world.violation = None;
+        (1..3).find_map(|node| kept_back(&world, node).err())
+    });
+    assert!(told.is_some_and(|error| error.contains("knows")));
+}
+
+#[test]
+fn flows_that_are_kept_back_against_their_rules_are_noticed() {
+    let mut world = World::new(selective(Plant::AllKeptBack), 1);
+    let violation = found(&mut world, 2500);
+    assert!(violation.contains("does not tell of"), "{violation}");
+}
+
+#[test]
+fn flows_whose_time_never_comes_are_noticed() {
+    for plant in [Plant::DueForgotten, Plant::None] {
+        let mut world = World::formed(selective(plant), 1);
+        world.run(1000 * MS);
+        world.traffic.gap = None;
+        let agree = world.wait(1500, tables_agree);
+        match plant {
+            Plant::None => agree.expect("all are told of"),
+            _ => drop(agree.expect_err("flows of the third rule are told of by nobody")),
+        }
+    }
+}
+
+#[test]
+fn flows_that_are_kept_back_from_the_next_owner_are_noticed() {
+    for (plant, whole) in [(Plant::ReadOutForgotten, false), (Plant::None, true)] {
+        let mut world = World::formed(selective(plant), 1);
+        world.run(500 * MS);
+        move_buckets(&mut world);
+        let violation = world.violation.take().unwrap_or_default();
+        match whole {
+            true => assert_eq!(violation, ""),
+            false => assert!(violation.contains("in its kernel, of which"), "{violation}"),
+        }
+    }
 }

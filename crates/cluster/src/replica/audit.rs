@@ -16,17 +16,19 @@
 //!
 //! Invariants: the node table is right, always: it is what packets meet. Each flow is judged by itself, at
 //! one moment, so nothing has to stand still during a round, and no turn costs more than its share.
-//! Buckets that are not this node's for certain, or are still loading, are left alone.
+//! Buckets that are not this node's for certain, or are still loading, are left alone. A flow that its rule
+//! keeps back ([`super::gate`]) is not missing.
 //!
 //! A sequence that is higher in the node table says nothing by itself: it is raised where a place has seen
 //! higher ones.
 
 use std::ops::Range;
 
-use testudo_packet::bucket::{BucketId, BucketState};
-use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::bucket::{BucketId, BucketState, Nanos};
+use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
 
+use super::gate::is_same;
 use super::{Refused, Replica};
 
 /// What comparing the node table with the common table has found and put right.
@@ -38,6 +40,8 @@ pub struct Audit {
     pub removed: usize,
     /// Flows that could not be taken over, for lack of room.
     pub refused: usize,
+    /// Flows that were kept back, and are told of now because their bucket leaves. As it should be.
+    pub let_through: usize,
     /// The bucket of the first of them.
     pub first: Option<BucketId>,
 }
@@ -54,6 +58,7 @@ impl Audit {
         self.changed += other.changed;
         self.removed += other.removed;
         self.refused += other.refused;
+        self.let_through += other.let_through;
         self.first = self.first.or(other.first);
     }
 }
@@ -73,15 +78,25 @@ impl Replica {
 
     /// All events have been handled that were there when [`Self::handle_found`] was called. `look` finds a
     /// flow in the node table.
-    pub fn handle_found_again(&mut self, look: &dyn Fn(&FlowKey) -> Option<FlowRecord>) -> Audit {
+    pub fn handle_found_again(
+        &mut self,
+        now: Nanos,
+        look: &dyn Fn(&FlowKey) -> Option<FlowRecord>,
+    ) -> Audit {
         let mut audit = Audit::default();
         for record in std::mem::take(&mut self.in_question) {
             // One that has changed meanwhile has a new event, and its turn in the next round.
-            if look(&record.key) == Some(record) && self.is_unknown(&record) {
-                match self.put_right(record) {
-                    Ok(()) => audit.changed += 1,
-                    Err(_) => audit.refused += 1,
-                }
+            if look(&record.key) != Some(record) || !self.is_unknown(&record) {
+                continue;
+            }
+            let known = self.table.find(record.bucket, &record.key).is_some();
+            let kept_back = !known && self.is_kept_back(&record);
+            match self.put_right(now, record) {
+                Ok(()) if kept_back => audit.let_through += 1,
+                Ok(()) => audit.changed += 1,
+                Err(_) => audit.refused += 1,
+            }
+            if !kept_back {
                 audit.first = audit.first.or(Some(record.bucket));
             }
         }
@@ -116,20 +131,19 @@ impl Replica {
     }
 
     fn is_unknown(&self, record: &FlowRecord) -> bool {
-        let same = |known: FlowRecord| {
-            let FlowState { phase, confirmed, rule, .. } = known.state;
-            known.key == record.key
-                && (phase, confirmed, rule)
-                    == (record.state.phase, record.state.confirmed, record.state.rule)
-                // Else its next change would be taken for an old one.
-                && !known.supersedes(record)
-        };
         self.is_settled(record.bucket)
-            && !self.table.get(record.bucket, &record.key).is_some_and(same)
+            && match self.table.get(record.bucket, &record.key) {
+                Some(known) => !is_same(&known, record),
+                None => self.is_missed(record),
+            }
     }
 
-    fn put_right(&mut self, record: FlowRecord) -> Result<(), Refused> {
-        match self.learn(record) {
+    fn put_right(&mut self, now: Nanos, record: FlowRecord) -> Result<(), Refused> {
+        self.check_own(record.bucket)?;
+        if self.keeps_back(now, &record, true) {
+            return Ok(());
+        }
+        match self.tell(record) {
             Err(Refused::Older { .. }) => {}
             result => return result.map(drop),
         }
@@ -148,6 +162,7 @@ mod tests {
     use std::sync::Arc;
 
     use testudo_packet::bucket::{BucketSlot, Epoch, NodeId};
+    use testudo_packet::entry::FlowState;
     use testudo_packet::event::{Event, EventKind};
     use testudo_packet::flow::{Address, Endpoint, Protocol};
     use testudo_packet::tracking::Phase;
@@ -209,7 +224,7 @@ mod tests {
     /// A whole round.
     fn audit(replica: &mut Replica, table: &NodeTable) -> Audit {
         replica.handle_found(table.values().copied());
-        let mut audit = replica.handle_found_again(&look(table));
+        let mut audit = replica.handle_found_again(Nanos(0), &look(table));
         audit.add(replica.handle_missing(0..replica.table().places(), &look(table)));
         audit
     }
@@ -224,7 +239,7 @@ mod tests {
         let kind = EventKind::Created;
         for (port, sequence) in [(0, 5), (1, 5), (2, 5)] {
             let record = record(port, Phase::Established, sequence);
-            replica.handle_event(Event { kind, record }).expect("room");
+            replica.handle_event(Nanos(0), Event { kind, record }).expect("room");
         }
         // One as it is known, though with a higher sequence; one that went back when its flow began
         // anew; one that is gone; and one that is new.
@@ -248,15 +263,19 @@ mod tests {
     fn a_change_whose_event_is_under_way_is_not_taken_for_lost() {
         let mut replica = node(true);
         let (old, new) = (record(0, Phase::SynSent, 1), record(0, Phase::Established, 2));
-        replica.handle_event(Event { kind: EventKind::Created, record: old }).expect("room");
+        replica
+            .handle_event(Nanos(0), Event { kind: EventKind::Created, record: old })
+            .expect("room");
         replica.handle_found([new]);
         // Its event comes before the second look, which finds nothing.
-        replica.handle_event(Event { kind: EventKind::Updated, record: new }).expect("newer");
-        assert!(replica.handle_found_again(&look(&table(&[new]))).is_clean());
+        replica
+            .handle_event(Nanos(0), Event { kind: EventKind::Updated, record: new })
+            .expect("newer");
+        assert!(replica.handle_found_again(Nanos(0), &look(&table(&[new]))).is_clean());
         // It changes again between the looks: its new event may still be under way.
         let newer = record(0, Phase::TimeWait, 3);
         replica.handle_found([record(0, Phase::Replied, 9)]);
-        assert!(replica.handle_found_again(&look(&table(&[newer]))).is_clean());
+        assert!(replica.handle_found_again(Nanos(0), &look(&table(&[newer]))).is_clean());
     }
 
     #[test]

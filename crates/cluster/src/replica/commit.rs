@@ -28,7 +28,9 @@ impl Replica {
     ///
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_beginning(&mut self, record: FlowRecord) -> Result<Ticket, Refused> {
-        let slot = self.learn(record)?;
+        self.check_own(record.bucket)?;
+        // Whoever waits for the peers has them told, whatever keeps other flows back.
+        let slot = self.tell(record)?;
         Ok(self.ticket(slot))
     }
 

@@ -31,6 +31,15 @@ pub enum Effect {
         /// Since when this node owns it.
         epoch: Epoch,
     },
+    /// Read all flows of a bucket that the node table has, from now on: show them to
+    /// [`super::Replica::handle_found`] and settle them as usual, then call
+    /// [`super::Replica::handle_read_out`]. Some of them were kept back, and the bucket is to leave.
+    ReadOut {
+        /// The bucket.
+        bucket: BucketId,
+        /// Which reading, of all there ever were.
+        reading: u64,
+    },
     /// Set the slot of a bucket that is to be handed over so that it names the next owner, wait until
     /// no packet that met the old slot is under way, take in all events, then call
     /// [`super::Replica::handle_yielded`].

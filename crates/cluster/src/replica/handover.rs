@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   owner                                         next owner
-//!   yields: tells of each packet
+//!   yields: tells of each packet,
+//!   and of all flows, kept back or not
 //!   (overlap)                     ── Prepare ──►
 //!                               ── Check ────►
 //!                                                 (asks for all of the bucket, if it differs)
@@ -24,6 +25,10 @@
 //! handles, and handles what the next owner holds already, for longer than the two may be apart
 //! ([`crate::config::Timing::overlap`]). Without the second wait a packet is lost that one of them saw before
 //! it held, and the other after it had let go; without the first it is handled twice.
+//!
+//! What rules keep back ([`super::gate`]) is let through from the moment at which the bucket yields; what was
+//! kept back before is read out of the node table while the bucket's packets are told of, and the next owner
+//! is asked only when that is done. A reading is memory work of the driver, so it needs no deadline.
 //!
 //! Deadlines: an owner whose next owner does not answer for the configured time lets go without
 //! it, if there is a stream to tell the flows by; packets in between are lost. A next owner that
@@ -72,6 +77,10 @@ pub(super) struct Leaving {
     phase: Phase,
     /// Whether the slot says that each packet is to be told of.
     tells: bool,
+    /// Whether all of its flows are in the common table, those that were kept back before among them.
+    whole: bool,
+    /// The reading of the node table that makes it so.
+    reading: u64,
     /// The frame of the present stream in which the next owner was asked.
     asked: Option<u64>,
     /// Since when it knows, from the first tick on.
@@ -80,7 +89,8 @@ pub(super) struct Leaving {
 
 impl Leaving {
     const fn new(moving: Move) -> Self {
-        Self { moving, phase: Phase::Waiting, tells: false, asked: None, begun: None }
+        let (phase, tells, whole) = (Phase::Waiting, false, false);
+        Self { moving, phase, tells, whole, reading: 0, asked: None, begun: None }
     }
 }
 
@@ -118,6 +128,8 @@ pub(super) struct Moves {
     pub(super) leaving: BTreeMap<BucketId, Leaving>,
     arriving: BTreeMap<BucketId, Arriving>,
     counters: MoveCounters,
+    /// How many readings of the node table have begun.
+    readings: u64,
 }
 
 impl Moves {
@@ -150,6 +162,11 @@ impl Replica {
     #[must_use]
     pub fn is_leaving(&self, bucket: BucketId) -> bool {
         self.moves.leaving.contains_key(&bucket)
+    }
+
+    /// Whether all flows of a bucket are told of, whatever their rules say: it is on its way out.
+    pub(super) fn is_told_of(&self, bucket: BucketId) -> bool {
+        self.moves.leaving.get(&bucket).is_some_and(|leaving| leaving.tells)
     }
 
     // The owner's side.
@@ -193,13 +210,31 @@ impl Replica {
             leaving.phase = Phase::Waiting;
             return;
         }
-        if leaving.tells {
+        if leaving.tells && leaving.whole {
             return self.request(bucket);
         }
-        leaving.tells = true;
         leaving.phase = Phase::Telling(None);
+        if std::mem::replace(&mut leaving.tells, true) {
+            // It is being read.
+            return;
+        }
         let slot = BucketSlot { state: BucketState::Yielding, ..slot };
         self.effects.push_back(Effect::SetBucket { bucket, slot });
+        leaving.whole = !self.gate.is_selective();
+        if !leaving.whole {
+            self.moves.readings += 1;
+            leaving.reading = self.moves.readings;
+            let reading = leaving.reading;
+            self.effects.push_back(Effect::ReadOut { bucket, reading });
+        }
+    }
+
+    /// All flows of a bucket that the node table has were shown, and are settled, since
+    /// [`Effect::ReadOut`] asked for it. Of no effect if the bucket does not leave any more.
+    pub fn handle_read_out(&mut self, bucket: BucketId, reading: u64) {
+        if let Some(leaving) = self.moves.leaving.get_mut(&bucket) {
+            leaving.whole |= leaving.reading == reading;
+        }
     }
 
     /// Asks the next owner to hold the bucket's packets, of which each is told by now.
@@ -223,7 +258,8 @@ impl Replica {
         let mut over = Vec::new();
         for (&bucket, leaving) in &mut self.moves.leaving {
             let (Phase::Telling(since) | Phase::Held(since)) = &mut leaving.phase else { continue };
-            if now >= after(*since.get_or_insert(now), overlap) {
+            let passed = now >= after(*since.get_or_insert(now), overlap);
+            if passed && leaving.whole {
                 over.push((bucket, matches!(leaving.phase, Phase::Held(_))));
             }
         }
@@ -267,6 +303,7 @@ impl Replica {
 
     fn yield_bucket(&mut self, bucket: BucketId) {
         let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        debug_assert!(leaving.whole, "{bucket} yields before all of it is told of");
         leaving.phase = Phase::Yielded;
         let Move { to, epoch, .. } = leaving.moving;
         let previous = self.cluster.node();
@@ -299,6 +336,7 @@ impl Replica {
             let previous = self.cluster.node();
             let slot = BucketSlot { owner: to, previous, state: BucketState::Active, epoch };
             let before = std::mem::replace(&mut self.slots[usize::from(bucket.0)], slot);
+            self.gate.forget_bucket(bucket);
             self.leaving.insert(bucket, before);
             self.release(bucket);
         }

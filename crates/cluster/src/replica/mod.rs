@@ -29,6 +29,7 @@ pub mod comparison;
 mod connections;
 mod determined;
 mod effect;
+mod gate;
 mod handover;
 mod receive;
 mod references;
@@ -37,7 +38,7 @@ pub mod rounds;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Event;
 
@@ -59,6 +60,7 @@ pub use comparison::{Comparisons, Divergence, Repair};
 pub use connections::{ConnectionId, SyncStatus};
 pub use determined::{Outcome, Wish};
 pub use effect::Effect;
+pub use gate::{MAX_WAITING, Replicate, Replication};
 pub use handover::MoveCounters;
 pub use rounds::{Copies, Verification};
 
@@ -120,6 +122,7 @@ pub struct Replica {
     letters_lost: u64,
     /// Flows that were seen in the node table and are not known.
     in_question: Vec<FlowRecord>,
+    gate: gate::Gate,
 }
 
 impl Replica {
@@ -147,6 +150,7 @@ impl Replica {
             synced: None,
             letters_lost: 0,
             in_question: Vec::new(),
+            gate: gate::Gate::default(),
             cluster,
             incarnation,
         }
@@ -330,6 +334,7 @@ impl Replica {
     }
 
     fn give_up(&mut self, bucket: BucketId, slot: BucketSlot) {
+        self.gate.forget_bucket(bucket);
         self.set_slot(bucket, slot);
         self.effects.push_back(Effect::Clear { bucket });
         // What this node has last learned of its own flows may have come too late for its successor.
@@ -364,12 +369,22 @@ impl Replica {
     /// # Errors
     ///
     /// [`Refused`]; the table and the peers are as they were.
-    pub fn handle_event(&mut self, event: Event) -> Result<(), Refused> {
-        self.learn(event.record).map(drop)
+    pub fn handle_event(&mut self, now: Nanos, event: Event) -> Result<(), Refused> {
+        self.learn(now, event.record)
     }
 
-    fn learn(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
+    /// Takes in what a flow of this node's has come to; the peers are told if its rule lets them be.
+    fn learn(&mut self, now: Nanos, record: FlowRecord) -> Result<(), Refused> {
         self.check_own(record.bucket)?;
+        if self.keeps_back(now, &record, false) {
+            return Ok(());
+        }
+        self.tell(record).map(drop)
+    }
+
+    /// Puts a flow of this node's into the common table, and has the peers told.
+    fn tell(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
+        self.gate.forget(&record);
         let slot = self.table.apply(record, Authority::Owner)?;
         for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
             peer.outgoing.change(slot);
@@ -377,14 +392,19 @@ impl Replica {
         Ok(slot)
     }
 
-    /// A flow of this node's was taken out of the node table, because it was silent for too long.
+    /// A flow of this node's was taken out of the node table, because it was silent for too long. One that
+    /// the peers were not told of is nobody's but this node's.
     ///
     /// # Errors
     ///
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_expired(&mut self, record: &FlowRecord) -> Result<(), Refused> {
         self.check_own(record.bucket)?;
-        let slot = self.table.remove(record)?;
+        let kept_back = self.is_kept_back(record) | self.gate.forget(record);
+        let slot = match self.table.remove(record) {
+            Err(Refused::Unknown) if kept_back => return Ok(()),
+            removed => removed?,
+        };
         self.tell_removed(record, Some(slot));
         Ok(())
     }

@@ -142,7 +142,7 @@ impl Story {
     fn event(&mut self, kind: EventKind, record: FlowRecord) {
         let node = usize::from(record.bucket.0 % 2);
         self.act(node, |replica| {
-            replica.handle_event(Event { kind, record }).expect("an own flow");
+            replica.handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
         });
     }
 
@@ -210,10 +210,10 @@ impl Story {
         self.act(1, |replica| {
             replica.handle_yielded(bucket, (1..=7).map(|hash| hash << 50).collect());
             replica
-                .handle_event(Event {
-                    kind: EventKind::Updated,
-                    record: flow(17, Phase::Replied, 70_001),
-                })
+                .handle_event(
+                    Nanos(0),
+                    Event { kind: EventKind::Updated, record: flow(17, Phase::Replied, 70_001) },
+                )
                 .expect("an own flow");
             replica.handle_ownership(Ownership::LetGo { buckets: vec![(bucket, since)] });
         });
@@ -225,7 +225,7 @@ impl Story {
             replica.handle_loaded(bucket, epoch);
             let record = FlowRecord { epoch, ..flow(17, Phase::Replied, 70_002) };
             let kind = EventKind::Updated;
-            replica.handle_event(Event { kind, record }).expect("an own flow");
+            replica.handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
             let record = flow(5, Phase::Established, 2);
             replica.handle_expired(&record).expect("an own flow");
         });

@@ -134,7 +134,7 @@ impl Pair {
 
     pub fn event(&mut self, node: usize, record: FlowRecord) {
         let kind = EventKind::Updated;
-        self.node(node).handle_event(Event { kind, record }).expect("an own flow");
+        self.node(node).handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
     }
 
     pub fn expire(&mut self, node: usize, record: FlowRecord) {

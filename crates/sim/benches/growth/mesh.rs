@@ -232,7 +232,7 @@ fn step(replica: &mut Replica, own: &[BucketId], number: u32, stage: usize) {
     };
     if stage <= last {
         let kind = if stage == 0 { EventKind::Created } else { EventKind::Updated };
-        replica.handle_event(Event { kind, record }).expect("an own flow");
+        replica.handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
     } else {
         replica.handle_expired(&record).expect("an own flow");
     }

@@ -80,6 +80,10 @@ impl World {
     /// An owner's replica has taken over what happened to a flow.
     pub(crate) fn note_event(&mut self, node: usize, record: FlowRecord) {
         let Some(daemon) = &self.machines[node].daemon else { return };
+        // Nobody is told of what its rule keeps back.
+        if daemon.replica.table().find(record.bucket, &record.key).is_none() {
+            return;
+        }
         let life = self.acknowledged.lives[usize::from(port(&record))];
         for (peer, open) in self.acknowledged.open[node].iter_mut().enumerate() {
             if daemon.replica.peer(NodeId(peer as u8)).connected {

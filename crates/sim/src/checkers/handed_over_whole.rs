@@ -1,4 +1,5 @@
-//! A bucket that is handed over comes with all flows that its owner before had, acknowledged or not.
+//! A bucket that is handed over comes with all flows that its owner before had, acknowledged or not, and
+//! whatever their rules say.
 
 use testudo_packet::bucket::BucketId;
 
@@ -28,6 +29,15 @@ pub fn handed_over_whole(
             return Err(format!(
                 "node {from} has handed bucket {bucket} over with {record:?}, of which node {to} \
                  has {known:?}"
+            ));
+        }
+    }
+    for record in world.machines[from].kernel.of_bucket(usize::from(bucket.0)) {
+        let known = after.get(bucket, &record.key);
+        if known.map(|known| known.state.phase) != Some(record.state.phase) {
+            return Err(format!(
+                "node {from} has handed bucket {bucket} over and has {record:?} in its kernel, of \
+                 which node {to} has {known:?}"
             ));
         }
     }

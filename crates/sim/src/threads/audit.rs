@@ -4,6 +4,7 @@
 //! Invariant: all events of a kernel have been taken in before its flows are looked at again.
 
 use testudo_cluster::replica::{Audit, Replica};
+use testudo_packet::bucket::Nanos;
 use testudo_packet::flow::FlowKey;
 
 use super::engine::TICK;
@@ -23,9 +24,9 @@ impl Part {
 }
 
 /// Looks at a part of both tables. Of the flows in question, the ones of the part before are settled.
-fn look(replica: &mut Replica, kernel: &Kernel, ports: usize, part: Part) -> Audit {
+fn look(now: Nanos, replica: &mut Replica, kernel: &Kernel, ports: usize, part: Part) -> Audit {
     let get = |key: &FlowKey| kernel.flows.get(&key.initiator.port).copied();
-    let mut audit = replica.handle_found_again(&get);
+    let mut audit = replica.handle_found_again(now, &get);
     let places = part.of(replica.table().places());
     audit.add(replica.handle_missing(places, &get));
     let shown = part.of(ports);
@@ -48,14 +49,22 @@ impl World {
         self.note_audit(node);
     }
 
+    /// A bucket is to leave, and what was kept back of it is in the kernel only.
+    pub(crate) fn read_out(&mut self, node: usize) {
+        self.look_at_queues(node);
+        self.audit(node, |_| vec![Part(0, 1), Part(0, 1)]);
+    }
+
     fn audit(&mut self, node: usize, parts: impl FnOnce(u64) -> Vec<Part>) {
         let ports = self.options.flows as usize;
         let machine = &mut self.machines[node];
+        let now = machine.read(self.now);
         let Some(daemon) = &mut machine.daemon else { return };
         let mut found = Audit::default();
         for part in parts(daemon.audits) {
-            found.add(look(&mut daemon.replica, &machine.kernel, ports, part));
+            found.add(look(now, &mut daemon.replica, &machine.kernel, ports, part));
         }
+        self.tally.add("flows let through because their bucket leaves", found.let_through as u64);
         daemon.audits += 1;
         if !found.is_clean() {
             self.tally.add("flows put right by audits", (found.changed + found.removed) as u64);

@@ -8,7 +8,7 @@ use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
 use testudo_packet::event::Event;
 use testudo_packet::tracking::Phase;
 
-use crate::checkers::{bounded, handed_over_whole};
+use crate::checkers::{bounded, handed_over_whole, kept_back};
 use crate::kernel::{Fate, Packet, key};
 use crate::machine::{Input, Thread};
 use crate::options::{MS, Plant};
@@ -31,6 +31,9 @@ impl World {
         let now = self.machines[node].read(self.now);
         let Some(daemon) = &mut self.machines[node].daemon else { return };
         let replica = &mut daemon.replica;
+        if self.options.plant != Plant::DueForgotten {
+            replica.handle_due(now);
+        }
         match input {
             Input::Tick => {
                 let life = daemon.life;
@@ -38,12 +41,21 @@ impl World {
                 self.dial(node);
                 self.audit_some(node);
                 self.input_at(self.now + TICK, node, life, Input::Tick);
-                if let Err(error) = bounded(self, node) {
+                self.note_due(node);
+                if let Err(error) = bounded(self, node).and_then(|()| kept_back(self, node)) {
                     self.fail(|| error);
                 }
             }
             Input::Ownership(change) => self.change_owners(node, change),
             Input::Loaded(bucket, epoch) => self.load(node, bucket, epoch),
+            Input::ReadOut(bucket, reading) => {
+                if self.options.plant != Plant::ReadOutForgotten {
+                    self.read_out(node);
+                }
+                if let Some(daemon) = &mut self.machines[node].daemon {
+                    daemon.replica.handle_read_out(bucket, reading);
+                }
+            }
             Input::Queues => {
                 daemon.looks = false;
                 self.look_at_queues(node);
@@ -115,6 +127,7 @@ impl World {
         self.tally.add("buckets taken from nodes that are up", planned as u64);
         self.tally.add("buckets taken over or first taken", (taken.len() - planned) as u64);
         for (bucket, _) in taken {
+            self.note_inherited(node, bucket);
             self.note_taken(node, bucket);
         }
     }
@@ -152,13 +165,20 @@ impl World {
     }
 
     fn take_event(&mut self, node: usize, event: Event) {
+        let now = self.machines[node].read(self.now);
         let Some(daemon) = &mut self.machines[node].daemon else { return };
-        match daemon.replica.handle_event(event) {
-            Ok(()) => self.note_event(node, event.record),
+        let record = event.record;
+        let before = daemon.replica.table().find(record.bucket, &record.key).is_some();
+        match daemon.replica.handle_event(now, event) {
+            Ok(()) => {
+                if let Err(error) = self.check_event(node, &record, before) {
+                    self.fail(|| error);
+                }
+                self.note_event(node, record);
+            }
             // Of a bucket that was given up meanwhile.
             Err(Refused::NotOwner { .. }) => {}
             Err(error) => {
-                let record = event.record;
                 self.fail(|| {
                     format!("node {node} does not take its own flow {record:?} over: {error}")
                 });
@@ -224,6 +244,9 @@ impl World {
         let mail = match effect {
             Effect::SetBucket { bucket, slot } => {
                 self.machines[node].kernel.set_slot(bucket, slot);
+                if slot.state == BucketState::Yielding {
+                    self.note_yielding(node, bucket);
+                }
                 self.check(node, Some(usize::from(bucket.0)));
                 None
             }
@@ -234,6 +257,12 @@ impl World {
             Effect::Install { bucket, epoch } => {
                 let at = self.now + self.rng.within(0..20 * MS);
                 self.input_at(at, node, life, Input::Loaded(bucket, epoch));
+                None
+            }
+            Effect::ReadOut { bucket, reading } => {
+                self.tally.count("buckets read out");
+                let at = self.now + self.rng.within(0..20 * MS);
+                self.input_at(at, node, life, Input::ReadOut(bucket, reading));
                 None
             }
             Effect::Yield { bucket, slot } => {

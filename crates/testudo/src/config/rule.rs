@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
@@ -20,6 +21,8 @@ pub(super) const KEYS: &[&str] = &[
     "action",
     "commit",
     "commit_timeout_ms",
+    "replicate",
+    "replicate_after_ms",
     "protocol",
     "source",
     "destination",
@@ -37,6 +40,8 @@ pub struct Rule {
     pub commit: Commit,
     /// How long it waits at most.
     pub commit_timeout: Duration,
+    /// From when on the other nodes are told of its flows; by default from their first packet.
+    pub replicate: Replicate,
     /// Its protocol; by default any.
     pub protocol: Option<Protocol>,
     /// Where its first packet comes from; by default anywhere, of both families.
@@ -91,6 +96,7 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
     let action = action(&section.required("action", ACTION)?)?;
     let (commit, commit_timeout) = waiting(section, action)?;
     let protocol = section.value("protocol").map(|value| protocol(&value)).transpose()?;
+    let replicate = replicate(section, action, commit, protocol)?;
     let source = section.value("source").map(|value| prefix(&value)).transpose()?;
     let destination = section.value("destination").map(|value| prefix(&value)).transpose()?;
     check_families(section, protocol, source, destination)?;
@@ -107,6 +113,7 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
         action,
         commit,
         commit_timeout,
+        replicate,
         protocol,
         source,
         destination,
@@ -147,6 +154,58 @@ fn commit(value: &Value<'_>) -> Result<Commit, Fault> {
         _ => Err(value.refuse(COMMIT)),
     }
 }
+
+const REPLICATE: &str = r#""first-packet", "established", "after" or "never""#;
+
+/// From when on the other nodes are told of flows.
+fn replicate(
+    section: &Section<'_>,
+    action: Action,
+    commit: Commit,
+    protocol: Option<Protocol>,
+) -> Result<Replicate, Fault> {
+    let after = section.value("replicate_after_ms");
+    let Some(value) = section.value("replicate") else {
+        return match after {
+            None => Ok(Replicate::FirstPacket),
+            Some(after) => Err(after.refuse_because(NOT_AFTER, EXPECTED_AFTER)),
+        };
+    };
+    let replicate = match (value.text(REPLICATE)?, &after) {
+        ("first-packet", None) => Replicate::FirstPacket,
+        ("established", None) => Replicate::Established,
+        ("never", None) => Replicate::Never,
+        ("after", Some(after)) => {
+            let milliseconds = after.integer(1..=600_000, "1 to 600000 milliseconds")?;
+            Replicate::After(Duration::from_millis(milliseconds.into()))
+        }
+        ("after", None) => {
+            let why = "but nothing says after what time";
+            return Err(value.refuse_because(why, "replicate_after_ms beside it"));
+        }
+        ("first-packet" | "established" | "never", Some(after)) => {
+            return Err(after.refuse_because(NOT_AFTER, EXPECTED_AFTER));
+        }
+        _ => return Err(value.refuse(REPLICATE)),
+    };
+    if action == Action::Drop {
+        return Err(value.refuse_because("but the rule lets no flow begin", "a rule that accepts"));
+    }
+    if commit == Commit::Sync && replicate != Replicate::FirstPacket {
+        let why = r#"but commit = "sync" has the first packet wait for the other nodes"#;
+        return Err(value.refuse_because(why, r#""first-packet""#));
+    }
+    match protocol.filter(|_| replicate == Replicate::Established) {
+        Some(one_way @ (Protocol::ESP | Protocol::AH)) => {
+            let why = format!("but nobody answers a flow of {}", protocol_names::name(one_way));
+            Err(value.refuse_because(&why, r#""first-packet", "after" or "never""#))
+        }
+        _ => Ok(replicate),
+    }
+}
+
+const NOT_AFTER: &str = "but nothing waits for a time";
+const EXPECTED_AFTER: &str = r#"it beside replicate = "after" only"#;
 
 const ACTION: &str = r#""accept" or "drop""#;
 

@@ -20,7 +20,7 @@ pub use operating::{
     Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
     Restarting, Share,
 };
-pub use syncing::{Commits, Difference, Sync, SyncPeer, Syncs, Verification, Verifying};
+pub use syncing::{Commits, Difference, KeptBack, Sync, SyncPeer, Syncs, Verification, Verifying};
 
 /// The longest request, in bytes, its newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -285,6 +285,10 @@ pub struct NodeTable {
     /// Flows in it whose bucket the node does not own: 0 but for moments. Of a large table, as of a
     /// moment ago.
     pub foreign: u64,
+    /// Flows in it that the other nodes do not know. An estimate while buckets are being loaded or taken
+    /// out.
+    #[serde(default)]
+    pub not_replicated: u64,
 }
 
 /// A common table in numbers.
@@ -395,6 +399,9 @@ pub struct Flow {
     /// What its owner counts: there in the node table, not in the common table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
+    /// Whether the other nodes are told of it: there in the node table; all flows of the common table are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicated: Option<bool>,
 }
 
 /// One end of a flow.
@@ -445,6 +452,7 @@ impl Flow {
             epoch: record.epoch.0,
             sequence: record.state.sequence,
             activity,
+            replicated: None,
         }
     }
 }

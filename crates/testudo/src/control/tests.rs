@@ -313,6 +313,7 @@ fn the_largest_reply_arrives_whole() {
         rule: u16::MAX,
         confirmed: false,
         activity: Some(activity),
+        replicated: Some(false),
     };
     let bytes = serde_json::to_string(&widest).unwrap().len() + 1;
     assert!(bytes * MAX_FLOWS as usize + 64 < MAX_REPLY, "a flow can take {bytes} bytes");

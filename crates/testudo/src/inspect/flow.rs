@@ -74,8 +74,12 @@ const COMMON: [Column; 9] = [
 ];
 
 /// What the node table has in addition; both ways: from the initiator / from the responder.
-const ACTIVITY: [Column; 3] =
-    [Column::Right("PACKETS"), Column::Right("BYTES"), Column::Right("IDLE-S")];
+const ACTIVITY: [Column; 4] = [
+    Column::Right("PACKETS"),
+    Column::Right("BYTES"),
+    Column::Right("IDLE-S"),
+    Column::Left("REPLICATED"),
+];
 
 fn render_common(flows: &Flows) -> String {
     let rows: Vec<_> = flows.flows.iter().map(common_cells).collect();
@@ -83,14 +87,14 @@ fn render_common(flows: &Flows) -> String {
 }
 
 fn render_node(flows: &Flows) -> String {
-    let columns = std::array::from_fn::<_, 12, _>(|at| {
+    let columns = std::array::from_fn::<_, 13, _>(|at| {
         COMMON.get(at).copied().unwrap_or_else(|| ACTIVITY[at - COMMON.len()])
     });
     let row = |flow: &Flow| {
         let mut cells = common_cells(flow).into_iter().chain(activity_cells(flow));
         std::array::from_fn(|_| cells.next().unwrap_or_default())
     };
-    let rows: Vec<[String; 12]> = flows.flows.iter().map(row).collect();
+    let rows: Vec<[String; 13]> = flows.flows.iter().map(row).collect();
     render(columns, &rows)
 }
 
@@ -108,12 +112,13 @@ fn common_cells(flow: &Flow) -> [String; 9] {
     ]
 }
 
-fn activity_cells(flow: &Flow) -> [String; 3] {
+fn activity_cells(flow: &Flow) -> [String; 4] {
     let activity = flow.activity;
     [
         or_dash(activity.map(|a| format!("{}/{}", a.original_packets, a.reply_packets))),
         or_dash(activity.map(|a| format!("{}/{}", a.original_bytes, a.reply_bytes))),
         or_dash(activity.map(|a| format!("{}.{}", a.idle_ms / 1000, a.idle_ms % 1000 / 100))),
+        or_dash(flow.replicated.map(|replicated| if replicated { "yes" } else { "no" })),
     ]
 }
 
@@ -141,6 +146,7 @@ mod tests {
                 reply_bytes: 120_000,
                 idle_ms: 1290,
             }),
+            replicated: Some(true),
         };
         let udp = Flow {
             protocol: "udp".into(),
@@ -149,6 +155,7 @@ mod tests {
             phase: "unreplied".into(),
             confirmed: false,
             activity: None,
+            replicated: Some(false),
             ..tcp.clone()
         };
         Flows { flows: vec![tcp, udp], truncated: false }
@@ -158,11 +165,11 @@ mod tests {
     fn flows_of_the_node_table_are_counted() {
         let text = "\
 PROTO  INITIATOR        ->  RESPONDER      PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
-PACKETS        BYTES  IDLE-S
+PACKETS        BYTES  IDLE-S  REPLICATED
 tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  yes             7      2         4    \
-12/10  3400/120000     1.2
+12/10  3400/120000     1.2  yes
 udp    [fd10::9]:5353   ->  [fd20::9]:53   unreplied    no              7      2         4        \
--            -       -
+-            -       -  no
 ";
         assert_eq!(render_node(&flows()), text);
     }

@@ -57,10 +57,14 @@ fn summary(status: &Status) -> String {
         "buckets",
         format!("{} of {} owned, {} loading", buckets.owned, buckets.total, buckets.loading),
     );
+    let kept_back = match node_table.not_replicated {
+        0 => String::new(),
+        count => format!(", {count} not replicated"),
+    };
     line(
         "node table",
         format!(
-            "{} of {} entries, {} foreign",
+            "{} of {} entries, {} foreign{kept_back}",
             node_table.entries, node_table.capacity, node_table.foreign
         ),
     );
@@ -140,5 +144,9 @@ COUNTER    VALUE
 forwarded     12
 ";
         assert_eq!(render_status(&status), text);
+        let mut status = status;
+        status.node_table.not_replicated = 4;
+        let line = "node table    334 of 262144 entries, 0 foreign, 4 not replicated";
+        assert!(render_status(&status).lines().any(|seen| seen == line));
     }
 }

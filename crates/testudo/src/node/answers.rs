@@ -19,10 +19,11 @@ use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
 use testudo_cluster::replica::MoveCounters;
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
 
 use super::credentials::keeper::Handle;
 use super::mailbox::Sender;
-use super::question::{Question, Standing};
+use super::question::{MAX_LOOKED_FOR, Question, Standing};
 use super::{clock, engine, heartbeat};
 use crate::config::cluster::Mode;
 use crate::control::protocol::{self, Activity, Flow, MAX_FLOWS, Reply, Request, Table};
@@ -140,6 +141,7 @@ impl Answerer {
             entries: table.len() as u64,
             capacity: table.capacity() as u64,
             foreign,
+            not_replicated: standing.not_replicated,
         };
         let peers = view.peers.iter().map(|peer| self.peer(peer, &standing)).collect();
         Ok(protocol::Status {
@@ -226,7 +228,7 @@ impl Answerer {
         // One more than is shown says whether there are more.
         let most = limit + 1;
         let mut flows: Vec<Flow> = match table {
-            Table::Node => node_flows(node_table, bucket, most),
+            Table::Node => self.with_replication(node_flows(node_table, bucket, most))?,
             Table::Common => {
                 let question = |answers| Question::Flows { bucket, limit: most, answers };
                 self.ask(question)?.iter().map(|record| Flow::new(record, None)).collect()
@@ -235,6 +237,20 @@ impl Answerer {
         let truncated = flows.len() > limit;
         flows.truncate(limit);
         Ok(protocol::Flows { flows, truncated })
+    }
+
+    /// Says of each flow whether the other nodes are told of it.
+    fn with_replication(&self, flows: Vec<(FlowRecord, Activity)>) -> Result<Vec<Flow>, NoAnswer> {
+        let mut shown = Vec::with_capacity(flows.len());
+        for part in flows.chunks(MAX_LOOKED_FOR) {
+            let keys = part.iter().map(|(record, _)| (record.bucket, record.key)).collect();
+            let known = self.ask(|answers| Question::Known { flows: keys, answers })?;
+            shown.extend(part.iter().zip(known).map(|((record, activity), known)| Flow {
+                replicated: Some(known),
+                ..Flow::new(record, Some(*activity))
+            }));
+        }
+        Ok(shown)
     }
 
     fn table(&self) -> Result<&SharedTable, NoAnswer> {
@@ -330,7 +346,11 @@ fn ask<M, T>(
     answer.recv_timeout(PATIENCE).map_err(|_| NoAnswer::Late(who))
 }
 
-fn node_flows(table: &SharedTable, bucket: Option<BucketId>, most: usize) -> Vec<Flow> {
+fn node_flows(
+    table: &SharedTable,
+    bucket: Option<BucketId>,
+    most: usize,
+) -> Vec<(FlowRecord, Activity)> {
     let now = clock::now();
     let mut flows = Vec::new();
     table.scan(&mut |view| {
@@ -343,7 +363,7 @@ fn node_flows(table: &SharedTable, bucket: Option<BucketId>, most: usize) -> Vec
                 reply_bytes: view.reply_bytes,
                 idle_ms: now.millis_since(view.last_seen),
             };
-            flows.push(Flow::new(&view.record, Some(activity)));
+            flows.push((view.record, activity));
         }
     });
     flows
@@ -370,6 +390,7 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("moves_arrived", arrived),
         ("moves_held_in_vain", held_in_vain),
         ("letters_lost", standing.letters_lost),
+        ("flows_replicated_early", standing.replication.crowded),
     ];
     let all = standing.counters.iter().copied().chain(standing.tallies.named());
     let all = all.chain(standing.tallies.streams.named());

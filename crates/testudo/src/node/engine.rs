@@ -263,6 +263,7 @@ impl Engine {
             self.drain_events(now);
             more |= self.audit_some(now);
         }
+        self.tallies.refused_events += self.parts.replica.handle_due(now) as u64;
         self.handle_upcalls(now);
         self.begin_commits(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
@@ -345,7 +346,7 @@ impl Engine {
             Occurrence::Handled(handled) => yields.note(handled),
             Occurrence::Flow(event) => {
                 load_report.note(&event);
-                if let Err(error) = replica.handle_event(event) {
+                if let Err(error) = replica.handle_event(now, event) {
                     tallies.refused_events += 1;
                     if let Some(held_back) = refused.admit(now) {
                         tracing::debug!(%error, held_back, "an event was not taken over");
@@ -407,6 +408,7 @@ impl Engine {
             Effect::SetBucket { bucket, slot } => self.set_bucket(bucket, slot),
             Effect::Clear { bucket } => self.sweep.push(bucket, clock::now()),
             Effect::Install { bucket, epoch } => self.loading.push(bucket, epoch),
+            Effect::ReadOut { bucket, reading } => self.read_out(bucket, reading),
             Effect::Released { incarnation } => {
                 self.finish_sweep();
                 self.tell_membership(heartbeat::Input::Released(incarnation));

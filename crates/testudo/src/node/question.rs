@@ -5,11 +5,12 @@
 //! asker's thread: the table is shared memory, so only what the engine alone has is copied here.
 
 use testudo_cluster::config::Cluster;
-use testudo_cluster::replica::{MoveCounters, Replica, SyncStatus};
+use testudo_cluster::replica::{MoveCounters, Replica, Replication, SyncStatus};
 use testudo_cluster::sync::lag::Delays;
-use testudo_datapath::{Datapath, SharedTable};
+use testudo_datapath::{Datapath, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, NodeId};
 use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::FlowKey;
 
 use super::engine::{Answers, Tallies, commits};
 
@@ -19,7 +20,14 @@ pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
     /// How far have entries got to the peers?
-    Peers(Answers<(Peers, commits::Counts)>),
+    Peers(Answers<Reach>),
+    /// Which of these flows, [`MAX_LOOKED_FOR`] at most, does the whole cluster have?
+    Known {
+        /// The flows, as the node table has them.
+        flows: Vec<(BucketId, FlowKey)>,
+        /// The way back.
+        answers: Answers<Vec<bool>>,
+    },
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -40,8 +48,30 @@ pub enum Question {
     },
 }
 
+/// How many flows may be looked for with one question.
+pub const MAX_LOOKED_FOR: usize = 1024;
+
 /// How far entries have got to each peer.
 pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
+
+/// How far entries have got, and which are kept back.
+#[derive(Debug)]
+pub struct Reach {
+    /// To each peer.
+    pub peers: Peers,
+    /// What has come of packets that waited for that.
+    pub commits: commits::Counts,
+    /// What is kept back.
+    pub replication: Replication,
+    /// How many flows the node table has that the common table has not.
+    pub not_replicated: u64,
+}
+
+/// How many flows of the node table are not in the common table; an estimate while buckets are being loaded or
+/// taken out.
+fn not_replicated(table: &SharedTable, replication: &Replication) -> u64 {
+    (table.len() as u64).saturating_sub(replication.told)
+}
 
 /// What the engine has to say in a status.
 #[derive(Debug)]
@@ -58,6 +88,10 @@ pub struct Standing {
     pub tallies: Tallies,
     /// How planned moves ended.
     pub moves: MoveCounters,
+    /// What is kept back from the peers.
+    pub replication: Replication,
+    /// How many flows the node table has that the common table has not.
+    pub not_replicated: u64,
     /// Letters to peers that found no way.
     pub letters_lost: u64,
     /// What the packet handling counts.
@@ -77,10 +111,15 @@ impl Question {
         let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let slots = || all().map(|bucket| datapath.bucket(bucket)).collect();
         let table = replica.table();
+        let reach = || {
+            let replication = replica.replication();
+            (replication, not_replicated(datapath.table(), &replication))
+        };
         // Nobody waits for an answer that can't be sent.
         let _given_up = match self {
-            Self::Standing(answers) => answers
-                .try_send(Standing {
+            Self::Standing(answers) => {
+                let (replication, not_replicated) = reach();
+                let standing = Standing {
                     slots: slots(),
                     flows: table.len(),
                     digest: table.digest(),
@@ -89,10 +128,20 @@ impl Question {
                     moves: replica.move_counters(),
                     letters_lost: replica.letters_lost(),
                     counters: datapath.counters(),
-                })
-                .is_err(),
+                    replication,
+                    not_replicated,
+                };
+                answers.try_send(standing).is_err()
+            }
             Self::Peers(answers) => {
-                answers.try_send((peers(cluster, replica), tallies.commits)).is_err()
+                let (peers, commits) = (peers(cluster, replica), tallies.commits);
+                let (replication, not_replicated) = reach();
+                answers.try_send(Reach { peers, commits, replication, not_replicated }).is_err()
+            }
+            Self::Known { flows, answers } => {
+                let flows = flows.iter().take(MAX_LOOKED_FOR);
+                let known = flows.map(|(bucket, key)| table.find(*bucket, key).is_some());
+                answers.try_send(known.collect()).is_err()
             }
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 
-use crate::control::protocol::{Commits, Difference, SyncPeer, Syncs, Verification};
+use crate::control::protocol::{Commits, Difference, KeptBack, SyncPeer, Syncs, Verification};
 use crate::inspect::columns::{Column, or_dash, render};
 use crate::inspect::{Connection, InspectError, finish};
 
@@ -136,7 +136,20 @@ fn render_syncs(syncs: &Syncs) -> String {
         }
     }
     text.push_str(&commits(&syncs.commits));
+    text.push_str(&kept_back(&syncs.replication));
     text
+}
+
+/// Which flows end with the node, if any do.
+fn kept_back(kept: &KeptBack) -> String {
+    let KeptBack { not_replicated, waiting, crowded } = *kept;
+    if not_replicated + waiting + crowded == 0 {
+        return String::new();
+    }
+    format!(
+        "\nown flows that are not replicated, as their rules say: {not_replicated}, of which {waiting} wait \
+         for their time; {crowded} were replicated before it, for lack of room to wait\n"
+    )
 }
 
 /// What has come of first packets that waited, if any has.
@@ -251,6 +264,22 @@ refused of n2: 2 overtaken, 1 not by the owner, 0 for lack of room, 0 of no buck
 last divergence of n2: bucket 17, 5 s ago, repaired in 2.100 ms with 4 records
 ";
         assert_eq!(render_syncs(&syncs), text);
+    }
+
+    #[test]
+    fn flows_that_end_with_the_node_are_counted() {
+        let syncs = |replication| {
+            let syncs = json!({"node": "n1", "peers": [], "replication": replication});
+            render_syncs(&serde_json::from_value(syncs).unwrap())
+        };
+        let kept = json!({"not_replicated": 40, "waiting": 12, "crowded": 3});
+        let text = "\
+own flows that are not replicated, as their rules say: 40, of which 12 wait for their time; 3 were \
+replicated before it, for lack of room to wait
+";
+        assert_eq!(syncs(kept).lines().last(), text.lines().last());
+        let none = json!({"not_replicated": 0, "waiting": 0, "crowded": 0});
+        assert!(!syncs(none).contains("replicated"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
@@ -74,6 +75,72 @@ fn a_rule_says_whether_first_packets_wait_for_the_peers() {
             "f:23:21: commit_timeout_ms is 1001; expected 1 to 1000 milliseconds",
         ),
     ]);
+}
+
+#[test]
+fn a_rule_says_from_when_on_its_flows_are_replicated() {
+    let action = "action = \"accept\"";
+    for (more, replicate) in [
+        ("", Replicate::FirstPacket),
+        ("replicate = \"first-packet\"", Replicate::FirstPacket),
+        ("commit = \"sync\"\nreplicate = \"first-packet\"", Replicate::FirstPacket),
+        ("replicate = \"established\"", Replicate::Established),
+        ("replicate = \"never\"", Replicate::Never),
+        (
+            "replicate = \"after\"\nreplicate_after_ms = 600000",
+            Replicate::After(Duration::from_secs(600)),
+        ),
+    ] {
+        let config = changed(action, &format!("{action}\n{more}")).unwrap();
+        assert_eq!(config.rules[0].replicate, replicate, "{more}");
+    }
+    let only = "but nothing waits for a time; expected it beside replicate = \"after\" only";
+    let expected = "expected \"first-packet\", \"established\", \"after\" or \"never\"";
+    let accept = |more: &str| format!("{action}\n{more}");
+    let (always, lonely) = (accept("replicate = \"always\""), accept("replicate = \"after\""));
+    let stray = accept("replicate_after_ms = 5");
+    let other = accept("replicate = \"never\"\nreplicate_after_ms = 5");
+    let long = accept("replicate = \"after\"\nreplicate_after_ms = 600001");
+    let sync = accept("commit = \"sync\"\nreplicate = \"established\"");
+    refused(&[
+        (action, &always, &format!("f:22:13: replicate is \"always\"; {expected}")),
+        (
+            action,
+            &lonely,
+            "f:22:13: replicate is \"after\", but nothing says after what time; expected \
+             replicate_after_ms beside it",
+        ),
+        (action, &stray, &format!("f:22:22: replicate_after_ms is 5, {only}")),
+        (action, &other, &format!("f:23:22: replicate_after_ms is 5, {only}")),
+        (action, &long, "f:23:22: replicate_after_ms is 600001; expected 1 to 600000 milliseconds"),
+        (
+            action,
+            &sync,
+            "f:23:13: replicate is \"established\", but commit = \"sync\" has the first packet wait \
+             for the other nodes; expected \"first-packet\"",
+        ),
+        (
+            action,
+            "action = \"drop\"\nreplicate = \"never\"",
+            "f:22:13: replicate is \"never\", but the rule lets no flow begin; expected a rule that \
+             accepts",
+        ),
+    ]);
+}
+
+#[test]
+fn what_nobody_answers_is_never_established() {
+    let without_ports = GOOD.replace("destination_ports = \"80\"\n", "");
+    for (protocol, fits) in [("esp", false), ("ah", false), ("udp", true)] {
+        let text = format!("replicate = \"established\"\nprotocol = \"{protocol}\"");
+        let text = without_ports.replace("protocol = \"tcp\"", &text);
+        let read = parse(Path::new("f"), &text);
+        assert_eq!(read.is_ok(), fits, "{protocol}");
+        if let Err(error) = read {
+            let nobody = format!("but nobody answers a flow of {protocol}");
+            assert!(error.to_string().contains(&nobody), "{error}");
+        }
+    }
 }
 
 #[test]

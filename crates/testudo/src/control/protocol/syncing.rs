@@ -144,6 +144,21 @@ pub struct Syncs {
     /// What has come of first packets that waited for the others to know their flows.
     #[serde(default)]
     pub commits: Commits,
+    /// Which flows are kept back from the others.
+    #[serde(default)]
+    pub replication: KeptBack,
+}
+
+/// Flows of the node's own that the others are not told of, because their rules say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptBack {
+    /// How many there are now: they end with the node. An estimate while buckets are being loaded or taken
+    /// out.
+    pub not_replicated: u64,
+    /// How many of them wait for their time.
+    pub waiting: u64,
+    /// How many were replicated before their time since the start, because too many waited.
+    pub crowded: u64,
 }
 
 /// What has come of first packets that waited for the other nodes, since the start of the daemon.

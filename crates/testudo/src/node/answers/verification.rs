@@ -5,16 +5,20 @@
 
 use testudo_cluster::config::Cluster;
 use testudo_cluster::membership::PeerState;
+use testudo_cluster::replica::Replication;
 use testudo_packet::bucket::NodeId;
 
 use super::{Answerer, NoAnswer, Question, ask, clock, engine, protocol};
-use crate::control::protocol::{Commits, Difference, SyncPeer, Syncs, Verification, Verifying};
+use crate::control::protocol::{
+    Commits, Difference, KeptBack, SyncPeer, Syncs, Verification, Verifying,
+};
 use crate::node::engine::commits::Counts;
 use crate::node::engine::verify::{Found, Question as Verify};
+use crate::node::question::Reach;
 
 impl Answerer {
     pub(super) fn syncs(&self) -> Result<Syncs, NoAnswer> {
-        let (peers, commits) = self.ask(Question::Peers)?;
+        let Reach { peers, commits, replication, not_replicated } = self.ask(Question::Peers)?;
         let now = clock::now();
         let peers = peers.iter().map(|(peer, status, delays)| SyncPeer {
             name: self.cluster.member(*peer).to_owned(),
@@ -23,7 +27,9 @@ impl Answerer {
         let node = self.cluster.member(self.cluster.node()).to_owned();
         let Counts { committed, timed_out, cut_short, refused, p50_us, p99_us } = commits;
         let commits = Commits { committed, timed_out, cut_short, refused, p50_us, p99_us };
-        Ok(Syncs { node, peers: peers.collect(), commits })
+        let Replication { waiting, crowded, .. } = replication;
+        let replication = KeptBack { not_replicated, waiting, crowded };
+        Ok(Syncs { node, peers: peers.collect(), commits, replication })
     }
 
     pub(super) fn begin_verifying(&self) -> Result<Verifying, NoAnswer> {

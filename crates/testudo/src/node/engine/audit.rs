@@ -4,15 +4,20 @@
 //! were lost the pace is as fast as a turn allows, until both tables have been gone over once from
 //! there.
 //!
+//! A bucket that is to leave, and of which flows were kept back from the peers, is read out the same way: at full
+//! pace, until every place of the node table has been looked at once since that was asked for.
+//!
 //! Invariants: a turn looks at so many places at most, whatever is to be caught up with. What was read from
 //! the node table is settled after the events have been drained once more.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
 use testudo_cluster::replica::Audit;
 use testudo_datapath::NodeTable;
-use testudo_packet::bucket::Nanos;
+use testudo_packet::bucket::{BucketId, Nanos};
+use testudo_packet::flow::FlowKey;
 
 use super::{Engine, Parts};
 use crate::node::clock;
@@ -31,6 +36,31 @@ pub struct Rounds {
     settling: bool,
     /// What was found in a round at full pace.
     found: Audit,
+    /// Whether the round at full pace is for lost events.
+    lost: bool,
+    readings: Readings,
+}
+
+/// Buckets that are read out before they leave.
+#[derive(Debug, Default)]
+struct Readings {
+    /// How many places of the node table were ever looked at.
+    looked: u64,
+    /// Which bucket, by which number, and how many places will have been looked at when it is read.
+    open: VecDeque<(BucketId, u64, u64)>,
+}
+
+impl Readings {
+    fn begin(&mut self, bucket: BucketId, reading: u64, capacity: usize) {
+        self.open.push_back((bucket, reading, self.looked + capacity as u64));
+    }
+
+    /// The next one that is done, if all that was looked at is settled.
+    fn done(&mut self) -> Option<(BucketId, u64)> {
+        let looked = self.looked;
+        let front = self.open.pop_front_if(|(_, _, until)| *until <= looked);
+        front.map(|(bucket, reading, _)| (bucket, reading))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +108,7 @@ impl Engine {
         let Self { rounds, parts: Parts { datapath, replica, .. }, .. } = self;
         rounds.node.owed = datapath.table().capacity();
         rounds.common.owed = replica.table().places();
+        rounds.lost = true;
         if let Some(held_back) = self.lost.admit(now) {
             tracing::warn!(
                 lost,
@@ -85,6 +116,14 @@ impl Engine {
                 "events were lost: the ring was full; the node table is read anew"
             );
         }
+    }
+
+    /// A bucket is to leave: nothing of it may be kept back, and what was is in the node table only.
+    pub(super) fn read_out(&mut self, bucket: BucketId, reading: u64) {
+        let Self { rounds, parts: Parts { datapath, .. }, .. } = self;
+        let capacity = datapath.table().capacity();
+        rounds.node.owed = capacity;
+        rounds.readings.begin(bucket, reading, capacity);
     }
 
     /// Looks at this turn's share of both tables; says whether more is to be done at once. To be called
@@ -98,16 +137,21 @@ impl Engine {
         let settled = std::mem::take(&mut rounds.settling);
         // What waits for the peers is not in the node table yet.
         let look = |key: &_| table.get(key).map(|view| view.record).or_else(|| commits.get(key));
-        let mut found = replica.handle_found_again(&look);
+        let mut found = replica.handle_found_again(now, &look);
+        while let Some((bucket, reading)) = rounds.readings.done() {
+            replica.handle_read_out(bucket, reading);
+        }
         let common = rounds.common.take(now, period, replica.table().places());
         found.add(replica.handle_missing(common, &look));
         let node = rounds.node.take(now, period, table.capacity());
+        rounds.readings.looked += node.len() as u64;
         tallies.audits += u64::from(node.end == table.capacity() && !node.is_empty());
         let mut shown = Vec::new();
         table.scan_part(node, &mut |view| shown.push(view.record));
         replica.handle_found(shown);
         tallies.put_right += (found.changed + found.removed) as u64;
         tallies.refused_events += found.refused as u64;
+        tallies.let_through += found.let_through as u64;
         rounds.found.add(found);
         rounds.settling = behind && !rounds.is_behind();
         if !rounds.is_behind() && !rounds.settling {
@@ -119,8 +163,8 @@ impl Engine {
     /// Tells what was found: after lost events when all has been gone over, else at once.
     fn tell_found(&mut self, now: Nanos, was_behind: bool) {
         let found = std::mem::take(&mut self.rounds.found);
-        let Audit { changed, removed, refused, first } = found;
-        if was_behind {
+        let Audit { changed, removed, refused, first, .. } = found;
+        if was_behind && std::mem::take(&mut self.rounds.lost) {
             tracing::info!(changed, removed, refused, "the node table has been read anew");
         } else if !found.is_clean()
             && let Some(held_back) = self.apart.admit(now)
@@ -156,20 +200,28 @@ impl Engine {
 
     /// Settles what the last look has left in question.
     fn settle_found(&mut self) {
+        let now = clock::now();
         let Self { parts: Parts { datapath, replica, .. }, rounds, .. } = self;
         let table = datapath.table();
-        let found = replica.handle_found_again(&|key| table.get(key).map(|view| view.record));
+        let found = replica.handle_found_again(now, &|key| table.get(key).map(|view| view.record));
         rounds.found.add(found);
     }
 
     /// Goes over the node table, for what the process before knew of this node's flows.
+    /// How long they have lived nobody knows, so none has to wait for its time.
     pub fn recollect(&mut self) -> usize {
+        let now = clock::now();
         let Self { parts: Parts { datapath, replica, .. }, .. } = self;
         let table = datapath.table();
         let mut records = Vec::with_capacity(table.len());
         table.scan(&mut |view| records.push(view.record));
         replica.handle_found(records);
-        replica.handle_found_again(&|key| table.get(key).map(|view| view.record)).changed
+        let look = |key: &FlowKey| table.get(key).map(|view| view.record);
+        let changed = replica.handle_found_again(now, &look).changed;
+        while replica.replication().waiting > 0 {
+            replica.handle_due(Nanos(u64::MAX));
+        }
+        changed
     }
 }
 
@@ -218,6 +270,35 @@ mod tests {
         // A table without a place has nothing to catch up with.
         let mut place = Place { owed: 5, ..Place::default() };
         assert!(place.take(at(1), PERIOD, 0).is_empty());
+        assert_eq!(place.owed, 0);
+    }
+
+    #[test]
+    fn a_bucket_is_read_when_every_place_was_looked_at_since_it_was_asked_for() {
+        let (length, end) = (10_000, 9_000);
+        let mut place = Place { since: at(0), next: end, ..Place::default() };
+        let mut readings = Readings::default();
+        let mut seen = [vec![0; length], vec![0; length]];
+        let mut done = Vec::new();
+        for turn in 0..10 {
+            // The second one is asked for while the first one is under way.
+            if turn == 0 || turn == 3 {
+                place.owed = length;
+                readings.begin(BucketId(turn), u64::from(turn), length);
+            }
+            while let Some((bucket, _)) = readings.done() {
+                let seen = if bucket == BucketId(0) { &seen[0] } else { &seen[1] };
+                assert!(seen.iter().all(|&seen| seen > 0), "{bucket} in turn {turn}");
+                done.push(bucket);
+            }
+            let part = place.take(at(1), PERIOD, length);
+            readings.looked += part.len() as u64;
+            for at in part {
+                seen[0][at] += 1;
+                seen[1][at] += u32::from(turn >= 3);
+            }
+        }
+        assert_eq!(done, [BucketId(0), BucketId(3)]);
         assert_eq!(place.owed, 0);
     }
 }

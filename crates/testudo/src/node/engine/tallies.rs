@@ -19,6 +19,8 @@ pub struct Tallies {
     pub audits: u64,
     /// Flows that were found in another state than was known of them, or not at all.
     pub put_right: u64,
+    /// Flows that were kept back from the peers and told of because their bucket was to leave.
+    pub let_through: u64,
     /// Events and expiries that the common table knew better than.
     pub refused_events: u64,
     /// Packets that came up.
@@ -59,12 +61,13 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 22] {
+    pub const fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
             ("engine_audits", self.audits),
             ("engine_flows_put_right", self.put_right),
+            ("engine_flows_let_through", self.let_through),
             ("engine_events_refused", self.refused_events),
             ("engine_upcalls", self.upcalls),
             ("engine_installed", self.installed),
