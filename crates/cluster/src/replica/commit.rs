@@ -1,6 +1,6 @@
 //! Flows that the peers are to know before their first packet goes on.
 //!
-//! Invariant: [`Replica::is_committed`] says yes only when every peer that was to be told of the flow, and is
+//! Invariant: [`Replica::is_committed`] says yes only when every peer that keeps the flow's bucket, and is
 //! still connected, has acknowledged a frame that was sent after the flow was told of. Whose stream has
 //! ended is waited for no more; whoever is connected anew has not been told on this stream, and only the
 //! driver's timeout ends the waiting.
@@ -29,7 +29,8 @@ impl Replica {
     pub fn handle_beginning(&mut self, record: FlowRecord) -> Result<Ticket, Refused> {
         let slot = self.learn(record)?;
         let peers = self.cluster.nodes().zip(&mut self.peers);
-        let marks = peers.filter_map(|(node, peer)| {
+        let keepers = peers.filter(|(node, _)| self.placement.is_keeper(record.bucket, *node));
+        let marks = keepers.filter_map(|(node, peer)| {
             Some((node, peer.connection?, peer.outgoing.want_acknowledged(slot)?))
         });
         Ok(Ticket { marks: marks.collect() })

@@ -104,7 +104,7 @@ fn conclude(cluster: &Cluster, found: &Found, dead: &[NodeId]) -> Verification {
 
 #[cfg(test)]
 mod tests {
-    use testudo_cluster::config::{Settings, Timing};
+    use testudo_cluster::config::{Replicas, Settings, Timing};
     use testudo_cluster::node_set::NodeSet;
     use testudo_cluster::replica::{Copies, Verification as Round};
     use testudo_packet::bucket::BucketId;
@@ -121,6 +121,7 @@ mod tests {
             min_voters: 2,
             node: NodeId(0),
             buckets: 8,
+            replicas: Replicas::All,
             timing: Timing::default(),
             max_flows: 1000,
             label: "shared".into(),
