@@ -6,6 +6,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
+use testudo_cluster::config::Replicas;
 use testudo_packet::bucket::NodeId;
 
 use crate::checkers::{healed, tables_agree, takeover_time};
@@ -72,6 +73,9 @@ fn options(seed: u64) -> Options {
     options.flows = rng.within(2 * u64::from(options.buckets)..400);
     options.disk = rng.pick(&[1, 5, 30]) * MS;
     options.balance = rng.chance(200);
+    // Drawn apart, so that all else of a seed is as it was before there was a choice.
+    let copies = [Replicas::All, Replicas::Successors(1), Replicas::Successors(2)];
+    options.replicas = Rng::new(seed ^ 0x4e91_1ca5).pick(&copies);
     options
 }
 

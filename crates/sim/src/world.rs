@@ -10,7 +10,7 @@ use testudo_cluster::replica::SyncError;
 use testudo_coordinator::Coordinator;
 use testudo_packet::bucket::NodeId;
 
-use crate::checkers::{Acknowledged, NeverBack, one_owner};
+use crate::checkers::{Acknowledged, Copies, NeverBack, one_owner};
 use crate::kernel::Packet;
 use crate::machine::{Input, Life, Machine, Thread};
 use crate::options::{MS, Options, SECRET};
@@ -65,6 +65,7 @@ pub struct World {
     pub verbose: bool,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) never_back: NeverBack,
+    pub(crate) copies: Copies,
     pub(crate) streams: BTreeMap<StreamId, [End; 2]>,
     pub(crate) streams_made: u64,
     lives: u64,
@@ -87,6 +88,7 @@ impl World {
             cut: Cut { datagrams: none.clone(), streams: none },
             acknowledged: Acknowledged::new(&options),
             never_back: NeverBack::new(&options),
+            copies: Copies::default(),
             machines,
             traffic: Traffic::default(),
             violation: None,

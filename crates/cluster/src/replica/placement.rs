@@ -134,6 +134,12 @@ impl Replica {
         if self.placement.limited { kept } else { self.slots.len() }
     }
 
+    /// Whether this node has a copy of a bucket by right, whole or not.
+    #[must_use]
+    pub fn has_copy(&self, bucket: BucketId) -> bool {
+        self.placement.has(bucket)
+    }
+
     /// Whether this node has a whole copy of a bucket, by the word of an owner, or owns it.
     #[must_use]
     pub fn has_whole(&self, bucket: BucketId) -> bool {

@@ -67,6 +67,7 @@ impl World {
         self.go_on_with_moves(node);
         self.pump(node);
         self.note_acknowledged(node);
+        self.note_dropped(node);
     }
 
     /// An engine turns each millisecond while a bucket is on its way.
@@ -264,6 +265,10 @@ impl World {
                 None
             }
             Effect::PeerConnected { .. } | Effect::PeerClosed { .. } => None,
+            Effect::TakenBare { bucket, .. } => {
+                self.note_bare(node, bucket);
+                None
+            }
             Effect::Diverged { peer, bucket } => {
                 self.note_diverged(node, peer, bucket);
                 None

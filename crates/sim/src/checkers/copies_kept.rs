@@ -1,0 +1,103 @@
+//! Where not all nodes keep all: a flow that a keeper has acknowledged is lost only when the owner and all who
+//! have a whole copy are dead.
+//!
+//! To the letter, with *dead* as whoever takes over sees it (fenced by a majority, or of an earlier life than
+//! the admitted one):
+//!
+//! * **No bucket is taken over without a whole copy** while another node has one, is not dead, and is spoken of
+//!   by the bucket's list before. A node that has begun anew since is not, whatever it may remember: when
+//!   all nodes of a list have, nobody can tell whose memory is worth something.
+//! * **No copy is dropped before another can take its place**: who drops a bucket leaves each flow that it has
+//!   acknowledged with another keeper that is not dead and not the owner, if there is such a keeper; and
+//!   from then on that one has to have it ([`super::acknowledged`]). A flow of which word is still under way
+//!   from the owner to that keeper is the owner's alone for so long, as if it had just begun.
+
+use testudo_cluster::membership::Membership;
+use testudo_packet::bucket::{BucketId, NodeId};
+
+use crate::world::World;
+
+/// Which nodes had which buckets when that was last looked at.
+#[derive(Debug, Default)]
+pub struct Copies(Vec<Vec<bool>>);
+
+impl World {
+    /// A node has taken a bucket without a whole copy.
+    pub(crate) fn note_bare(&mut self, node: usize, bucket: BucketId) {
+        self.tally.count("buckets taken over without a copy");
+        let whole = (0..self.machines.len()).filter(|&other| other != node).find(|&other| {
+            let daemon = self.machines[other].daemon.as_ref();
+            let spoken_of = self.is_spoken_of(node, bucket, other);
+            let lives = self.lives_for(node, other) && spoken_of;
+            lives && daemon.is_some_and(|d| d.replica.has_whole(bucket))
+        });
+        if let Some(other) = whole {
+            self.fail(|| {
+                format!(
+                    "node {node} takes bucket {bucket} without a copy, and node {other} has one"
+                )
+            });
+        }
+    }
+
+    /// Whether the list before the one by which a node has taken a bucket speaks of this life of another.
+    fn is_spoken_of(&self, node: usize, bucket: BucketId, other: usize) -> bool {
+        let Some(daemon) = &self.machines[node].daemon else { return false };
+        let map = daemon.membership.map();
+        let list = map.list(bucket).map(|list| list.since);
+        let Some(list) = list else { return false };
+        // By the number of its epoch it was taken by the present list for the first time.
+        let first = u64::from(daemon.replica.slot(bucket).epoch.0) == list.0 << 8;
+        let before = map.older(bucket).last().map(|(list, _)| list.since).filter(|_| first);
+        map.stands_in(NodeId(other as u8), before.unwrap_or(list))
+    }
+
+    /// Whether a node is not dead, as another sees it.
+    fn lives_for(&self, node: usize, other: usize) -> bool {
+        let daemon = |node: usize| self.machines[node].daemon.as_ref();
+        let (Some(seer), Some(seen)) = (daemon(node), daemon(other)) else { return false };
+        let known: &Membership = &seer.membership;
+        let id = NodeId(other as u8);
+        let admitted = known.map().admission(id).map(|admission| admission.life);
+        let gone = known.standings()[other].gone;
+        !gone && admitted == Some(seen.membership.incarnation())
+    }
+
+    /// Looks at what a node has ceased to keep.
+    pub(crate) fn note_dropped(&mut self, node: usize) {
+        if !self.options.replicas.is_limited() {
+            return;
+        }
+        let buckets = self.options.buckets as usize;
+        self.copies.0.resize(self.machines.len(), vec![false; buckets]);
+        for bucket in 0..buckets {
+            let daemon = self.machines[node].daemon.as_ref();
+            let has = daemon.is_some_and(|d| d.replica.has_copy(BucketId(bucket as u16)));
+            if std::mem::replace(&mut self.copies.0[node][bucket], has) && !has && daemon.is_some()
+            {
+                self.tally.count("copies dropped");
+                self.pass_on(node, BucketId(bucket as u16));
+            }
+        }
+    }
+
+    /// Who may have to have the flows of a bucket that a node has dropped: keepers by its map that live,
+    /// but the owner.
+    pub(crate) fn heirs(&self, node: usize, bucket: BucketId) -> Vec<usize> {
+        let Some(daemon) = &self.machines[node].daemon else { return Vec::new() };
+        let keepers = daemon.membership.map().keepers(bucket, self.options.replicas.keepers());
+        let owner = self.handler(usize::from(bucket.0));
+        let heirs = keepers.iter().map(|keeper| usize::from(keeper.0));
+        heirs.filter(|&heir| Some(heir) != owner && self.lives_for(node, heir)).collect()
+    }
+
+    /// Whether the owner of a bucket has something to tell a node.
+    pub(crate) fn is_under_way(&self, bucket: BucketId, to: usize) -> bool {
+        let owner = self.handler(usize::from(bucket.0));
+        let daemon = owner.and_then(|owner| self.machines[owner].daemon.as_ref());
+        daemon.is_none_or(|daemon| {
+            let peer = daemon.replica.peer(NodeId(to as u8));
+            !peer.connected || peer.pending > 0
+        })
+    }
+}
