@@ -94,9 +94,10 @@ pub fn move_bucket(
     let length = cluster.replicas().ranks();
     let ranks: Vec<_> = [node].into_iter().chain(others).take(length).collect();
     let scene = Scene { cluster, now: Nanos(0), map, standings };
-    let owner = Lists::new(map, standings).held()[usize::from(bucket.0)].owner;
+    let lists = Lists::new(map, standings);
+    let held = &lists.held()[usize::from(bucket.0)];
     let (basis, reason) = (map.version(), Reason::Operator(node));
-    match scene.fit(Change { bucket, ranks }, (owner, false), &candidates) {
+    match scene.fit(Change { bucket, ranks }, (held, false), &candidates) {
         Fit::Now(Change { bucket, ranks }) if ranks.first() == Some(&node) => {
             Ok(Command::Assign { basis, settled, lists: vec![(bucket, ranks)], reason })
         }

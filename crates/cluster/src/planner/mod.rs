@@ -287,6 +287,10 @@ impl Planner {
                 return command;
             }
         }
+        let overtaken = self.overtaken(scene);
+        if !overtaken.is_empty() {
+            return scene.assign(overtaken, Reason::Succession);
+        }
         // A bucket that is on its way is not sent elsewhere: its packets wait at the next owner.
         if scene.least(|standing| standing.settled) < scene.map.latest_move() {
             return None;

@@ -34,6 +34,8 @@ pub(super) struct Waits {
     version: Option<(Version, Nanos)>,
     /// Since when somebody is invited who has not filled up.
     filling: Option<Nanos>,
+    /// Since when each node, by its number, does not have all that it keeps.
+    lacking: Vec<Option<Nanos>>,
 }
 
 /// What becomes of a change.
@@ -66,40 +68,51 @@ impl Scene<'_> {
         kept.copied().filter(|&node| self.lives(node)).collect()
     }
 
-    /// Whether a change can be made without losing a copy, and how; if it is urgent, with successors in
-    /// another order rather than later.
+    /// Whether a change of a list as it is held can be made without losing a copy, and how; if it is
+    /// urgent, with successors in another order rather than later.
     pub(super) fn fit(
         &self,
         change: Change,
-        (owner, urgent): (Option<NodeId>, bool),
+        (held, urgent): (&Held<'_>, bool),
         candidates: &[Candidate],
     ) -> Fit {
-        let keepers = self.cluster.replicas().keepers();
         if !self.cluster.replicas().is_limited() {
             return Fit::Now(change);
         }
         let Change { bucket, mut ranks } = change;
         let mut holders = self.holders(bucket);
-        holders.extend(owner.filter(|owner| !holders.contains(owner)));
+        holders.extend(held.owner.filter(|owner| !holders.contains(owner)));
         if holders.is_empty() {
             return Fit::Now(Change { bucket, ranks: self.remembered(bucket, ranks, candidates) });
         }
-        let filled = |node: &NodeId| Some(*node) == owner || self.is_filled(bucket, *node);
-        let end = ranks.len().min(keepers);
-        if urgent && ranks.first().is_some_and(filled) {
-            // Those who have it for certain first, then those who may have it, each in their order.
-            ranks.sort_by_key(|node| (!filled(node), !holders.contains(node)));
-        }
-        let all = ranks[..end].iter().all(filled);
+        let unfilled = |node: &NodeId| Some(*node) != held.owner && !self.is_filled(bucket, *node);
+        let end = ranks.len().min(self.cluster.replicas().keepers());
         let kept = holders.iter().all(|holder| ranks[..end].contains(holder));
-        if all || kept && ranks.first().is_some_and(filled) {
-            // In their order, but those who have it for certain first.
-            ranks[..end].sort_by_key(|node| !filled(node));
+        let acts = ranks.first().is_some_and(|first| !unfilled(first));
+        if acts
+            && ranks[..end].is_sorted_by_key(unfilled)
+            && (kept || !ranks[..end].iter().any(unfilled))
+        {
             return Fit::Now(Change { bucket, ranks });
         }
-        let invited = |node: &&NodeId| !filled(node) && !holders.contains(node);
-        let guests = ranks[..end].iter().filter(invited).copied().collect();
-        Fit::Fill(bucket, guests)
+        if urgent {
+            // Those who keep it in the order that they have, then those who have all of it.
+            let before = self.map.ranks(bucket);
+            let place = |node: &NodeId| before.iter().position(|holder| holder == node);
+            let mut list = holders.clone();
+            list.extend(ranks.iter().filter(|node| !holders.contains(node)));
+            list.sort_by_key(|node| match holders.contains(node) {
+                true => (0, place(node)),
+                false => (1 + u8::from(unfilled(node)), None),
+            });
+            list.truncate(self.ranks());
+            if list != held.ranks {
+                return Fit::Now(Change { bucket, ranks: list });
+            }
+        }
+        ranks.truncate(end);
+        ranks.retain(|node| unfilled(node) && !holders.contains(node));
+        Fit::Fill(bucket, ranks)
     }
 
     /// A list of a bucket that nobody keeps any more: first those who kept it before they began anew.
@@ -150,6 +163,39 @@ impl Planner {
         scene.least(|standing| standing.version) < version && scene.now < after(since, LAG)
     }
 
+    /// Lists in which a keeper that fills up for too long stands before one that has all: behind it then.
+    pub(super) fn overtaken(&mut self, scene: &Scene<'_>) -> Vec<Change> {
+        if !scene.cluster.replicas().is_limited() {
+            return Vec::new();
+        }
+        self.waits.lacking.resize(scene.standings.len(), None);
+        for (standing, since) in scene.standings.iter().zip(&mut self.waits.lacking) {
+            let lacks = scene.is_there(standing) && !standing.synced;
+            *since = lacks.then(|| since.unwrap_or(scene.now));
+        }
+        let late = |node: &NodeId| {
+            let since = self.waits.lacking.get(usize::from(node.0)).copied().flatten();
+            since.is_some_and(|since| scene.now >= after(since, CATCH_UP))
+        };
+        let mut changes = Vec::new();
+        for bucket in scene.map.buckets() {
+            let ranks = scene.map.ranks(bucket);
+            let kept = ranks.get(1..ranks.len().min(scene.cluster.replicas().keepers()));
+            let Some(kept) = kept.filter(|kept| !kept.is_sorted_by_key(late)) else { continue };
+            let (behind, mut kept): (Vec<_>, Vec<_>) = kept.iter().partition(|node| late(node));
+            if kept.iter().any(|&node| scene.is_filled(bucket, node))
+                && !scene.is_on_its_way(bucket)
+            {
+                let count = 1 + kept.len() + behind.len();
+                kept.splice(0..0, [ranks[0]]);
+                kept.extend(behind);
+                kept.extend(&ranks[count..]);
+                changes.push(Change { bucket, ranks: kept });
+            }
+        }
+        changes
+    }
+
     /// The command that makes these changes, or the copies that they need; of changes that wait for
     /// copies under way, nothing.
     pub(super) fn place(
@@ -161,8 +207,8 @@ impl Planner {
     ) -> Option<Command> {
         let (mut now, mut guests) = (Vec::new(), Vec::new());
         for change in changes {
-            let owner = held.get(usize::from(change.bucket.0)).and_then(|held| held.owner);
-            match scene.fit(change, (owner, urgent), candidates) {
+            let Some(held) = held.get(usize::from(change.bucket.0)) else { continue };
+            match scene.fit(change, (held, urgent), candidates) {
                 Fit::Now(change) => now.push(change),
                 Fit::Fill(bucket, nodes) => guests.push((bucket, nodes)),
             }

@@ -145,6 +145,8 @@ impl World {
     /// A node has dropped a bucket: what it has acknowledged of it is with another keeper.
     pub(crate) fn pass_on(&mut self, node: usize, bucket: BucketId) {
         let heirs = self.heirs(node, bucket);
+        // Whoever is dead itself counts for nothing, and may know so when it wakes.
+        let dead = !heirs.iter().any(|&heir| self.lives_for(heir, node));
         let mut lost = None;
         for port in self.acknowledged.ports(bucket) {
             let Some(record) = self.acknowledged.has[node].remove(&port) else { continue };
@@ -158,7 +160,7 @@ impl World {
                     let least = if record.supersedes(&known) { known } else { record };
                     self.acknowledged.has[heir].entry(port).or_insert(least);
                 }
-                None if heirs.iter().all(|&heir| self.is_under_way(bucket, heir)) => {}
+                None if dead || heirs.iter().all(|&heir| self.is_under_way(bucket, heir)) => {}
                 None => lost = Some(record),
             }
         }

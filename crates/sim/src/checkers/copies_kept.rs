@@ -4,31 +4,50 @@
 //! To the letter, with *dead* as whoever takes over sees it (fenced by a majority, or of an earlier life than
 //! the admitted one):
 //!
-//! * **No bucket is taken over without a whole copy** while another node has one, is not dead, and is spoken of
-//!   by the bucket's list before. A node that has begun anew since is not, whatever it may remember: when
-//!   all nodes of a list have, nobody can tell whose memory is worth something.
-//! * **No copy is dropped before another can take its place**: who drops a bucket leaves each flow that it has
+//! * **No bucket is taken over without a whole copy** while another node has one, is not dead, had it when the
+//!   bucket's list was made, and is spoken of by the list before. A node that has begun anew since is not,
+//!   whatever it may remember: when all nodes of a list have, nobody can tell whose memory is worth
+//!   something. And a list that names several who fill up (the first of all, or one after deaths) can't know
+//!   who will be done first: until it is made anew, the first of them takes over.
+//! * **No copy is dropped before another can take its place**: who drops a bucket, and is not dead itself, leaves
+//!   each flow that it has
 //!   acknowledged with another keeper that is not dead and not the owner, if there is such a keeper; and
 //!   from then on that one has to have it ([`super::acknowledged`]). A flow of which word is still under way
 //!   from the owner to that keeper is the owner's alone for so long, as if it had just begun.
 
+use std::collections::BTreeMap;
+
+use testudo_cluster::map::{Map, Version};
 use testudo_cluster::membership::Membership;
+use testudo_cluster::node_set::NodeSet;
 use testudo_packet::bucket::{BucketId, NodeId};
 
 use crate::world::World;
 
-/// Which nodes had which buckets when that was last looked at.
+/// Who had which buckets when.
 #[derive(Debug, Default)]
-pub struct Copies(Vec<Vec<bool>>);
+pub struct Copies {
+    /// By node and bucket, when that was last looked at.
+    had: Vec<Vec<bool>>,
+    /// The latest version of the map that a node goes by.
+    latest: Version,
+    /// Who had a whole copy when a bucket got a list, by bucket and version.
+    whole: BTreeMap<(BucketId, Version), NodeSet>,
+}
 
 impl World {
     /// A node has taken a bucket without a whole copy.
     pub(crate) fn note_bare(&mut self, node: usize, bucket: BucketId) {
         self.tally.count("buckets taken over without a copy");
+        let daemon = self.machines[node].daemon.as_ref();
+        let list = daemon.and_then(|daemon| daemon.membership.map().list(bucket)).map(|l| l.since);
+        let had = list.and_then(|list| self.copies.whole.get(&(bucket, list)).copied());
+        let had = had.unwrap_or_default();
         let whole = (0..self.machines.len()).filter(|&other| other != node).find(|&other| {
             let daemon = self.machines[other].daemon.as_ref();
             let spoken_of = self.is_spoken_of(node, bucket, other);
-            let lives = self.lives_for(node, other) && spoken_of;
+            let lives =
+                self.lives_for(node, other) && spoken_of && had.contains(NodeId(other as u8));
             lives && daemon.is_some_and(|d| d.replica.has_whole(bucket))
         });
         if let Some(other) = whole {
@@ -37,6 +56,22 @@ impl World {
                     "node {node} takes bucket {bucket} without a copy, and node {other} has one"
                 )
             });
+        }
+    }
+
+    /// A node has a map: who has whole copies of the buckets that it has new lists for?
+    pub(crate) fn note_lists(&mut self, map: &Map) {
+        if map.version() <= self.copies.latest || !self.options.replicas.is_limited() {
+            return;
+        }
+        let before = std::mem::replace(&mut self.copies.latest, map.version());
+        for bucket in map.buckets() {
+            let Some(list) = map.list(bucket).filter(|list| list.since > before) else { continue };
+            let whole = self.machines.iter().zip((0..).map(NodeId)).filter(|(machine, _)| {
+                machine.daemon.as_ref().is_some_and(|d| d.replica.has_whole(bucket))
+            });
+            let whole = whole.map(|(_, node)| node).collect();
+            self.copies.whole.insert((bucket, list.since), whole);
         }
     }
 
@@ -53,7 +88,7 @@ impl World {
     }
 
     /// Whether a node is not dead, as another sees it.
-    fn lives_for(&self, node: usize, other: usize) -> bool {
+    pub(crate) fn lives_for(&self, node: usize, other: usize) -> bool {
         let daemon = |node: usize| self.machines[node].daemon.as_ref();
         let (Some(seer), Some(seen)) = (daemon(node), daemon(other)) else { return false };
         let known: &Membership = &seer.membership;
@@ -69,11 +104,13 @@ impl World {
             return;
         }
         let buckets = self.options.buckets as usize;
-        self.copies.0.resize(self.machines.len(), vec![false; buckets]);
+        self.copies.had.resize(self.machines.len(), vec![false; buckets]);
         for bucket in 0..buckets {
             let daemon = self.machines[node].daemon.as_ref();
             let has = daemon.is_some_and(|d| d.replica.has_copy(BucketId(bucket as u16)));
-            if std::mem::replace(&mut self.copies.0[node][bucket], has) && !has && daemon.is_some()
+            if std::mem::replace(&mut self.copies.had[node][bucket], has)
+                && !has
+                && daemon.is_some()
             {
                 self.tally.count("copies dropped");
                 self.pass_on(node, BucketId(bucket as u16));

@@ -152,7 +152,8 @@ fn min_voters(section: &Section<'_>, members: &[Member]) -> Result<u8, Fault> {
 fn replicas(section: &Section<'_>, cluster: &Cluster) -> Result<Replicas, Fault> {
     let Some(value) = section.value("replicas") else { return Ok(Replicas::All) };
     let most = Replicas::most(cluster.buckets);
-    let expected = format!("\"all\", or a number from 1 to {most} with {} buckets", cluster.buckets);
+    let expected =
+        format!("\"all\", or a number from 1 to {most} with {} buckets", cluster.buckets);
     if value.text(&expected).is_ok_and(|text| text == "all") {
         return Ok(Replicas::All);
     }

@@ -19,7 +19,7 @@ pub enum Question {
     /// How is everything?
     Standing(Answers<Standing>),
     /// How far have entries got to the peers?
-    Peers(Answers<(Peers, commits::Counts)>),
+    Peers(Answers<(Peers, Kept, commits::Counts)>),
     /// Whose are the buckets, as packets meet them now?
     Slots(Answers<Vec<BucketSlot>>),
     /// Of which buckets are entries rightly in the node table: of those that are the node's, that it is
@@ -40,6 +40,15 @@ pub enum Question {
     },
 }
 
+/// What the node keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// How many buckets' flows, its own included.
+    pub buckets: usize,
+    /// How many buckets it has taken over without a whole copy.
+    pub taken_bare: u64,
+}
+
 /// How far entries have got to each peer.
 pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
 
@@ -54,6 +63,8 @@ pub struct Standing {
     pub digest: u64,
     /// How far entries have got to each peer.
     pub peers: Peers,
+    /// What the node keeps.
+    pub kept: Kept,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
@@ -85,6 +96,7 @@ impl Question {
                     flows: table.len(),
                     digest: table.digest(),
                     peers: peers(cluster, replica),
+                    kept: kept(replica),
                     tallies: *tallies,
                     moves: replica.move_counters(),
                     letters_lost: replica.letters_lost(),
@@ -92,7 +104,8 @@ impl Question {
                 })
                 .is_err(),
             Self::Peers(answers) => {
-                answers.try_send((peers(cluster, replica), tallies.commits)).is_err()
+                let answer = (peers(cluster, replica), kept(replica), tallies.commits);
+                answers.try_send(answer).is_err()
             }
             Self::Kept(answers) => {
                 let own = |bucket| datapath.bucket(bucket).owner == cluster.node();
@@ -120,6 +133,10 @@ impl Question {
             }
         };
     }
+}
+
+fn kept(replica: &Replica) -> Kept {
+    Kept { buckets: replica.kept(), taken_bare: replica.taken_bare() }
 }
 
 fn peers(cluster: &Cluster, replica: &Replica) -> Peers {

@@ -8,13 +8,16 @@ use testudo_cluster::membership::PeerState;
 use testudo_packet::bucket::NodeId;
 
 use super::{Answerer, NoAnswer, Question, ask, clock, engine, protocol};
-use crate::control::protocol::{Commits, Difference, SyncPeer, Syncs, Verification, Verifying};
+use crate::control::protocol::{
+    Commits, Copies, Difference, SyncPeer, Syncs, Verification, Verifying,
+};
 use crate::node::engine::commits::Counts;
 use crate::node::engine::verify::{Found, Question as Verify};
+use crate::node::question::Kept;
 
 impl Answerer {
     pub(super) fn syncs(&self) -> Result<Syncs, NoAnswer> {
-        let (peers, commits) = self.ask(Question::Peers)?;
+        let (peers, kept, commits) = self.ask(Question::Peers)?;
         let now = clock::now();
         let peers = peers.iter().map(|(peer, status, delays)| SyncPeer {
             name: self.cluster.member(*peer).to_owned(),
@@ -23,7 +26,12 @@ impl Answerer {
         let node = self.cluster.member(self.cluster.node()).to_owned();
         let Counts { committed, timed_out, cut_short, refused, p50_us, p99_us } = commits;
         let commits = Commits { committed, timed_out, cut_short, refused, p50_us, p99_us };
-        Ok(Syncs { node, peers: peers.collect(), commits })
+        Ok(Syncs { node, copies: self.copies(kept), peers: peers.collect(), commits })
+    }
+
+    pub(super) fn copies(&self, kept: Kept) -> Copies {
+        let replicas = self.cluster.replicas().to_string();
+        Copies { replicas, kept: kept.buckets as u32, taken_without: kept.taken_bare }
     }
 
     pub(super) fn begin_verifying(&self) -> Result<Verifying, NoAnswer> {
