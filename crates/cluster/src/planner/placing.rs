@@ -68,6 +68,13 @@ impl Scene<'_> {
         kept.copied().filter(|&node| self.lives(node)).collect()
     }
 
+    /// Whether a list names lives that are over, or fewer nodes that keep the bucket than there should be.
+    fn is_broken(&self, bucket: BucketId, held: &Held<'_>) -> bool {
+        let over = held.ranks.len() < self.map.ranks(bucket).len();
+        let keepers = self.cluster.replicas().keepers();
+        over || held.ranks.len() < keepers || held.ranks.iter().any(|&node| !self.lives(node))
+    }
+
     /// Whether a change of a list as it is held can be made without losing a copy, and how; if it is
     /// urgent, with successors in another order rather than later.
     pub(super) fn fit(
@@ -95,20 +102,19 @@ impl Scene<'_> {
         {
             return Fit::Now(Change { bucket, ranks });
         }
-        if urgent {
-            // Those who keep it in the order that they have, then those who have all of it.
+        if urgent && self.is_broken(bucket, held) {
+            // Those who keep it, first those who have all of it, in the order that they have; then the others
+            // who have all of it.
             let before = self.map.ranks(bucket);
             let place = |node: &NodeId| before.iter().position(|holder| holder == node);
             let mut list = holders.clone();
             list.extend(ranks.iter().filter(|node| !holders.contains(node)));
             list.sort_by_key(|node| match holders.contains(node) {
-                true => (0, place(node)),
-                false => (1 + u8::from(unfilled(node)), None),
+                true => (u8::from(unfilled(node)), place(node)),
+                false => (2 + u8::from(unfilled(node)), None),
             });
             list.truncate(self.ranks());
-            if list != held.ranks {
-                return Fit::Now(Change { bucket, ranks: list });
-            }
+            return Fit::Now(Change { bucket, ranks: list });
         }
         ranks.truncate(end);
         ranks.retain(|node| unfilled(node) && !holders.contains(node));
