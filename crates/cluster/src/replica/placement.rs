@@ -302,3 +302,6 @@ impl Replica {
         buckets.filter(lacks).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
