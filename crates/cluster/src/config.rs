@@ -13,119 +13,11 @@ use crate::node_set::NodeSet;
 use std::time::Duration;
 use testudo_packet::bucket::{MAX_BUCKETS, NodeId};
 
-/// How often, how long, and how soon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// The time between two heartbeats to one peer. A lease should survive the loss of some, so at
-    /// most a third of `lease`.
-    pub heartbeat: Duration,
-    /// How long a node may handle packets after a heartbeat that a majority has acknowledged.
-    pub lease: Duration,
-    /// How long a peer must have been silent before its buckets may be taken.
-    pub takeover: Duration,
-    /// How long a cold cluster waits for a node that has not shown itself, before its buckets are
-    /// taken. Nodes that are switched on together should all be up in this time.
-    pub formation: Duration,
-    /// How long a voter must have been dead before it is removed from the voters. Longer than a
-    /// restart takes, shorter than until the next node dies.
-    pub removal: Duration,
-    /// How long a planned move may wait for the new owner before the old one lets go all the same.
-    pub handover: Duration,
-    /// By how much two nodes may be apart at most in what they have seen of the packets that both get;
-    /// zero where each packet reaches one node. A planned move waits for it twice, and no packet waits
-    /// with it.
-    pub overlap: Duration,
-    /// How long it takes until each peer's copy of each bucket has been compared with its owner's.
-    pub comparison: Duration,
-    /// How long it takes until each flow of a node's node table has been compared with its common
-    /// table, and the other way round.
-    pub audit: Duration,
-}
+mod replicas;
+mod timing;
 
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(20),
-            lease: Duration::from_millis(200),
-            takeover: Duration::from_millis(260),
-            formation: Duration::from_secs(5),
-            removal: Duration::from_secs(3),
-            handover: Duration::from_secs(1),
-            overlap: Duration::from_millis(20),
-            comparison: Duration::from_secs(10),
-            audit: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Timing {
-    /// By how much the takeover wait must be longer than the lease: 10 ms, the tick of the coarsest
-    /// clock a kernel can check leases by (`CLOCK_MONOTONIC_COARSE` at HZ=100 lags that much), and
-    /// a hundredth of the lease. Clocks of two machines run apart by at most some hundred parts per
-    /// million each, slewing included; a hundredth also covers the packet in flight at the end.
-    #[must_use]
-    pub fn margin(lease: Duration) -> Duration {
-        Duration::from_millis(10) + lease / 100
-    }
-
-    /// How long after its start a node neither helps anyone keep a lease nor takes part in taking
-    /// buckets. It may have done either in an earlier life that it does not remember: by now all
-    /// leases that rested on its word have run out, and nobody counts its old votes.
-    #[must_use]
-    pub fn quarantine(&self) -> Duration {
-        self.freshness() + self.takeover
-    }
-
-    /// How long a lease may be that rests on others' waiting for so long.
-    #[must_use]
-    pub fn lease_within(&self, wait: Duration) -> Duration {
-        if wait <= self.takeover {
-            return self.lease;
-        }
-        wait.saturating_sub(Self::margin(wait)).max(self.lease)
-    }
-
-    /// How old a peer's statement may be to count.
-    #[must_use]
-    pub fn freshness(&self) -> Duration {
-        self.lease
-    }
-
-    /// How long a node that hears a majority, but finds nobody in charge, waits for that to change
-    /// before it begins anew.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.takeover * 2
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, lease, takeover, formation, .. } = *self;
-        let Self { removal, handover, overlap, comparison, audit, .. } = *self;
-        let short = |what, seen, least: Duration| {
-            if seen >= least { Ok(()) } else { Err(ConfigError::TooShort { what, seen, least }) }
-        };
-        short("heartbeat", heartbeat, Duration::from_millis(1))?;
-        short("lease", lease, heartbeat * 3)?;
-        short("formation", formation, takeover)?;
-        short("removal", removal, takeover)?;
-        short("handover", handover, Duration::from_millis(10))?;
-        short("comparison", comparison, Duration::from_millis(100))?;
-        short("audit", audit, Duration::from_millis(100))?;
-        let least = lease + Self::margin(lease);
-        if takeover < least {
-            return Err(ConfigError::TakeoverBeforeLease { takeover, lease, least });
-        }
-        let most = Duration::from_secs(3600);
-        let longest = [formation, removal, handover, overlap, comparison, audit].into_iter().max();
-        let longest = takeover.max(longest.unwrap_or_default());
-        if longest > most { Err(ConfigError::TooLong { seen: longest, most }) } else { Ok(()) }
-    }
-}
-
-/// The longest silence that voters wait out for a node that has announced it. A new life of a voter,
-/// which does not remember what was announced, waits for so long before it suspects whom it has never
-/// heard.
-pub const MAX_PAUSE: Duration = Duration::from_secs(5);
+pub use replicas::{LEAST_RANKS, MAX_REPLICAS, Replicas};
+pub use timing::{MAX_PAUSE, Timing};
 
 /// What a node is told of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +39,8 @@ pub struct Settings {
     pub node: NodeId,
     /// The number of buckets, a power of two.
     pub buckets: u32,
+    /// Who keeps copies of a bucket's flows.
+    pub replicas: Replicas,
     /// Times.
     pub timing: Timing,
     /// How many flows the common table can hold.
@@ -216,6 +110,19 @@ pub enum ConfigError {
     Buckets {
         /// The number given.
         seen: u32,
+    },
+    /// More copies than lists can name.
+    #[error(
+        "replicas is {seen}; expected all, or 1 to {most} with {buckets} buckets: a longer map is \
+         more than a node is sent at once"
+    )]
+    Replicas {
+        /// The number given.
+        seen: u8,
+        /// The most.
+        most: u8,
+        /// The number of buckets.
+        buckets: u32,
     },
     /// A time below its least value.
     #[error("{what} is {seen:?}; expected at least {least:?}")]
@@ -320,6 +227,7 @@ impl Cluster {
         if !seen.is_power_of_two() || !(2..=MAX_BUCKETS).contains(&seen) {
             return Err(ConfigError::Buckets { seen });
         }
+        settings.replicas.check(seen)?;
         if !(1..=MAX_FLOWS).contains(&settings.max_flows) {
             return Err(ConfigError::Flows { seen: settings.max_flows });
         }
@@ -406,6 +314,12 @@ impl Cluster {
         self.settings.buckets
     }
 
+    /// Who keeps copies of a bucket's flows.
+    #[must_use]
+    pub fn replicas(&self) -> Replicas {
+        self.settings.replicas
+    }
+
     /// Times.
     #[must_use]
     pub fn timing(&self) -> &Timing {
@@ -467,6 +381,7 @@ fn fingerprint(settings: &Settings, keys: &Keys) -> u64 {
     text.extend_from_slice(&(settings.min_voters as u64).to_le_bytes());
     settings.witnesses.encode(&mut text);
     text.extend_from_slice(settings.label.as_bytes());
+    settings.replicas.mark(&mut text);
     let tag = keys.configuration.tag(&[&text]);
     u64::from_le_bytes(*tag.first_chunk().expect("a tag has 16 bytes"))
 }
@@ -485,6 +400,7 @@ mod tests {
             min_voters: 2,
             node: NodeId(1),
             buckets: 256,
+            replicas: Replicas::All,
             timing: Timing::default(),
             max_flows: 1000,
             label: "shared".into(),
@@ -550,6 +466,11 @@ mod tests {
         assert_ne!(print(|s| s.witnesses = [NodeId(0)].into_iter().collect()), plain);
         assert_ne!(print(|s| s.name = "other".into()), plain);
         assert_ne!(print(|s| s.buckets = 512), plain);
+        let [one, two] = [1, 2].map(|k| {
+            let settings = Settings { replicas: Replicas::Successors(k), ..settings() };
+            Cluster::new(settings).unwrap().fingerprint()
+        });
+        assert!(one != plain && two != plain && one != two);
         assert_ne!(print(|s| s.members.swap(0, 1)), plain);
         assert_ne!(print(|s| s.timing.takeover *= 2), plain);
         assert_ne!(print(|s| s.secret = [8; 16]), plain);

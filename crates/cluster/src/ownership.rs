@@ -3,8 +3,10 @@
 //! Messages are made by comparing what follows from the membership now with what was told before, so
 //! nothing is queued: however late they are fetched, there is at most one of each kind.
 
+use crate::config::Replicas;
 use crate::heartbeat::Incarnation;
-use crate::map::Version;
+use crate::map::{Map, Version};
+use crate::node_set::NodeSet;
 use std::collections::BTreeMap;
 use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, NodeId};
 
@@ -18,6 +20,12 @@ pub enum Ownership {
         buckets: Vec<BucketId>,
         /// The life that it begins.
         incarnation: Incarnation,
+    },
+    /// These nodes keep these buckets' flows from now on, besides whoever owns them. Only where not all
+    /// nodes keep all, and before the changes of owners of the same version.
+    Keepers {
+        /// Each with all its keepers.
+        buckets: Vec<(BucketId, NodeSet)>,
     },
     /// This node owns these buckets from now on.
     TakeOver {
@@ -99,6 +107,10 @@ pub(crate) struct Ledger {
     delivering: BTreeMap<BucketId, (Version, Version)>,
     version: Version,
     told_version: Version,
+    /// Who keeps each bucket, by which version; empty where all nodes keep all.
+    keepers: Vec<NodeSet>,
+    kept: BTreeMap<BucketId, NodeSet>,
+    kept_by: Version,
 }
 
 impl Ledger {
@@ -117,6 +129,9 @@ impl Ledger {
             delivering: BTreeMap::new(),
             version: Version(0),
             told_version: Version(0),
+            keepers: Vec::new(),
+            kept: BTreeMap::new(),
+            kept_by: Version(0),
         }
     }
 
@@ -210,6 +225,22 @@ impl Ledger {
         true
     }
 
+    /// Compares with who keeps the buckets by a map.
+    pub(crate) fn update_keepers(&mut self, map: &Map, replicas: Replicas) {
+        if !replicas.is_limited()
+            || std::mem::replace(&mut self.kept_by, map.version()) == map.version()
+        {
+            return;
+        }
+        self.keepers.resize(self.told.len(), NodeSet::default());
+        for (bucket, known) in map.buckets().zip(&mut self.keepers) {
+            let keepers = map.keepers(bucket, replicas.keepers());
+            if std::mem::replace(known, keepers) != keepers {
+                self.kept.insert(bucket, keepers);
+            }
+        }
+    }
+
     /// Compares with what follows from the membership now: `title(bucket, told)` for each bucket.
     pub(crate) fn update(
         &mut self,
@@ -272,6 +303,10 @@ impl Ledger {
         if let Some((node, life)) = self.lives.pop_first() {
             return Some(Ownership::Life { node, life });
         }
+        if !self.kept.is_empty() {
+            let kept = std::mem::take(&mut self.kept);
+            return Some(Ownership::Keepers { buckets: kept.into_iter().collect() });
+        }
         // Before changes, which say of these buckets that they are another's.
         if !self.let_go.is_empty() {
             return Some(Ownership::LetGo { buckets: std::mem::take(&mut self.let_go) });
@@ -300,6 +335,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::{Command, Reason};
     use testudo_packet::bucket::BucketState;
 
     const ME: NodeId = NodeId(1);
@@ -352,6 +388,43 @@ mod tests {
         let buckets = vec![(BucketId(0), slot(1, 6))];
         assert_eq!(ledger.poll(), Some(Ownership::TakeOver { buckets }));
         assert_eq!(ledger.poll(), None);
+    }
+
+    #[test]
+    fn keepers_are_told_before_owners_and_only_where_they_change() {
+        let nodes: Vec<_> = (0..4).map(NodeId).collect();
+        let mut map = Map::new(2, 4, [NodeId(0)].into_iter().collect());
+        let lives = nodes.iter().map(|&node| (node, Incarnation(7))).collect();
+        map.apply(&Command::Admit { basis: Version(0), lives }).unwrap();
+        let assign = |map: &mut Map, lists| {
+            let (basis, settled, reason) = (map.version(), Version(0), Reason::Balance);
+            map.apply(&Command::Assign { basis, settled, lists, reason }).unwrap();
+        };
+        let [first, second] = [BucketId(0), BucketId(1)];
+        assign(&mut map, vec![(first, nodes.clone()), (second, nodes.clone())]);
+        let mut ledger = Ledger::new(ME, 2);
+        ledger.update_keepers(&map, Replicas::All);
+        assert_eq!(ledger.poll(), None);
+        update(&mut ledger, |_| slot(1, 5));
+        let set = |nodes: &[u8]| nodes.iter().copied().map(NodeId).collect::<NodeSet>();
+        ledger.update_keepers(&map, Replicas::Successors(1));
+        let buckets = vec![(first, set(&[0, 1])), (second, set(&[0, 1]))];
+        assert_eq!(ledger.poll(), Some(Ownership::Keepers { buckets }));
+        assert!(matches!(ledger.poll(), Some(Ownership::TakeOver { .. })));
+        // The order of the others does not matter; who is invited does.
+        assign(&mut map, vec![(first, [1, 0, 3, 2].map(NodeId).to_vec())]);
+        let (basis, reason) = (map.version(), Reason::Copies);
+        let guests = vec![(second, vec![NodeId(3)])];
+        map.apply(&Command::Invite { basis, guests, reason }).unwrap();
+        ledger.update_keepers(&map, Replicas::Successors(1));
+        let buckets = vec![(second, set(&[0, 1, 3]))];
+        assert_eq!(ledger.poll(), Some(Ownership::Keepers { buckets }));
+        assign(&mut map, vec![(second, [3, 0, 1].map(NodeId).to_vec())]);
+        ledger.update_keepers(&map, Replicas::Successors(1));
+        ledger.release(Incarnation(8));
+        assert!(matches!(ledger.poll(), Some(Ownership::Release { .. })), "forgets no keepers");
+        let buckets = vec![(second, set(&[0, 3]))];
+        assert_eq!(ledger.poll(), Some(Ownership::Keepers { buckets }));
     }
 
     #[test]

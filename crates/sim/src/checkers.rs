@@ -7,6 +7,7 @@
 mod acknowledged;
 mod all_members;
 mod bounded;
+mod copies_kept;
 mod drained_own_nothing;
 mod every_bucket_owned;
 mod handed_over_whole;
@@ -22,6 +23,7 @@ mod takeover_time;
 pub use acknowledged::Acknowledged;
 pub use all_members::all_members;
 pub use bounded::bounded;
+pub use copies_kept::Copies;
 pub use drained_own_nothing::drained_own_nothing;
 pub use every_bucket_owned::every_bucket_owned;
 pub use handed_over_whole::handed_over_whole;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Replicas, Settings, Timing};
 use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::replica::Replicate;
 use testudo_packet::bucket::NodeId;
@@ -65,6 +65,8 @@ pub struct Options {
     pub min_voters: usize,
     /// How many buckets.
     pub buckets: u32,
+    /// Who keeps copies.
+    pub replicas: Replicas,
     /// How many flows there can be at once.
     pub flows: u64,
     /// Times.
@@ -100,6 +102,7 @@ impl Options {
             min_voters: 2.min(nodes),
             buckets: 32,
             flows: 400,
+            replicas: Replicas::All,
             timing: Timing {
                 heartbeat: Duration::from_millis(30),
                 lease: Duration::from_millis(100),
@@ -156,6 +159,7 @@ impl Options {
             min_voters: self.min_voters,
             node: NodeId(node as u8),
             buckets: self.buckets,
+            replicas: self.replicas,
             timing: self.timing,
             max_flows: 1000,
             label: String::new(),

@@ -7,6 +7,7 @@
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
+use testudo_cluster::config::Replicas;
 use testudo_cluster::replica::Replicate;
 use testudo_packet::bucket::NodeId;
 
@@ -78,6 +79,9 @@ fn options(seed: u64) -> Options {
         let rules = 1 + rng.index(4);
         options.policies = (0..rules).map(|_| policy(&mut rng)).collect();
     }
+    // Drawn apart, so that all else of a seed is as it was before there was a choice.
+    let copies = [Replicas::All, Replicas::Successors(1), Replicas::Successors(2)];
+    options.replicas = Rng::new(seed ^ 0x4e91_1ca5).pick(&copies);
     options
 }
 

@@ -10,7 +10,7 @@ use testudo_cluster::replica::SyncError;
 use testudo_coordinator::Coordinator;
 use testudo_packet::bucket::NodeId;
 
-use crate::checkers::{Acknowledged, KeptBack, NeverBack, one_owner};
+use crate::checkers::{Acknowledged, Copies, KeptBack, NeverBack, one_owner};
 use crate::kernel::Packet;
 use crate::machine::{Input, Life, Machine, Thread};
 use crate::options::{MS, Options, SECRET};
@@ -67,6 +67,7 @@ pub struct World {
     pub(crate) acknowledged: Acknowledged,
     pub(crate) never_back: NeverBack,
     pub(crate) kept_back: KeptBack,
+    pub(crate) copies: Copies,
     pub(crate) streams: BTreeMap<StreamId, [End; 2]>,
     pub(crate) streams_made: u64,
     lives: u64,
@@ -90,6 +91,7 @@ impl World {
             acknowledged: Acknowledged::new(&options),
             never_back: NeverBack::new(&options),
             kept_back: KeptBack::new(&options),
+            copies: Copies::default(),
             machines,
             traffic: Traffic::default(),
             violation: None,

@@ -87,6 +87,12 @@ pub enum Refused {
     /// The flow to take out is not there.
     #[error("the flow is not in the common table")]
     Unknown,
+    /// The bucket's owner speaks of a bucket that this node does not keep.
+    #[error("a flow of bucket {bucket}, which this node does not keep")]
+    NotKept {
+        /// The bucket.
+        bucket: BucketId,
+    },
     /// The sender does not own the bucket.
     #[error("a flow of bucket {bucket} from a node that does not own it")]
     NotOwner {

@@ -7,6 +7,8 @@
 //!   assign:         reason u8 and its node u8, basis u64, settled u64, count u32, then for each
 //!                   bucket: bucket u16, number of nodes u8, the nodes
 //!   voters:         acknowledged u64, the set of 32 bytes
+//!   invite:         reason u8 and its node u8, basis u64, count u32, then for each bucket: bucket u16,
+//!                   number of nodes u8, the nodes
 //! ```
 //!
 //! All numbers are little-endian.
@@ -41,6 +43,16 @@ pub enum Command {
         settled: Version,
         /// The buckets and their nodes.
         lists: Vec<(BucketId, Vec<NodeId>)>,
+        /// Why.
+        reason: Reason,
+    },
+    /// These nodes are to keep these buckets' flows besides those of the lists, until the next list of
+    /// each; in the stead of those that were invited before. No list has changed since `basis`.
+    Invite {
+        /// The version that the plan was made for.
+        basis: Version,
+        /// The buckets and their nodes; none if nobody is invited any more.
+        guests: Vec<(BucketId, Vec<NodeId>)>,
         /// Why.
         reason: Reason,
     },
@@ -86,6 +98,8 @@ pub enum Reason {
     Succession,
     /// An operator moved buckets to this node by hand.
     Operator(NodeId),
+    /// Nodes are to have copies before lists name them, or need none any more.
+    Copies,
 }
 
 impl Reason {
@@ -102,6 +116,7 @@ impl Reason {
             Self::Unfit(node) => format!("{} unfit", name(node)),
             Self::Succession => "succession".to_owned(),
             Self::Operator(node) => format!("moved to {} by hand", name(node)),
+            Self::Copies => "copies made for moves".to_owned(),
         }
     }
 }
@@ -121,6 +136,7 @@ const ASSIGN: u8 = 2;
 const DRAIN: u8 = 3;
 const UNDRAIN: u8 = 4;
 const VOTERS: u8 = 5;
+const INVITE: u8 = 6;
 
 impl Reason {
     /// The reason as two bytes.
@@ -136,6 +152,7 @@ impl Reason {
             Self::Joined(node) => [7, node.0],
             Self::Formed => [8, 0],
             Self::Voters => [9, 0],
+            Self::Copies => [10, 0],
         }
     }
 
@@ -153,6 +170,7 @@ impl Reason {
             7 => Self::Joined(node),
             8 => Self::Formed,
             9 => Self::Voters,
+            10 => Self::Copies,
             _ => return None,
         })
     }
@@ -167,7 +185,7 @@ impl Command {
                 Reason::Admitted(lives.first().map_or(NodeId::NONE, |(node, _)| *node))
             }
             Self::Voters { .. } => Reason::Voters,
-            Self::Assign { reason, .. } => reason.clone(),
+            Self::Assign { reason, .. } | Self::Invite { reason, .. } => reason.clone(),
             Self::Drain { node } => Reason::Drained(*node),
             Self::Undrain { node } => Reason::Undrained(*node),
         }
@@ -200,12 +218,14 @@ impl Command {
                 out.extend(reason.code());
                 out.extend(basis.0.to_le_bytes());
                 out.extend(settled.0.to_le_bytes());
-                out.extend((lists.len() as u32).to_le_bytes());
-                for (bucket, ranks) in lists {
-                    out.extend(bucket.0.to_le_bytes());
-                    out.push(ranks.len() as u8);
-                    out.extend(ranks.iter().map(|node| node.0));
-                }
+                write_lists(lists, &mut out);
+                out
+            }
+            Self::Invite { basis, guests, reason } => {
+                let mut out = vec![INVITE];
+                out.extend(reason.code());
+                out.extend(basis.0.to_le_bytes());
+                write_lists(guests, &mut out);
                 out
             }
         }
@@ -225,6 +245,15 @@ impl Command {
     }
 }
 
+fn write_lists(lists: &[(BucketId, Vec<NodeId>)], out: &mut Vec<u8>) {
+    out.extend((lists.len() as u32).to_le_bytes());
+    for (bucket, nodes) in lists {
+        out.extend(bucket.0.to_le_bytes());
+        out.push(nodes.len() as u8);
+        out.extend(nodes.iter().map(|node| node.0));
+    }
+}
+
 fn read(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
     let kind = reader.u8()?;
     Ok(Some(match kind {
@@ -236,6 +265,7 @@ fn read(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
         DRAIN => Command::Drain { node: NodeId(reader.u8()?) },
         UNDRAIN => Command::Undrain { node: NodeId(reader.u8()?) },
         ASSIGN => return read_assign(reader),
+        INVITE => return read_invite(reader),
         _ => return Ok(None),
     }))
 }
@@ -253,6 +283,19 @@ fn read_admit(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
 fn read_assign(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
     let Some(reason) = Reason::from_code(reader.array()?) else { return Ok(None) };
     let (basis, settled) = (Version(reader.u64()?), Version(reader.u64()?));
+    let lists = read_lists(reader)?;
+    Ok(lists.map(|lists| Command::Assign { basis, settled, lists, reason }))
+}
+
+fn read_invite(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
+    let Some(reason) = Reason::from_code(reader.array()?) else { return Ok(None) };
+    let basis = Version(reader.u64()?);
+    let guests = read_lists(reader)?;
+    Ok(guests.map(|guests| Command::Invite { basis, guests, reason }))
+}
+
+/// Buckets and their nodes; `None` if one is named twice for a bucket.
+fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Vec<(BucketId, Vec<NodeId>)>>, Truncated> {
     let count = reader.u32()?;
     let mut lists = Vec::new();
     for _ in 0..count {
@@ -264,7 +307,7 @@ fn read_assign(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
     let unique = lists.iter().all(|(_, ranks): &(_, Vec<NodeId>)| {
         ranks.iter().enumerate().all(|(index, node)| !ranks[..index].contains(node))
     });
-    Ok(unique.then_some(Command::Assign { basis, settled, lists, reason }))
+    Ok(unique.then_some(lists))
 }
 
 #[cfg(test)]
@@ -285,6 +328,11 @@ mod tests {
                 reason: Reason::Unfit(node),
             },
             Command::Voters { acknowledged: Version(2), voters: [node].into_iter().collect() },
+            Command::Invite {
+                basis: Version(9),
+                guests: vec![(BucketId(7), vec![node]), (BucketId(8), vec![])],
+                reason: Reason::Copies,
+            },
             Command::Drain { node },
             Command::Undrain { node },
         ] {

@@ -22,6 +22,7 @@
 
 mod command;
 mod history;
+mod invited;
 mod snapshot;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::node_set::NodeSet;
 
 pub use command::{Command, CommandError, MAX_COMMAND, Reason};
 pub use history::{Change, HISTORY};
+pub use invited::Invited;
 pub use snapshot::SnapshotError;
 
 /// Counts the changes of the map.
@@ -73,6 +75,8 @@ struct Bucket {
     list: List,
     /// Lists that it had before and that somebody may still act on, oldest first.
     older: Vec<List>,
+    /// Who keeps it besides, until its next list.
+    invited: Option<Invited>,
 }
 
 /// The most lists that a bucket may have had before its present one while nobody has settled.
@@ -167,7 +171,7 @@ impl Map {
         let list = List { ranks: Arc::new([]), since: Version(0) };
         Self {
             version: Version(0),
-            buckets: vec![Bucket { list, older: Vec::new() }; buckets as usize],
+            buckets: vec![Bucket { list, older: Vec::new(), invited: None }; buckets as usize],
             admissions: vec![None; nodes],
             voters,
             voters_since: Version(0),
@@ -293,6 +297,10 @@ impl Map {
             Command::Voters { acknowledged, voters } => {
                 self.set_voters(*acknowledged, *voters, next)?
             }
+            Command::Invite { basis, guests, reason } => {
+                let wished = matches!(reason, Reason::Operator(_));
+                self.invite(*basis, guests, (next, wished))?
+            }
             Command::Drain { node } => self.set_drained(*node, true)?,
             Command::Undrain { node } => self.set_drained(*node, false)?,
         };
@@ -352,6 +360,7 @@ impl Map {
             own.forget_settled(settled);
             moved += usize::from(own.list.ranks.first() != ranks.first());
             let list = List { ranks: ranks.as_slice().into(), since };
+            own.invited = None;
             let before = std::mem::replace(&mut own.list, list);
             if !before.ranks.is_empty() {
                 own.older.push(before);
@@ -378,12 +387,15 @@ impl Map {
         if ranks.is_empty() {
             return Err(Outdated::Hole { bucket });
         }
-        for &node in ranks {
-            self.known(node)?;
-            let since = self.admission(node).map(|admission| admission.since);
-            if since.is_none_or(|since| since > basis) {
-                return Err(Outdated::Admitted { node, since, basis });
-            }
+        ranks.iter().try_for_each(|&node| self.check_admitted(node, basis))
+    }
+
+    /// Whether the place of a node belongs to the life that a plan for this version knew.
+    fn check_admitted(&self, node: NodeId, basis: Version) -> Result<(), Outdated> {
+        self.known(node)?;
+        let since = self.admission(node).map(|admission| admission.since);
+        if since.is_none_or(|since| since > basis) {
+            return Err(Outdated::Admitted { node, since, basis });
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! 92 for each node:   life u64, since u64 (all ones: never admitted)
 //!    for each bucket: number of lists u8 (the present one last), each: since u64, length u8, nodes
 //!    number of changes u16, each: version u64, reason u8 and its node u8, buckets u32
+//!    if somebody is invited to keep buckets: the invitations (`invited.rs`)
 //! ```
 //!
 //! All numbers are little-endian.
@@ -13,6 +14,7 @@
 use testudo_packet::bucket::NodeId;
 
 use super::history::History;
+use super::invited;
 use super::{Admission, Bucket, Change, HISTORY, List, MAX_OLDER, Map, Reason, Version};
 use crate::heartbeat::Incarnation;
 use crate::node_set::NodeSet;
@@ -68,6 +70,7 @@ impl Map {
             out.extend(change.reason.code());
             out.extend((change.buckets as u32).to_le_bytes());
         }
+        invited::encode(self, &mut out);
         out
     }
 
@@ -108,7 +111,8 @@ fn read(reader: &mut Reader<'_>, nodes: usize, buckets: usize) -> Result<Option<
     }
     let Some(history) = read_history(reader)? else { return Ok(None) };
     let buckets = all;
-    Ok(Some(Map { version, buckets, admissions, voters, voters_since, drained, history }))
+    let map = Map { version, buckets, admissions, voters, voters_since, drained, history };
+    invited::read(reader, map)
 }
 
 fn read_bucket(
@@ -137,7 +141,7 @@ fn read_bucket(
         lists.push(List { ranks: ranks.into(), since });
     }
     let list = lists.pop();
-    Ok(list.map(|list| Bucket { list, older: lists }))
+    Ok(list.map(|list| Bucket { list, older: lists, invited: None }))
 }
 
 fn read_history(reader: &mut Reader<'_>) -> Result<Option<History>, Truncated> {
@@ -170,9 +174,16 @@ mod tests {
             map.apply(&Command::Assign { basis, settled: Version(0), lists, reason }).unwrap();
         }
         map.apply(&Command::Drain { node: NodeId(1) }).unwrap();
+        let uninvited = map.encode();
+        let guests =
+            vec![(BucketId(1), vec![NodeId(2), NodeId(0)]), (BucketId(3), vec![NodeId(2)])];
+        let (basis, reason) = (map.version(), Reason::Operator(NodeId(2)));
+        map.apply(&Command::Invite { basis, guests, reason }).unwrap();
+        assert!(empty.decode_like(&uninvited).is_ok_and(|map| map.invitations().count() == 0));
         let bytes = map.encode();
         assert_eq!(empty.decode_like(&bytes), Ok(map.clone()));
-        for end in 0..bytes.len() {
+        // Without its invitations it is a map, too.
+        for end in (0..bytes.len()).filter(|&end| end != uninvited.len()) {
             assert!(empty.decode_like(&bytes[..end]).is_err());
         }
         for spoil in [

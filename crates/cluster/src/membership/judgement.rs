@@ -62,7 +62,10 @@ impl Membership {
     pub(super) fn is_synced(&self) -> bool {
         let admission = self.map.admission(self.cluster.node());
         let since = admission.map_or(Version(0), |admission| admission.since);
-        self.synced.is_some_and(|version| version >= since)
+        // Where a node does not keep all, what it keeps changes with the map.
+        let limited = self.cluster.replicas().is_limited();
+        let least = if limited { self.map.version() } else { since };
+        self.synced.is_some_and(|version| version >= least)
     }
 
     fn note_admission(&mut self) {

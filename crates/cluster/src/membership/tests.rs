@@ -4,7 +4,7 @@
 //! After every millisecond it looks whether two nodes act on one bucket.
 
 use super::*;
-use crate::config::{MAX_PAUSE, Settings, Timing};
+use crate::config::{MAX_PAUSE, Replicas, Settings, Timing};
 use crate::map::{Command, Reason};
 use crate::ownership::Ownership;
 use testudo_packet::bucket::BucketSlot;
@@ -44,6 +44,7 @@ fn cluster(node: u8, nodes: u8) -> Arc<Cluster> {
         min_voters: 2,
         node: NodeId(node),
         buckets: BUCKETS,
+        replicas: Replicas::All,
         timing: Timing {
             lease: Duration::from_millis(100),
             takeover: Duration::from_millis(160),

@@ -65,6 +65,7 @@ impl Membership {
         if self.ledger_basis.as_ref() == Some(&basis) {
             return;
         }
+        self.ledger.update_keepers(&self.map, self.cluster.replicas());
         let scene = Scene { me: self.cluster.node(), map: &self.map, basis: &basis };
         let handed = &self.handed;
         self.ledger.update(basis.version, |bucket, told| {

@@ -1,11 +1,13 @@
 //! Moves that an operator asks for.
 
-use testudo_packet::bucket::{BucketId, NodeId};
+use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
-use super::{RANKS, candidates};
+use super::placing::Fit;
+use super::{Lists, Scene, candidates};
 use crate::config::Cluster;
 use crate::map::{Command, Map, Reason, Version};
 use crate::membership::Standing;
+use crate::plan::Change;
 
 /// Why a bucket can't be moved as asked. Nothing was moved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +36,12 @@ pub enum ByHandError {
         /// The version that sent it.
         since: Version,
     },
+    /// Copies of it are being made.
+    #[error("the nodes that keep bucket {bucket} fill up; try again when they have all of it")]
+    FillsUp {
+        /// The bucket.
+        bucket: BucketId,
+    },
     /// It owns the bucket already.
     #[error("{node} is the owner of bucket {bucket} already")]
     OwnsAlready {
@@ -44,7 +52,15 @@ pub enum ByHandError {
     },
 }
 
-/// The command that makes a node the owner of a bucket.
+impl ByHandError {
+    /// Whether it is worth to ask again.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::OnItsWay { .. } | Self::FillsUp { .. })
+    }
+}
+
+/// The command that makes a node the owner of a bucket; or the one that has it make a copy of the bucket
+/// first, where it keeps none: the planner then goes on by itself.
 ///
 /// # Errors
 ///
@@ -75,11 +91,21 @@ pub fn move_bucket(
         other != node && candidates.iter().any(|c| c.node == other && c.may_succeed)
     };
     let others = list.ranks.iter().copied().filter(stays);
-    let ranks: Vec<_> = [node].into_iter().chain(others).take(RANKS).collect();
-    Ok(Command::Assign {
-        basis: map.version(),
-        settled,
-        lists: vec![(bucket, ranks)],
-        reason: Reason::Operator(node),
-    })
+    let length = cluster.replicas().ranks();
+    let ranks: Vec<_> = [node].into_iter().chain(others).take(length).collect();
+    let scene = Scene { cluster, now: Nanos(0), map, standings };
+    let lists = Lists::new(map, standings);
+    let held = &lists.held()[usize::from(bucket.0)];
+    let (basis, reason) = (map.version(), Reason::Operator(node));
+    match scene.fit(Change { bucket, ranks }, (held, false), &candidates) {
+        Fit::Now(Change { bucket, ranks }) if ranks.first() == Some(&node) => {
+            Ok(Command::Assign { basis, settled, lists: vec![(bucket, ranks)], reason })
+        }
+        Fit::Fill(bucket, nodes) if nodes.contains(&node) => {
+            let others = nodes.into_iter().filter(|&other| other != node);
+            let nodes = [node].into_iter().chain(others).collect();
+            Ok(Command::Invite { basis, guests: vec![(bucket, nodes)], reason })
+        }
+        Fit::Now(_) | Fit::Fill(..) => Err(ByHandError::FillsUp { bucket }),
+    }
 }

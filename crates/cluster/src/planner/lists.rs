@@ -16,13 +16,15 @@ fn standing(standings: &[Standing], node: NodeId) -> Option<&Standing> {
 pub fn candidates(cluster: &Cluster, map: &Map, standings: &[Standing]) -> Vec<Candidate> {
     // Before the first lists there is nothing to be complete with.
     let formed = map.is_formed();
+    // Where not all nodes keep all, who is given what waits for copies of that alone ([`super::placing`]).
+    let limited = cluster.replicas().is_limited();
     let able = cluster.nodes().filter(|&node| !cluster.is_witness(node));
     let mut candidates: Vec<_> = able
         .filter_map(|node| {
             let standing = standing(standings, node)?;
             let admission = map.admission(node)?;
             let there = standing.life == Some(admission.life) && !standing.gone;
-            let complete = there && (standing.synced || !formed);
+            let complete = there && (standing.synced || !formed || limited);
             Some(Candidate {
                 node,
                 weight: cluster.weight(node),

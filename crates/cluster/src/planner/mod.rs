@@ -18,6 +18,7 @@
 
 mod by_hand;
 mod lists;
+mod placing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +35,6 @@ use crate::time::after;
 
 pub use by_hand::{ByHandError, move_bucket};
 pub use lists::{Lists, candidates};
-
-/// How many nodes a list names at most: so many deaths in a row are survived without a new plan.
-pub const RANKS: usize = 4;
 
 /// How many buckets are on their way at once at most.
 pub const MOVES: usize = 16;
@@ -65,6 +63,7 @@ pub struct Planner {
     peak: Option<f64>,
     /// Since when an owner catches up.
     waited_since: Option<Nanos>,
+    waits: placing::Waits,
     elephants: Vec<(BucketId, f64)>,
 }
 
@@ -93,6 +92,7 @@ impl Planner {
             costs: Vec::new(),
             peak: None,
             waited_since: None,
+            waits: placing::Waits::default(),
             elephants: Vec::new(),
         }
     }
@@ -273,29 +273,47 @@ impl Planner {
         if !scene.map.is_formed() {
             return self.first_lists(scene, &candidates);
         }
+        if self.is_lagging(scene) {
+            return None;
+        }
         let lists = Lists::new(scene.map, scene.standings);
         let held = lists.held();
-        let mut changes = plan::succeed(&held, &candidates, RANKS);
+        let mut changes = plan::succeed(&held, &candidates, scene.ranks());
         changes.retain(|change| !scene.is_on_its_way(change.bucket));
         if !changes.is_empty() {
-            return scene.assign(changes, Reason::Succession);
+            let known = (&held[..], &candidates[..]);
+            let command = self.place(scene, changes, known, (Reason::Succession, true));
+            if command.is_some() {
+                return command;
+            }
+        }
+        let overtaken = self.overtaken(scene);
+        if !overtaken.is_empty() {
+            return scene.assign(overtaken, Reason::Succession);
         }
         // A bucket that is on its way is not sent elsewhere: its packets wait at the next owner.
         if scene.least(|standing| standing.settled) < scene.map.latest_move() {
             return None;
         }
+        if let Some(command) = self.wished(scene) {
+            return Some(command);
+        }
         if self.is_waited_for(scene) {
             return None;
         }
-        let (changes, reason) = self.moves(scene, &held, &candidates)?;
-        scene.assign(changes, reason)
+        let moves = self.moves(scene, &held, &candidates);
+        let (changes, reason) = moves.unwrap_or((Vec::new(), Reason::Copies));
+        self.place(scene, changes, (&held, &candidates), (reason, false))
     }
 
-    /// Whether an owner catches up, as after its process was replaced. It is given nothing before it
+    /// Whether an owner catches up, as after its process was replaced, or, where not all nodes keep all,
+    /// anybody. It is given nothing before it
     /// knows all, and nothing is taken from it either, unless that takes too long.
     fn is_waited_for(&mut self, scene: &Scene<'_>) -> bool {
+        let limited = scene.cluster.replicas().is_limited();
         let catches_up = |standing: &Standing| {
-            !standing.synced && scene.is_there(standing) && lists::owns(scene.map, standing.node)
+            let waited = limited || lists::owns(scene.map, standing.node);
+            !standing.synced && scene.is_there(standing) && waited
         };
         if !scene.standings.iter().any(catches_up) {
             self.waited_since = None;
@@ -311,7 +329,8 @@ impl Planner {
         if owners == 0 || owners < able && !self.has_waited(scene.now) {
             return None;
         }
-        scene.assign(plan::spread(scene.cluster.buckets(), candidates, RANKS), Reason::Formed)
+        let lists = plan::spread(scene.cluster.buckets(), candidates, scene.ranks());
+        scene.assign(lists, Reason::Formed)
     }
 
     fn moves(
@@ -326,14 +345,14 @@ impl Planner {
             let broken = |standing: &Standing| !standing.gone && !standing.fit;
             let all = scene.standings.iter().any(broken);
             let most = if all { MAX_LISTS } else { MOVES };
-            let changes = plan::rebalance(held, candidates, RANKS, most);
+            let changes = plan::rebalance(held, candidates, scene.ranks(), most);
             if !changes.is_empty() {
                 let reason = scene.reason(&changes, candidates);
                 return Some((changes, reason));
             }
             counted.reached(candidates);
         }
-        let changes = plan::even_successors(held, candidates, RANKS, MAX_LISTS);
+        let changes = plan::even_successors(held, candidates, scene.ranks(), MAX_LISTS);
         if !changes.is_empty() {
             return Some((changes, Reason::Succession));
         }
@@ -342,14 +361,26 @@ impl Planner {
         }
         plan::forget(&mut self.moved, &self.balance, scene.now);
         let lately = Lately { moved: &self.moved, now: scene.now };
-        let load_plan =
-            plan::by_load(held, candidates, RANKS, &self.costs, &self.balance, lately, MOVES);
+        let load_plan = plan::by_load(
+            held,
+            candidates,
+            scene.ranks(),
+            &self.costs,
+            &self.balance,
+            lately,
+            MOVES,
+        );
         self.elephants = load_plan.elephants;
         (!load_plan.changes.is_empty()).then_some((load_plan.changes, Reason::Balance))
     }
 }
 
 impl Scene<'_> {
+    /// How many nodes a list names at most.
+    fn ranks(&self) -> usize {
+        self.cluster.replicas().ranks()
+    }
+
     /// Members that are not dead.
     fn living(&self) -> impl Iterator<Item = &Standing> {
         self.standings.iter().filter(|standing| !standing.gone)

@@ -149,9 +149,7 @@ impl Replica {
         }
         // Peers would take it for overtaken as well, so they get all of the bucket.
         self.table.replace(record)?;
-        for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
-            peer.outgoing.check(record.bucket);
-        }
+        self.check_copies(record.bucket);
         Ok(())
     }
 }
@@ -168,7 +166,7 @@ mod tests {
     use testudo_packet::tracking::Phase;
 
     use super::*;
-    use crate::config::{Cluster, Settings, Timing};
+    use crate::config::{Cluster, Replicas, Settings, Timing};
     use crate::heartbeat::Incarnation;
     use crate::node_set::NodeSet;
     use crate::ownership::Ownership;
@@ -200,6 +198,7 @@ mod tests {
             min_voters: 1,
             node: NodeId(0),
             buckets: 2,
+            replicas: Replicas::All,
             timing: Timing::default(),
             max_flows: 4,
             label: String::new(),

@@ -1,6 +1,6 @@
 //! Flows that the peers are to know before their first packet goes on.
 //!
-//! Invariant: [`Replica::is_committed`] says yes only when every peer that was to be told of the flow, and is
+//! Invariant: [`Replica::is_committed`] says yes only when every peer that keeps the flow's bucket, and is
 //! still connected, has acknowledged a frame that was sent after the flow was told of. Whose stream has
 //! ended is waited for no more; whoever is connected anew has not been told on this stream, and only the
 //! driver's timeout ends the waiting.
@@ -8,7 +8,7 @@
 //! Limits: a peer acknowledges what it has handled, also what it had no room for. That is counted there
 //! ([`super::Rejected`]).
 
-use testudo_packet::bucket::NodeId;
+use testudo_packet::bucket::{BucketId, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Refused, Replica};
@@ -31,14 +31,15 @@ impl Replica {
         self.check_own(record.bucket)?;
         // Whoever waits for the peers has them told, whatever keeps other flows back.
         let slot = self.tell(record)?;
-        Ok(self.ticket(slot))
+        Ok(self.ticket(record.bucket, slot))
     }
 
-    /// What has to be acknowledged for the last change of the flow in a slot, of which the peers are to be
-    /// told.
-    pub(super) fn ticket(&mut self, slot: SlotId) -> Ticket {
+    /// What has to be acknowledged for the last change of the flow in a slot, which is of this bucket and of
+    /// which the peers are to be told.
+    pub(super) fn ticket(&mut self, bucket: BucketId, slot: SlotId) -> Ticket {
         let peers = self.cluster.nodes().zip(&mut self.peers);
-        let marks = peers.filter_map(|(node, peer)| {
+        let keepers = peers.filter(|(node, _)| self.placement.is_keeper(bucket, *node));
+        let marks = keepers.filter_map(|(node, peer)| {
             Some((node, peer.connection?, peer.outgoing.want_acknowledged(slot)?))
         });
         Ticket { marks: marks.collect() }

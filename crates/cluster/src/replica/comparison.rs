@@ -111,8 +111,10 @@ impl Replica {
         let (buckets, period) = (self.cluster.buckets(), self.cluster.timing().comparison);
         for bucket in self.turns.due(now, buckets, period) {
             let owned = self.is_undisputed(bucket);
-            for peer in self.peers.iter_mut().filter(|peer| owned && peer.connection.is_some()) {
-                peer.outgoing.compare(bucket);
+            for (node, peer) in self.cluster.nodes().zip(&mut self.peers).filter(|_| owned) {
+                if peer.connection.is_some() && self.placement.tells(bucket, node) {
+                    peer.outgoing.compare(bucket);
+                }
             }
         }
         self.peers.iter_mut().for_each(|peer| peer.outgoing.stamp(now));
@@ -149,5 +151,9 @@ impl Replica {
             Finding::Diverged | Finding::Late | Finding::Behind | Finding::NotOwner => {}
         }
         self.note_in_rounds(from, bucket, check, finding);
+        // A guest that does not keep the bucket has learned so by now.
+        if finding == Finding::NotOwner && self.moves.next_owner(bucket) != Some(from) {
+            self.dismiss(bucket, from);
+        }
     }
 }

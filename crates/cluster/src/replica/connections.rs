@@ -162,8 +162,12 @@ impl Replica {
         self.table.untell_all(peer);
         let mut outgoing = Outgoing::new(format);
         for bucket in own_buckets(&self.slots, self.cluster.node()) {
-            outgoing.check(bucket);
+            if self.placement.tells(bucket, peer) {
+                outgoing.check(bucket);
+            }
         }
+        // It may not know that this node keeps them.
+        self.lacking_of(peer).into_iter().for_each(|bucket| outgoing.want(bucket));
         if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
             state.connection = Some(connection);
             state.outgoing = outgoing;
@@ -207,7 +211,9 @@ impl Replica {
             let (me, table) = (self.cluster.node(), &mut self.table);
             let (slots, leaving) = (&self.slots, &self.leaving);
             state.outgoing.stamp(now);
-            state.outgoing.transmit(Source { me, peer, table, slots, leaving }, out, max);
+            let tells = |bucket| self.placement.tells(bucket, peer);
+            let source = Source { me, peer, table, slots, leaving, tells: &tells };
+            state.outgoing.transmit(source, out, max);
             state.bytes_sent += (out.len() - before) as u64;
         }
         out.len() - before

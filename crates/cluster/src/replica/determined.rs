@@ -273,9 +273,8 @@ impl Replica {
         let Some(slot) = self.table.find(record.bucket, &record.key) else {
             return Err(Refused::Unknown);
         };
-        let peers = self.peers.iter_mut().filter(|peer| peer.connection.is_some());
-        peers.for_each(|peer| peer.outgoing.change(slot));
-        Ok(self.ticket(slot))
+        self.tell_changed(record.bucket, slot);
+        Ok(self.ticket(record.bucket, slot))
     }
 
     /// The node table has no room for a flow that was to be let in.

@@ -127,6 +127,14 @@ pub enum Effect {
         /// Why.
         error: SyncError,
     },
+    /// This node has taken a bucket over without a whole copy, because nobody who keeps one lives: what it
+    /// does not have is lost.
+    TakenBare {
+        /// The bucket.
+        bucket: BucketId,
+        /// Whose it was.
+        previous: NodeId,
+    },
     /// A peer's copy of an own bucket was equal and is not any more, though it was told of all
     /// changes. It is being sent again.
     Diverged {

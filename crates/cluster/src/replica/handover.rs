@@ -37,17 +37,15 @@
 
 use std::collections::BTreeMap;
 
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 
+use super::arrival::{Arriving, MAX_HANDLED};
 use super::{Effect, Peer, Replica};
 use crate::config::Timing;
 use crate::map::Version;
 use crate::ownership::Move;
 use crate::sync::frame::Frame;
 use crate::time::after;
-
-/// How many packets of a bucket the owner before may say it has handled: more than are ever held.
-const MAX_HANDLED: usize = 1 << 16;
 
 /// How long the next owner waits, in waits of the owner.
 const PATIENCE: u32 = 3;
@@ -94,19 +92,6 @@ impl Leaving {
     }
 }
 
-#[derive(Debug)]
-struct Arriving {
-    from: NodeId,
-    since: Version,
-    epoch: Epoch,
-    /// Whether the owner has shown, on the present stream, that this node has all of the bucket.
-    proved: bool,
-    holding: bool,
-    released: bool,
-    handled: Vec<u64>,
-    begun: Option<Nanos>,
-}
-
 /// How often moves ended in which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MoveCounters {
@@ -126,8 +111,8 @@ pub struct MoveCounters {
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     pub(super) leaving: BTreeMap<BucketId, Leaving>,
-    arriving: BTreeMap<BucketId, Arriving>,
-    counters: MoveCounters,
+    pub(super) arriving: BTreeMap<BucketId, Arriving>,
+    pub(super) counters: MoveCounters,
     /// How many readings of the node table have begun.
     readings: u64,
 }
@@ -142,6 +127,18 @@ impl Moves {
     /// Whether a bucket is to arrive of which this node is not known to have all.
     pub(super) fn is_unproved(&self, bucket: BucketId) -> bool {
         self.arriving.get(&bucket).is_some_and(|arriving| !arriving.proved)
+    }
+}
+
+impl Moves {
+    /// Whom a bucket is to go to.
+    pub(super) fn next_owner(&self, bucket: BucketId) -> Option<NodeId> {
+        self.leaving.get(&bucket).map(|leaving| leaving.moving.to)
+    }
+
+    /// Whether a bucket is on its way to this node.
+    pub(super) fn is_arriving(&self, bucket: BucketId) -> bool {
+        self.arriving.contains_key(&bucket)
     }
 }
 
@@ -182,6 +179,7 @@ impl Replica {
         let slot = self.slot(bucket);
         let (Some(moving), true) = (moving, slot.owner == self.cluster.node()) else { return };
         self.moves.leaving.insert(bucket, Leaving::new(moving));
+        self.invite_next(bucket, moving.to);
         self.ask(bucket);
     }
 
@@ -198,6 +196,7 @@ impl Replica {
         if let Some(peer) = self.peers.get_mut(usize::from(before.to.0)) {
             peer.outgoing.tell(Frame::Withdrawn { bucket, since: before.since });
         }
+        self.dismiss(bucket, before.to);
     }
 
     fn ask(&mut self, bucket: BucketId) {
@@ -254,6 +253,7 @@ impl Replica {
     /// Goes on with buckets that both nodes have met the packets of for long enough. To be called in
     /// each turn, after all effects have been performed: a wait begins when its slot is in force.
     pub fn handle_moves(&mut self, now: Nanos) {
+        self.drop_some();
         let overlap = self.cluster.timing().overlap;
         let mut over = Vec::new();
         for (&bucket, leaving) in &mut self.moves.leaving {
@@ -379,6 +379,7 @@ impl Replica {
             self.moves.leaving.remove(&bucket);
             self.leaving.remove(&bucket);
             self.effects.push_back(Effect::Clear { bucket });
+            self.review(bucket);
         }
     }
 
@@ -453,129 +454,5 @@ impl Replica {
         }
         let arriving: Vec<_> = self.moves.arriving.keys().copied().collect();
         arriving.into_iter().for_each(|bucket| self.hold_no_more(bucket));
-    }
-
-    // The next owner's side.
-
-    pub(super) fn prepare(&mut self, peer: NodeId, bucket: BucketId, since: Version, epoch: Epoch) {
-        let index = usize::from(bucket.0);
-        if index >= self.slots.len() || self.slot(bucket).owner == self.cluster.node() {
-            return;
-        }
-        let begun = None;
-        let (proved, holding, released, handled) = (false, false, false, Vec::new());
-        let known = self.moves.arriving.get(&bucket);
-        let known = known.map(|known| (known.from, known.since));
-        // A node that does not know yet that it owns nothing any more can't take the owner's place.
-        if known.is_some_and(|(from, _)| from != peer && self.slot(bucket).owner == from) {
-            return;
-        }
-        if known == Some((peer, since)) {
-            // A check of what this node has follows each request.
-            return self.hold(bucket);
-        }
-        if known.is_some() {
-            self.hold_no_more(bucket);
-        }
-        let arriving =
-            Arriving { from: peer, since, epoch, proved, holding, released, handled, begun };
-        self.moves.arriving.insert(bucket, arriving);
-    }
-
-    fn hold(&mut self, bucket: BucketId) {
-        let me = self.cluster.node();
-        let owner = self.slot(bucket).owner;
-        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
-        let Arriving { from, since, epoch, proved, .. } = *arriving;
-        if !proved || from != owner {
-            return;
-        }
-        if !std::mem::replace(&mut arriving.holding, true) {
-            let state = BucketState::Holding;
-            let slot = BucketSlot { owner: me, previous: from, state, epoch };
-            self.effects.push_back(Effect::SetBucket { bucket, slot });
-        }
-        self.peers[usize::from(from.0)].outgoing.tell(Frame::Holding { bucket, since });
-    }
-
-    /// This node's copy of a bucket is complete.
-    pub(super) fn now_complete(&mut self, bucket: BucketId) {
-        let owner = self.slot(bucket).owner;
-        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
-        if arriving.from != owner {
-            return;
-        }
-        arriving.proved = true;
-        if arriving.released {
-            self.tell_handed_over(bucket);
-        } else {
-            self.hold(bucket);
-        }
-    }
-
-    pub(super) fn note_handled(&mut self, peer: NodeId, bucket: BucketId, packets: &[u64]) {
-        if let Some(arriving) = self.moves.arriving.get_mut(&bucket)
-            && arriving.from == peer
-            && !arriving.released
-            && arriving.handled.len() + packets.len() <= MAX_HANDLED
-        {
-            arriving.handled.extend_from_slice(packets);
-        }
-    }
-
-    pub(super) fn released(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
-        let Some(arriving) = self.moves.arriving.get_mut(&bucket) else { return };
-        if (arriving.from, arriving.since) != (peer, since) {
-            return;
-        }
-        arriving.released = true;
-        if arriving.proved {
-            self.tell_handed_over(bucket);
-        } else {
-            self.peers[usize::from(peer.0)].outgoing.want(bucket);
-        }
-    }
-
-    fn tell_handed_over(&mut self, bucket: BucketId) {
-        if let Some(&Arriving { from, since, .. }) = self.moves.arriving.get(&bucket) {
-            self.effects.push_back(Effect::HandedOver { bucket, from, since });
-        }
-    }
-
-    pub(super) fn withdrawn(&mut self, peer: NodeId, bucket: BucketId, since: Version) {
-        let arriving = self.moves.arriving.get(&bucket);
-        if arriving.is_some_and(|arriving| (arriving.from, arriving.since) == (peer, since)) {
-            self.hold_no_more(bucket);
-        }
-    }
-
-    /// This node owns a bucket from now on: its slot says so already.
-    pub(super) fn arrived(&mut self, bucket: BucketId) {
-        let Some(arriving) = self.moves.arriving.remove(&bucket) else { return };
-        if arriving.holding && arriving.released {
-            self.moves.counters.arrived += 1;
-            self.effects.push_back(Effect::ReleaseHeld { bucket, handled: arriving.handled });
-        } else if arriving.holding {
-            // The owner has died meanwhile, and nobody knows which of them it has handled.
-            self.moves.counters.held_in_vain += 1;
-            self.effects.push_back(Effect::DiscardHeld { bucket });
-        }
-    }
-
-    /// A bucket is another's than the one it was to come from.
-    pub(super) fn not_arriving(&mut self, bucket: BucketId, owner: NodeId) {
-        if self.moves.arriving.get(&bucket).is_some_and(|arriving| arriving.from != owner) {
-            self.hold_no_more(bucket);
-        }
-    }
-
-    fn hold_no_more(&mut self, bucket: BucketId) {
-        let Some(arriving) = self.moves.arriving.remove(&bucket) else { return };
-        if arriving.holding {
-            self.moves.counters.held_in_vain += 1;
-            let slot = self.slot(bucket);
-            self.effects.push_back(Effect::SetBucket { bucket, slot });
-            self.effects.push_back(Effect::DiscardHeld { bucket });
-        }
     }
 }

@@ -23,6 +23,7 @@
 //!   all own buckets are compared, and what differs is sent whole. From then on they are compared over
 //!   and over ([`comparison`]).
 
+mod arrival;
 pub mod audit;
 mod commit;
 pub mod comparison;
@@ -31,6 +32,7 @@ mod determined;
 mod effect;
 mod gate;
 mod handover;
+mod placement;
 mod receive;
 mod references;
 pub mod rounds;
@@ -77,6 +79,8 @@ pub struct Rejected {
     pub no_such_bucket: u64,
     /// By a reference to a flow that this node does not have.
     pub unknown: u64,
+    /// Of a bucket that this node does not keep.
+    pub not_kept: u64,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +110,7 @@ pub struct Replica {
     /// Which peer has shown that this node's copy of a bucket equals its own, if none but that one was
     /// believed since.
     equal_to: Vec<NodeId>,
+    placement: placement::Placement,
     peers: Vec<Peer>,
     sessions: BTreeMap<ConnectionId, Session>,
     connections: u64,
@@ -137,6 +142,7 @@ impl Replica {
             doubtful: vec![true; buckets as usize],
             heard: vec![(Epoch(0), NodeId::NONE); buckets as usize],
             equal_to: vec![NodeId::NONE; buckets as usize],
+            placement: placement::Placement::new(cluster.replicas().is_limited(), buckets),
             peers: cluster.nodes().map(|_| Peer::default()).collect(),
             sessions: BTreeMap::new(),
             connections: 0,
@@ -169,6 +175,11 @@ impl Replica {
             *own = if mine { BucketSlot { state: BucketState::Active, ..slot } } else { slot };
             *doubtful = !mine;
             replica.table.set_epoch(BucketId(bucket), slot.epoch);
+        }
+        for bucket in own_buckets(&replica.slots, me) {
+            replica.review(bucket);
+            replica.placement.is_whole(bucket);
+            replica.doubtful[usize::from(bucket.0)] = false;
         }
         replica
     }
@@ -218,13 +229,14 @@ impl Replica {
         self.synced
     }
 
-    /// The buckets of other nodes of which this node may know less than their owner.
+    /// The buckets of other nodes that this node keeps and may know less of than their owner.
     pub fn incomplete(&self) -> impl Iterator<Item = BucketId> + '_ {
         let me = self.cluster.node();
         let buckets = (0..=u16::MAX).map(BucketId).zip(self.slots.iter().zip(&self.doubtful));
         buckets
-            .filter(move |(_, (slot, doubtful))| {
-                **doubtful && slot.owner != NodeId::NONE && slot.owner != me
+            .filter(move |(bucket, (slot, doubtful))| {
+                let others = slot.owner != NodeId::NONE && slot.owner != me;
+                **doubtful && others && self.placement.has(*bucket)
             })
             .map(|(bucket, _)| bucket)
     }
@@ -259,21 +271,8 @@ impl Replica {
                 self.note_synced();
                 self.effects.push_back(Effect::Released { incarnation });
             }
-            Ownership::TakeOver { buckets } => {
-                for &(bucket, slot) in &buckets {
-                    self.not_leaving(bucket, slot.owner);
-                    self.set_slot(bucket, slot);
-                }
-                for (bucket, slot) in buckets {
-                    self.arrived(bucket);
-                    self.doubtful[usize::from(bucket.0)] = false;
-                    self.equal_to[usize::from(bucket.0)] = NodeId::NONE;
-                    self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
-                    self.forget_snapshots(bucket, self.cluster.node());
-                    let peers = self.peers.iter_mut().filter(|peer| peer.connection.is_some());
-                    peers.for_each(|peer| peer.outgoing.check(bucket));
-                }
-            }
+            Ownership::Keepers { buckets } => self.set_keepers(buckets),
+            Ownership::TakeOver { buckets } => self.take_over(buckets),
             Ownership::OwnerChanged { buckets } => {
                 for (bucket, slot) in buckets {
                     self.change_owner(bucket, slot);
@@ -297,6 +296,34 @@ impl Replica {
             Ownership::Told { version } => {
                 self.told = Some(version);
                 self.note_synced();
+            }
+        }
+    }
+
+    fn take_over(&mut self, buckets: Vec<(BucketId, BucketSlot)>) {
+        let bare = buckets.iter().filter(|(bucket, slot)| self.is_bare(*bucket, *slot));
+        let bare: Vec<_> = bare.map(|(bucket, slot)| (*bucket, slot.previous)).collect();
+        for &(bucket, slot) in &buckets {
+            self.not_leaving(bucket, slot.owner);
+            self.set_slot(bucket, slot);
+        }
+        for (bucket, slot) in buckets {
+            self.arrived(bucket);
+            self.placement.is_whole(bucket);
+            self.doubtful[usize::from(bucket.0)] = false;
+            self.equal_to[usize::from(bucket.0)] = NodeId::NONE;
+            self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });
+            self.forget_snapshots(bucket, self.cluster.node());
+            self.check_copies(bucket);
+        }
+        bare.into_iter().for_each(|(bucket, previous)| self.note_bare(bucket, previous));
+    }
+
+    /// All copies of an own bucket may differ.
+    fn check_copies(&mut self, bucket: BucketId) {
+        for (node, peer) in self.cluster.nodes().zip(&mut self.peers) {
+            if peer.connection.is_some() && self.placement.tells(bucket, node) {
+                peer.outgoing.check(bucket);
             }
         }
     }
@@ -327,6 +354,7 @@ impl Replica {
         let behind = self.doubtful.get(usize::from(bucket.0)).is_some_and(|&doubtful| doubtful);
         let unproved = self.moves.is_unproved(bucket);
         if (behind || unproved)
+            && self.placement.has(bucket)
             && let Some(owner) = self.peers.get_mut(usize::from(slot.owner.0))
         {
             owner.outgoing.want(bucket);
@@ -353,6 +381,7 @@ impl Replica {
             self.table.untell_bucket(bucket);
         }
         self.effects.push_back(Effect::SetBucket { bucket, slot });
+        self.review(bucket);
     }
 
     /// The entries of a bucket are in the node table. Of no effect if the bucket has moved since.
@@ -386,10 +415,17 @@ impl Replica {
     fn tell(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         self.gate.forget(&record);
         let slot = self.table.apply(record, Authority::Owner)?;
-        for peer in self.peers.iter_mut().filter(|peer| peer.connection.is_some()) {
-            peer.outgoing.change(slot);
-        }
+        self.tell_changed(record.bucket, slot);
         Ok(slot)
+    }
+
+    /// Has all who keep a bucket told of the flow of it that is in this slot.
+    fn tell_changed(&mut self, bucket: BucketId, slot: SlotId) {
+        for (node, peer) in self.cluster.nodes().zip(&mut self.peers) {
+            if peer.connection.is_some() && self.placement.tells(bucket, node) {
+                peer.outgoing.change(slot);
+            }
+        }
     }
 
     /// A flow of this node's was taken out of the node table, because it was silent for too long. One that
@@ -409,16 +445,20 @@ impl Replica {
         Ok(())
     }
 
-    /// Tells all peers that a flow is gone; from this slot just now, if it is known which.
+    /// Tells all who keep it that a flow is gone; from this slot just now, if it is known which.
     fn tell_removed(&mut self, record: &FlowRecord, slot: Option<SlotId>) {
         let capacity = self.table.capacity();
-        let peers = self.cluster.nodes().zip(&mut self.peers);
-        for (node, peer) in peers.filter(|(_, peer)| peer.connection.is_some()) {
+        let (placement, peers) = (&self.placement, self.cluster.nodes().zip(&mut self.peers));
+        let told = |(node, peer): &(NodeId, &mut Peer)| {
+            peer.connection.is_some() && placement.tells(record.bucket, *node)
+        };
+        for (node, peer) in peers.filter(told) {
             let slot = slot.filter(|&slot| self.table.is_told(node, slot));
             let reference = slot.and_then(|slot| Reference::new(slot.0));
             if !peer.outgoing.remove(*record, reference, capacity) {
                 let own = own_buckets(&self.slots, self.cluster.node());
-                own.into_iter().for_each(|bucket| peer.outgoing.check(bucket));
+                let kept = own.into_iter().filter(|&bucket| placement.tells(bucket, node));
+                kept.for_each(|bucket| peer.outgoing.check(bucket));
             }
         }
     }

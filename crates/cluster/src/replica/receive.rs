@@ -65,6 +65,7 @@ impl Replica {
             }
             Frame::Want { bucket } => {
                 if self.check_own(bucket).is_ok() || self.leaving.contains_key(&bucket) {
+                    self.welcome(peer, bucket);
                     self.peers[usize::from(peer.0)].outgoing.wanted(bucket);
                 }
             }
@@ -133,7 +134,7 @@ impl Replica {
         let mine = self.slot(bucket).owner == self.cluster.node();
         let verdict = match differs {
             // Whoever does not know yet that it has been succeeded goes on changing its copy.
-            _ if !believed || mine => Verdict::NotOwner,
+            _ if !believed || mine || !self.placement.has(bucket) => Verdict::NotOwner,
             true if equal => Verdict::Differs,
             true => Verdict::Outdated,
             false => Verdict::Equal,
@@ -141,7 +142,7 @@ impl Replica {
         let check = self.sessions.get(&connection).map_or(0, Session::received);
         let outgoing = &mut self.peers[usize::from(peer.0)].outgoing;
         outgoing.answer(bucket, check, verdict);
-        match (believed, differs) {
+        match (believed && self.placement.has(bucket), differs) {
             (true, true) => outgoing.want(bucket),
             (true, false) => self.trust(peer, bucket),
             (false, _) => {}
@@ -172,6 +173,7 @@ impl Replica {
         }
         // A peer that is not believed may own the bucket, and this node hear of it later.
         let doubtful = !believed && slot.owner != self.cluster.node();
+        let doubtful = doubtful && self.placement.has(bucket);
         if doubtful && !std::mem::replace(&mut self.doubtful[usize::from(bucket.0)], true) {
             // Whoever owns it by what this node knows may have said all before. If another owns it,
             // that one is asked when this node hears of it.
@@ -193,6 +195,7 @@ impl Replica {
             && self.heard.get(index).is_some_and(|(heard, _)| *heard <= slot.epoch)
         {
             self.doubtful[index] = false;
+            self.placement.is_whole(bucket);
             self.now_complete(bucket);
         }
     }
@@ -219,23 +222,30 @@ impl Replica {
     }
 
     fn upsert(&mut self, peer: NodeId, record: FlowRecord) {
-        let bucket = record.bucket;
-        let applied = if self.believes(peer, bucket, record.epoch) {
-            self.table.apply(record, Authority::Owner).map(|_| ())
-        } else {
-            Err(Refused::NotOwner { bucket })
-        };
-        self.note(peer, applied);
+        let heard = self.hears(peer, record.bucket, record.epoch);
+        let applied = heard.and_then(|()| self.table.apply(record, Authority::Owner));
+        self.note(peer, applied.map(drop));
+    }
+
+    /// Whether what a peer says of a flow of a bucket counts here.
+    pub(super) fn hears(
+        &mut self,
+        peer: NodeId,
+        bucket: BucketId,
+        epoch: Epoch,
+    ) -> Result<(), Refused> {
+        let believed = self.believes(peer, bucket, epoch);
+        match (believed, self.placement.has(bucket)) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Refused::NotKept { bucket }),
+            (false, _) => Err(Refused::NotOwner { bucket }),
+        }
     }
 
     fn remove(&mut self, peer: NodeId, record: &FlowRecord) {
-        let bucket = record.bucket;
-        let removed = if self.believes(peer, bucket, record.epoch) {
-            self.table.remove(record).map(|_| ())
-        } else {
-            Err(Refused::NotOwner { bucket })
-        };
-        self.note(peer, removed);
+        let heard = self.hears(peer, record.bucket, record.epoch);
+        let removed = heard.and_then(|()| self.table.remove(record));
+        self.note(peer, removed.map(drop));
     }
 
     fn begin(
@@ -245,7 +255,7 @@ impl Replica {
         bucket: BucketId,
         epoch: Epoch,
     ) -> Result<(), SyncError> {
-        let believed = self.believes(peer, bucket, epoch);
+        let believed = self.hears(peer, bucket, epoch).is_ok();
         let session = self.sessions.get_mut(&connection).ok_or(SyncError::NotOpen)?;
         if session.snapshot.is_some() {
             let expected = "the end of the snapshot before";
@@ -282,6 +292,7 @@ impl Replica {
             Err(Refused::Older { .. } | Refused::StaleEpoch { .. }) => rejected.older += 1,
             Err(Refused::NotOwner { .. }) => rejected.not_owner += 1,
             Err(Refused::Full { .. }) => rejected.full += 1,
+            Err(Refused::NotKept { .. }) => rejected.not_kept += 1,
             Err(Refused::NoSuchBucket { .. }) => rejected.no_such_bucket += 1,
         }
     }

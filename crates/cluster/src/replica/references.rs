@@ -50,11 +50,9 @@ impl Replica {
                     return Ok(());
                 };
                 let epoch = session.epoch(bucket)?;
-                let changed = if self.believes(peer, bucket, epoch) {
-                    self.table.change(place, epoch, (phase, confirmed), sequence)
-                } else {
-                    Err(Refused::NotOwner { bucket })
-                };
+                let heard = self.hears(peer, bucket, epoch);
+                let state = (phase, confirmed);
+                let changed = heard.and_then(|()| self.table.change(place, epoch, state, sequence));
                 self.note(peer, changed);
             }
             Item::Leave { reference } => {
@@ -62,11 +60,8 @@ impl Replica {
                 session.dictionary.set(reference, None);
                 if let Some((place, bucket)) = locate(&self.table, place) {
                     let epoch = session.epoch(bucket)?;
-                    let removed = if self.believes(peer, bucket, epoch) {
-                        self.table.remove_at(place, epoch)
-                    } else {
-                        Err(Refused::NotOwner { bucket })
-                    };
+                    let heard = self.hears(peer, bucket, epoch);
+                    let removed = heard.and_then(|()| self.table.remove_at(place, epoch));
                     self.note(peer, removed);
                 }
             }
@@ -93,11 +88,8 @@ impl Replica {
     /// Takes what a peer says of a flow; returns where the flow is, if it is as the peer knows it.
     fn introduce(&mut self, peer: NodeId, record: FlowRecord) -> Option<Place> {
         let bucket = record.bucket;
-        let applied = if self.believes(peer, bucket, record.epoch) {
-            self.table.apply(record, Authority::Owner)
-        } else {
-            Err(Refused::NotOwner { bucket })
-        };
+        let heard = self.hears(peer, bucket, record.epoch);
+        let applied = heard.and_then(|()| self.table.apply(record, Authority::Owner));
         self.note(peer, applied.map(|_| ()));
         let slot = match applied {
             Ok(slot) => slot,

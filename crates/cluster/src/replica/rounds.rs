@@ -87,7 +87,7 @@ impl Rounds {
 }
 
 impl Replica {
-    /// Begins to compare all own buckets with all connected peers. Returns the number to ask
+    /// Begins to compare all own buckets with all connected peers that keep them. Returns the number to ask
     /// [`Self::verification`] for; nothing if there are [`MAX_ROUNDS`] already.
     pub fn verify(&mut self, now: Nanos, patience: Duration) -> Option<u64> {
         if self.rounds.rounds.len() >= MAX_ROUNDS {
@@ -99,11 +99,14 @@ impl Replica {
             if peer.connection.is_none() {
                 continue;
             }
-            own.iter().for_each(|&bucket| peer.outgoing.compare(bucket));
+            let node = NodeId(number);
+            let kept = own.iter().copied().filter(|&bucket| self.placement.is_keeper(bucket, node));
+            let kept: Vec<_> = kept.collect();
+            kept.iter().for_each(|&bucket| peer.outgoing.compare(bucket));
             peers.push(Waiting {
-                peer: NodeId(number),
+                peer: node,
                 after: peer.outgoing.sent(),
-                open: own.iter().map(|&bucket| (bucket, false)).collect(),
+                open: kept.into_iter().map(|bucket| (bucket, false)).collect(),
                 equal: 0,
                 different: Vec::new(),
                 lost: false,
@@ -146,7 +149,8 @@ impl Replica {
                 let Some(peer) = self.peers.get_mut(usize::from(waiting.peer.0)) else { continue };
                 waiting.open.retain(|&bucket, _| {
                     let owner = self.slots.get(usize::from(bucket.0)).map(|slot| slot.owner);
-                    let own = owner == Some(self.cluster.node());
+                    let kept = self.placement.is_keeper(bucket, waiting.peer);
+                    let own = owner == Some(self.cluster.node()) && kept;
                     if !own {
                         gone.push(bucket);
                     } else if !peer.outgoing.is_comparing(bucket) {

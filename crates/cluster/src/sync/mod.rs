@@ -20,6 +20,7 @@ pub mod handshake;
 pub mod lag;
 pub mod layout;
 pub mod outgoing;
+mod queue;
 pub mod references;
 mod runs;
 

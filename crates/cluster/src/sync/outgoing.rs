@@ -32,61 +32,14 @@ use super::frame::{FRAME_BYTES, Frame, HANDLED, LETTER};
 use super::handshake::Format;
 use super::lag::{Delays, Lag, Noted};
 use super::layout::Item;
+use super::queue::UniqueQueue;
 use super::references::Reference;
 use super::runs::{MOST_ADDED, Runs};
-use crate::bits::Bits;
 use crate::common_table::{CommonTable, SlotId};
 use crate::map::Version;
 use std::collections::{BTreeMap, VecDeque};
 use testudo_packet::bucket::{BucketId, BucketSlot, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
-
-/// Small numbers, in the order in which they were put in, each at most once.
-#[derive(Debug, Default)]
-struct UniqueQueue {
-    queue: VecDeque<u32>,
-    member: Bits,
-    /// How many were ever put in, and taken out.
-    pushed: u64,
-    popped: u64,
-}
-
-impl UniqueQueue {
-    /// Says whether it was not in already.
-    fn push(&mut self, number: u32) -> bool {
-        let new = self.member.insert(number);
-        if new {
-            self.queue.push_back(number);
-            self.pushed += 1;
-        }
-        new
-    }
-
-    fn pop(&mut self) -> Option<u32> {
-        let number = self.queue.pop_front()?;
-        self.popped += 1;
-        self.member.remove(number);
-        Some(number)
-    }
-
-    fn pop_bucket(&mut self) -> Option<BucketId> {
-        self.pop().map(|number| BucketId(number as u16))
-    }
-
-    fn contains(&self, number: u32) -> bool {
-        self.member.contains(number)
-    }
-
-    fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    fn clear(&mut self) {
-        self.queue.clear();
-        self.popped = self.pushed;
-        self.member.clear();
-    }
-}
 
 #[derive(Debug)]
 struct Snapshot {
@@ -173,6 +126,8 @@ pub(crate) struct Source<'a> {
     pub(crate) slots: &'a [BucketSlot],
     /// Buckets that are let go, of which this node still has to tell, with the slots that they had.
     pub(crate) leaving: &'a BTreeMap<BucketId, BucketSlot>,
+    /// Whether the peer is to be told of a bucket.
+    pub(crate) tells: &'a dyn Fn(BucketId) -> bool,
 }
 
 impl Source<'_> {
@@ -180,7 +135,7 @@ impl Source<'_> {
         let slot = self.slots.get(usize::from(bucket.0))?;
         // It is told under the epoch that it was this node's in, which is the one that counts there.
         let own = (slot.owner == self.me).then_some(slot);
-        own.or_else(|| self.leaving.get(&bucket))
+        own.or_else(|| self.leaving.get(&bucket)).filter(|_| (self.tells)(bucket))
     }
 
     /// The reference by which the peer knows the flow in a slot from now on.
@@ -253,6 +208,11 @@ impl Outgoing {
         if self.forgotten.len() < MAX_FORGOTTEN {
             self.forgotten.push(reference.number());
         }
+    }
+
+    /// What is known of the peer's copy of a bucket does not count any more.
+    pub(crate) fn doubt(&mut self, bucket: BucketId) {
+        self.comparing.doubt(bucket);
     }
 
     /// The peer's copy of a bucket may differ.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::two_nodes;
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Replicas, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::map::Version;
 use testudo_cluster::ownership::{Move, Ownership};
@@ -43,6 +43,7 @@ fn cluster(node: u8) -> Arc<Cluster> {
         name: "recorded".into(),
         label: "a label".into(),
         buckets: 4,
+        replicas: Replicas::All,
         timing: Timing { lease, takeover, ..settings.timing },
         max_flows: 1000,
         ..settings

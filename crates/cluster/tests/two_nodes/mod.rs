@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Replicas, Settings, Timing};
 use testudo_cluster::node_set::NodeSet;
 use testudo_packet::bucket::NodeId;
 
@@ -21,6 +21,7 @@ pub fn settings(node: u8) -> Settings {
         min_voters: 2,
         node: NodeId(node),
         buckets: 8,
+        replicas: Replicas::All,
         timing: Timing { overlap: Duration::ZERO, ..Timing::default() },
         max_flows: 1000,
     }

@@ -19,17 +19,21 @@ use std::time::Duration;
 
 use mesh::{Cost, Mesh};
 use standing::{Standing, standing};
+use testudo_cluster::config::Replicas;
 
 /// How many nodes a cluster has.
 const SIZES: [u8; 5] = [2, 4, 8, 16, 32];
 
-/// How a cluster is configured: what it is called, and how many successors keep a flow if not all do.
-pub const PLANS: [(&str, Option<u8>); 1] = [("replicas = all", None)];
+/// How a cluster is configured.
+pub const PLANS: [(&str, Replicas); 2] =
+    [("replicas = all", Replicas::All), ("replicas = 2", Replicas::Successors(2))];
 
 /// What a cluster of one size costs.
 #[derive(Debug)]
 pub struct Sample {
+    /// How many nodes.
     pub nodes: u8,
+    /// Without connections.
     pub standing: Standing,
     /// By plan, the rounds.
     pub costs: Vec<Vec<Cost>>,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Replicas, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::node_set::NodeSet;
 use testudo_cluster::ownership::Ownership;
@@ -51,7 +51,7 @@ pub struct Mesh {
     turn: u32,
 }
 
-fn cluster(nodes: u8, node: u8) -> Arc<Cluster> {
+fn cluster(nodes: u8, node: u8, replicas: Replicas) -> Arc<Cluster> {
     let settings = Settings {
         name: "growth".into(),
         label: String::new(),
@@ -64,17 +64,17 @@ fn cluster(nodes: u8, node: u8) -> Arc<Cluster> {
         buckets: u32::from(BUCKETS),
         timing: Timing::default(),
         max_flows: 1 << 20,
+        replicas,
     };
     Arc::new(Cluster::new(settings).expect("settings that work"))
 }
 
 impl Mesh {
     /// So many nodes that own as many buckets each, have their streams and know each other.
-    pub fn new(count: u8, replicas: Option<u8>) -> Self {
-        assert_eq!(replicas, None);
+    pub fn new(count: u8, replicas: Replicas) -> Self {
         let nodes = (0..count).map(|number| {
             let mut replica =
-                Replica::new(cluster(count, number), Incarnation(u64::from(number) + 1));
+                Replica::new(cluster(count, number, replicas), Incarnation(u64::from(number) + 1));
             let slots = |mine: bool| {
                 let all = (0..BUCKETS).map(|bucket| (BucketId(bucket), owner(bucket, count)));
                 let some = all.filter(|(_, owner)| (*owner == NodeId(number)) == mine);
@@ -84,6 +84,8 @@ impl Mesh {
                 })
                 .collect::<Vec<_>>()
             };
+            let keepers = (0..BUCKETS).map(|bucket| (BucketId(bucket), keepers(bucket, count)));
+            replica.handle_ownership(Ownership::Keepers { buckets: keepers.collect() });
             replica.handle_ownership(Ownership::TakeOver { buckets: slots(true) });
             replica.handle_ownership(Ownership::OwnerChanged { buckets: slots(false) });
             let own: Vec<_> = slots(true).into_iter().map(|(bucket, _)| bucket).collect();
@@ -154,7 +156,7 @@ impl Mesh {
                         continue;
                     }
                     for one in 0..BATCH {
-                        step(replica, own, opened * BATCH + one, stage);
+                        step(replica, moment(self.turn), own, opened * BATCH + one, stage);
                     }
                 }
                 cost.told += begun.elapsed();
@@ -209,8 +211,17 @@ fn owner(bucket: u16, nodes: u8) -> NodeId {
     NodeId((bucket % u16::from(nodes)) as u8)
 }
 
+/// Who keeps a bucket where two successors do: the owners of a node's buckets have different ones.
+fn keepers(bucket: u16, nodes: u8) -> NodeSet {
+    let (nodes, owner) = (u16::from(nodes), bucket % u16::from(nodes));
+    let others = nodes - 1;
+    let turn = bucket / nodes;
+    let successors = (0..2.min(others)).map(|rank| (owner + 1 + (turn + rank) % others) % nodes);
+    successors.chain([owner]).map(|node| NodeId(node as u8)).collect()
+}
+
 /// One step in the life of a connection of a node's.
-fn step(replica: &mut Replica, own: &[BucketId], number: u32, stage: usize) {
+fn step(replica: &mut Replica, now: Nanos, own: &[BucketId], number: u32, stage: usize) {
     let bucket = own[number as usize % own.len()];
     let end = |address, port| Endpoint { address: Address::v4(address), port };
     let state = |phase, sequence| FlowState {

@@ -86,7 +86,8 @@ impl World {
         }
         let life = self.acknowledged.lives[usize::from(port(&record))];
         for (peer, open) in self.acknowledged.open[node].iter_mut().enumerate() {
-            if daemon.replica.peer(NodeId(peer as u8)).connected {
+            let (bucket, peer) = (record.bucket, NodeId(peer as u8));
+            if daemon.replica.peer(peer).connected && daemon.replica.is_kept_by(bucket, peer) {
                 open.unsent.push(Noted { life, record });
             }
         }
@@ -132,11 +133,48 @@ impl World {
                 for Noted { life, record } in noted {
                     let bucket = usize::from(record.bucket.0);
                     let alive = lives[usize::from(port(&record))] == life;
-                    if alive && machine.kernel.handles(self.now, bucket) {
+                    // Who does not keep the bucket, or has just begun to, has handled what it does not have.
+                    let kept = self.machines[peer].daemon.as_ref().is_some_and(|daemon| {
+                        daemon.replica.has_whole(record.bucket)
+                            || !self.options.replicas.is_limited()
+                    });
+                    if alive && kept && machine.kernel.handles(self.now, bucket) {
                         has[peer].insert(port(&record), record);
                     }
                 }
             }
+        }
+    }
+
+    /// A node has dropped a bucket: what it has acknowledged of it is with another keeper.
+    pub(crate) fn pass_on(&mut self, node: usize, bucket: BucketId) {
+        let heirs = self.heirs(node, bucket);
+        // Whoever is dead itself counts for nothing, and may know so when it wakes.
+        let dead = !heirs.iter().any(|&heir| self.lives_for(heir, node));
+        let mut lost = None;
+        for port in self.acknowledged.ports(bucket) {
+            let Some(record) = self.acknowledged.has[node].remove(&port) else { continue };
+            let known = |&heir: &usize| {
+                let daemon = self.machines[heir].daemon.as_ref();
+                daemon.and_then(|daemon| daemon.replica.table().get(bucket, &key(port)))
+            };
+            let heir = heirs.iter().find_map(|heir| Some((*heir, known(heir)?)));
+            match heir {
+                Some((heir, known)) => {
+                    let least = if record.supersedes(&known) { known } else { record };
+                    self.acknowledged.has[heir].entry(port).or_insert(least);
+                }
+                None if dead || heirs.iter().all(|&heir| self.is_under_way(bucket, heir)) => {}
+                None => lost = Some(record),
+            }
+        }
+        if let Some(record) = lost {
+            self.fail(|| {
+                format!(
+                    "node {node} drops bucket {bucket} with {record:?}, which it has acknowledged \
+                     and none of the keepers {heirs:?} has"
+                )
+            });
         }
     }
 

@@ -137,6 +137,7 @@ impl World {
             Output::Changed => {
                 let Some(daemon) = &self.machines[node].daemon else { return };
                 let map = Arc::new(daemon.raft.machine().clone());
+                self.note_lists(&map);
                 let last = map.history().next_back().cloned();
                 self.say(node, || format!("has map {}: {last:?}", map.version().0));
                 self.tally.most("most versions of a map", map.version().0);

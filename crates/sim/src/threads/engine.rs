@@ -80,6 +80,7 @@ impl World {
         self.go_on_with_determining(node);
         self.pump(node);
         self.note_acknowledged(node);
+        self.note_dropped(node);
     }
 
     /// An engine turns each millisecond; here, if there is anything to be done then.
@@ -318,6 +319,7 @@ impl World {
                 self.turn_soon(node);
             }
             Effect::Determined { number, outcome } => self.note_determined(node, number, outcome),
+            Effect::TakenBare { bucket, .. } => self.note_bare(node, bucket),
             Effect::Diverged { peer, bucket } => self.note_diverged(node, peer, bucket),
             Effect::Repaired { repair, .. } => {
                 self.tally.count("divergences repaired");

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use testudo_cluster::config::Timing;
+use testudo_cluster::config::{Replicas, Timing};
 
 use super::cluster::{Cluster, at_least};
 use super::document::Section;
@@ -29,6 +29,11 @@ pub struct Agreement {
     /// cluster survives the death of the other, but not of the preferred one. Recommended: 2, and a
     /// witness in a cluster of two.
     pub min_voters: u8,
+    /// `replicas`: who keeps a copy of a bucket's flows besides its owner: `"all"` other nodes, or the
+    /// first so many of its successors, from 1 to 8 (fewer with more than 16,384 buckets); by default
+    /// all. More than there are nodes means all that can own. Fewer copies cost the nodes less memory and
+    /// the links less traffic, and that many deaths within the time in which a copy is made are survived.
+    pub replicas: Replicas,
     /// `removal_ms`: how long a voter has to be dead before it is removed. In milliseconds from 10 to
     /// 3,600,000, at least the takeover; by default 3,000. Recommended more than a restart of the
     /// daemon takes.
@@ -94,6 +99,7 @@ pub(super) fn read(
     Ok(Agreement {
         coordinator: coordinator(section, members)?,
         min_voters: min_voters(section, members)?,
+        replicas: replicas(section, cluster)?,
         removal,
         handover: section.milliseconds("handover_ms", 10..=60_000, handover)?,
         overlap: section.milliseconds("overlap_ms", 0..=1000, overlap)?,
@@ -141,4 +147,15 @@ fn min_voters(section: &Section<'_>, members: &[Member]) -> Result<u8, Fault> {
     let Some(value) = section.value("min_voters") else { return Ok(most.min(2)) };
     let expected = format!("a number from 1 to {most}, the number of members");
     value.integer(1..=most.into(), &expected).map(|number| number as u8)
+}
+
+fn replicas(section: &Section<'_>, cluster: &Cluster) -> Result<Replicas, Fault> {
+    let Some(value) = section.value("replicas") else { return Ok(Replicas::All) };
+    let most = Replicas::most(cluster.buckets);
+    let expected =
+        format!("\"all\", or a number from 1 to {most} with {} buckets", cluster.buckets);
+    if value.text(&expected).is_ok_and(|text| text == "all") {
+        return Ok(Replicas::All);
+    }
+    value.integer(1..=most.into(), &expected).map(|count| Replicas::Successors(count as u8))
 }

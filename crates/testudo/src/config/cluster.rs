@@ -24,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "formation_ms",
     "coordinator",
     "min_voters",
+    "replicas",
     "removal_ms",
     "handover_ms",
     "overlap_ms",

@@ -20,7 +20,9 @@ pub use operating::{
     Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
     Restarting, Share,
 };
-pub use syncing::{Commits, Difference, KeptBack, Sync, SyncPeer, Syncs, Verification, Verifying};
+pub use syncing::{
+    Commits, Copies, Difference, KeptBack, Sync, SyncPeer, Syncs, Verification, Verifying,
+};
 
 /// The longest request, in bytes, its newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -211,6 +213,9 @@ pub struct Status {
     pub node_table: NodeTable,
     /// What it knows of the cluster's flows.
     pub common_table: CommonTable,
+    /// Who keeps which buckets' flows.
+    #[serde(default)]
+    pub copies: Copies,
     /// The others, as it sees them, in the order of the configuration.
     pub peers: Vec<Peer>,
     /// How many peers' deaths it has taken buckets over from.

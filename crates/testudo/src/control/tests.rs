@@ -50,6 +50,7 @@ pub(crate) fn status_json() -> serde_json::Value {
         "buckets": {"total": 256, "owned": 86, "loading": 0},
         "node_table": {"entries": 334, "capacity": 262_144, "foreign": 0},
         "common_table": {"entries": 1000, "digest": "0123456789abcdef"},
+        "copies": {"replicas": "1", "kept": 171, "taken_without": 0},
         "peers": [
             {"name": "n2", "state": "alive", "heard_ms": 3,
              "sync": sync_json(true, 12, 0)},
@@ -66,7 +67,8 @@ fn sync_json(connected: bool, sent: u64, pending: u64) -> serde_json::Value {
         "connected": connected, "sent": sent, "acknowledged": sent, "pending": pending,
         "lag_us": 0, "delay_p50_us": 420, "delay_p99_us": null, "coalesced": 3, "resyncs": 0,
         "bytes_sent": 64 * sent, "bytes_received": 0,
-        "rejected": {"older": 2, "not_owner": 0, "full": 0, "no_such_bucket": 0, "unknown": 0},
+        "rejected": {"older": 2, "not_owner": 0, "full": 0, "no_such_bucket": 0, "unknown": 0,
+                     "not_kept": 0},
         "comparison": {
             "equal": 9, "caught_up": 1, "diverged": 1, "repaired": 1, "resent": 40,
             "last": {"bucket": 17, "ago_ms": 5200,

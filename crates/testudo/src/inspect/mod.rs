@@ -9,7 +9,7 @@ mod flow;
 mod health;
 mod map;
 mod place;
-mod status;
+pub mod status;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

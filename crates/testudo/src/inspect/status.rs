@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
-use crate::control::protocol::{PeerState, Role, Status, Tls};
+use crate::control::protocol::{Copies, PeerState, Role, Status, Tls};
 
 /// Show how a node is: lease, buckets, tables, peers, counters
 #[derive(Debug, clap::Args)]
@@ -72,8 +72,22 @@ fn summary(status: &Status) -> String {
         "common table",
         format!("{} entries, digest {}", common_table.entries, common_table.digest),
     );
+    line("copies", copies(&status.copies));
     line("takeovers", format!("{}, of {} buckets", status.takeovers, status.buckets_taken));
     text
+}
+
+/// Who keeps flows, and what that has cost.
+pub fn copies(copies: &Copies) -> String {
+    let Copies { replicas, kept, taken_without } = copies;
+    let who = match replicas.as_str() {
+        "all" => "replicas all".to_owned(),
+        count => format!("replicas {count}, {kept} buckets kept here"),
+    };
+    match taken_without {
+        0 => who,
+        lost => format!("{who}, {lost} buckets TAKEN OVER WITHOUT A COPY: flows were lost"),
+    }
 }
 
 fn certificate(tls: Option<&Tls>) -> String {
@@ -134,6 +148,7 @@ certificate   valid until 2027-12-27 03:14 UTC, 1 authority trusted
 buckets       86 of 256 owned, 0 loading
 node table    334 of 262144 entries, 0 foreign
 common table  1000 entries, digest 0123456789abcdef
+copies        replicas 1, 171 buckets kept here
 takeovers     1, of 43 buckets
 
 PEER  STATE   HEARD-MS  SYNC          SENT  ACKNOWLEDGED  PENDING

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
+use testudo_cluster::config::{MAX_REPLICAS, Replicas};
 
 use super::nodes::{Settings, Timing};
 use super::plan::{Coordinator, MAX_NODES, Mode, Plan};
@@ -119,6 +120,9 @@ pub struct ClusterArgs {
     /// Buckets of the cluster: a power of two.
     #[arg(long, default_value_t = 256, value_parser = buckets)]
     pub buckets: u32,
+    /// How many successors keep a bucket's flows besides its owner, or all.
+    #[arg(long, default_value = "all", value_parser = replicas)]
+    pub replicas: Replicas,
     /// Lease, takeover and heartbeat in milliseconds, if not the default: LEASE,TAKEOVER,HEARTBEAT
     #[arg(long, value_parser = timing)]
     pub timing: Option<Timing>,
@@ -318,6 +322,7 @@ impl RunArgs {
                 + (self.churn + self.connects) * LIFE,
             committed: self.connects > 0 && self.commit == Commit::Sync,
             timing: self.cluster.timing,
+            replicas: self.cluster.replicas,
             patient: self.prefill > 0,
             // Made-up flows are spread unevenly, and a move would be judged with the stall.
             still: self.scenario == Scenario::Stall,
@@ -342,6 +347,7 @@ impl RunArgs {
         if let Some(Timing { lease, takeover, heartbeat }) = cluster.timing {
             add(true, format!(" --timing {lease},{takeover},{heartbeat}"));
         }
+        add(cluster.replicas.is_limited(), format!(" --replicas {}", cluster.replicas));
         add(self.ipv4_only, " --ipv4-only".into());
         add(self.zipf, " --zipf".into());
         add(self.prefill > 0, format!(" --prefill {}", self.prefill));
@@ -384,6 +390,14 @@ fn buckets(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(count) if count.is_power_of_two() && (2..=65_536).contains(&count) => Ok(count),
         _ => Err("expected a power of two from 2 to 65536".into()),
+    }
+}
+
+fn replicas(text: &str) -> Result<Replicas, String> {
+    match (text, text.parse::<u8>()) {
+        ("all", _) => Ok(Replicas::All),
+        (_, Ok(count)) if (1..=MAX_REPLICAS).contains(&count) => Ok(Replicas::Successors(count)),
+        _ => Err(format!("expected all, or a number from 1 to {MAX_REPLICAS}")),
     }
 }
 

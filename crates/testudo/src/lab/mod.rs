@@ -82,8 +82,12 @@ fn act(verb: Verb) -> Result<ExitCode> {
         |node: &args::NodeArgs, fault| standing::inflict(&node.name.name, &node.node, fault);
     match verb {
         Verb::Up { cluster, bare, name } => {
-            let settings =
-                Settings { seed: cluster.seed(), timing: cluster.timing, ..Settings::default() };
+            let settings = Settings {
+                seed: cluster.seed(),
+                timing: cluster.timing,
+                replicas: cluster.replicas,
+                ..Settings::default()
+            };
             standing::up(&name.name, cluster.plan(), cluster.buckets, &settings, bare)
         }
         Verb::Exec { name, host, command } => standing::exec(&name.name, &host, &command),

@@ -14,6 +14,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use testudo_cluster::config::Replicas;
+
 use super::connects;
 use super::plan::{
     CLUSTER_MAC, Coordinator, Host, Mode, Plan, Segment, TAP_LINK, etcd_endpoint, sync_endpoint,
@@ -43,6 +45,8 @@ pub struct Settings {
     pub flows: u32,
     /// Another timing than the default.
     pub timing: Option<Timing>,
+    /// Who keeps copies.
+    pub replicas: Replicas,
     /// Whether flows that nobody answers are to be kept for the whole run.
     pub patient: bool,
     /// Whether buckets stay where they are, however uneven the load is.
@@ -132,6 +136,9 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
             text,
             "lease_ms = {lease}\ntakeover_ms = {takeover}\nheartbeat_ms = {heartbeat}"
         );
+    }
+    if let Replicas::Successors(count) = settings.replicas {
+        let _ = writeln!(text, "replicas = {count}");
     }
     if settings.still {
         text.push_str("balance_moves_per_minute = 0\n");

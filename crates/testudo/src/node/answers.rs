@@ -160,6 +160,7 @@ impl Answerer {
                 entries: standing.flows as u64,
                 digest: format!("{:016x}", standing.digest),
             },
+            copies: self.copies(standing.kept),
             peers,
             takeovers: standing.tallies.takeovers,
             takeover: protocol::Takeover {

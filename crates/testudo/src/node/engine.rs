@@ -183,6 +183,7 @@ pub struct Engine {
     expiry_due: Nanos,
     lost: Throttle,
     apart: Throttle,
+    bare: Throttle,
     refused: Throttle,
     closed: Throttle,
 }
@@ -218,6 +219,7 @@ impl Engine {
             expiry_due: Nanos(0),
             lost: Throttle::default(),
             apart: Throttle::default(),
+            bare: Throttle::default(),
             refused: Throttle::default(),
             closed: Throttle::default(),
         })
@@ -321,7 +323,10 @@ impl Engine {
                 tracing::debug!(buckets = buckets.len(), "buckets are to be handed over");
                 None
             }
-            Ownership::LetGo { .. } | Ownership::Life { .. } | Ownership::Told { .. } => None,
+            Ownership::Keepers { .. }
+            | Ownership::LetGo { .. }
+            | Ownership::Life { .. }
+            | Ownership::Told { .. } => None,
         };
         let mut begun = begun;
         if let Some(begun) = &mut begun {
@@ -447,6 +452,16 @@ impl Engine {
             Effect::PeerClosed { peer, .. } => {
                 let name = self.parts.cluster.member(peer);
                 tracing::info!(peer = name, "entries are no longer synced with the peer");
+            }
+            Effect::TakenBare { bucket, previous } => {
+                if let Some(held_back) = self.bare.admit(clock::now()) {
+                    tracing::error!(
+                        %bucket,
+                        previous = self.parts.cluster.member(previous),
+                        held_back,
+                        "bucket taken over without a copy: nobody who has one lives, and its flows are lost"
+                    );
+                }
             }
             Effect::Diverged { peer, bucket } => {
                 if let Some(held_back) = self.apart.admit(clock::now()) {

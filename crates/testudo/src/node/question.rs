@@ -50,6 +50,14 @@ pub enum Question {
 
 /// How many flows may be looked for with one question.
 pub const MAX_LOOKED_FOR: usize = 1024;
+/// What the node keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// How many buckets' flows, its own included.
+    pub buckets: usize,
+    /// How many buckets it has taken over without a whole copy.
+    pub taken_bare: u64,
+}
 
 /// How far entries have got to each peer.
 pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
@@ -59,6 +67,8 @@ pub type Peers = Vec<(NodeId, SyncStatus, Delays)>;
 pub struct Reach {
     /// To each peer.
     pub peers: Peers,
+    /// What the node keeps.
+    pub kept: Kept,
     /// What has come of packets that waited for that.
     pub commits: commits::Counts,
     /// What is kept back.
@@ -84,6 +94,8 @@ pub struct Standing {
     pub digest: u64,
     /// How far entries have got to each peer.
     pub peers: Peers,
+    /// What the node keeps.
+    pub kept: Kept,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
@@ -124,6 +136,7 @@ impl Question {
                     flows: table.len(),
                     digest: table.digest(),
                     peers: peers(cluster, replica),
+                    kept: kept(replica),
                     tallies: *tallies,
                     moves: replica.move_counters(),
                     letters_lost: replica.letters_lost(),
@@ -136,7 +149,9 @@ impl Question {
             Self::Peers(answers) => {
                 let (peers, commits) = (peers(cluster, replica), tallies.commits);
                 let (replication, not_replicated) = reach();
-                answers.try_send(Reach { peers, commits, replication, not_replicated }).is_err()
+                let kept = kept(replica);
+                let reach = Reach { peers, kept, commits, replication, not_replicated };
+                answers.try_send(reach).is_err()
             }
             Self::Known { flows, answers } => {
                 let flows = flows.iter().take(MAX_LOOKED_FOR);
@@ -169,6 +184,10 @@ impl Question {
             }
         };
     }
+}
+
+fn kept(replica: &Replica) -> Kept {
+    Kept { buckets: replica.kept(), taken_bare: replica.taken_bare() }
 }
 
 fn peers(cluster: &Cluster, replica: &Replica) -> Peers {

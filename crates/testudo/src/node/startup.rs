@@ -160,6 +160,7 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
         min_voters: min_voters.into(),
         node: config.own_id(),
         buckets: config.cluster.buckets,
+        replicas: config.agreement.replicas,
         timing: Timing {
             heartbeat,
             lease,

@@ -12,6 +12,7 @@ use clap::Subcommand;
 
 use crate::control::protocol::{Commits, Difference, KeptBack, SyncPeer, Syncs, Verification};
 use crate::inspect::columns::{Column, or_dash, render};
+use crate::inspect::status::copies;
 use crate::inspect::{Connection, InspectError, finish};
 
 /// How far apart looks at what a comparison has come to are.
@@ -114,12 +115,13 @@ fn render_syncs(syncs: &Syncs) -> String {
             let _ = write!(
                 text,
                 "\nrefused of {name}: {} overtaken, {} not by the owner, {} for lack of room, {} of no \
-                 bucket, {} by references that led nowhere\n",
+                 bucket, {} by references that led nowhere, {} of buckets not kept\n",
                 rejected.older,
                 rejected.not_owner,
                 rejected.full,
                 rejected.no_such_bucket,
-                rejected.unknown
+                rejected.unknown,
+                rejected.not_kept
             );
         }
         if let Some(last) = sync.comparison.last {
@@ -137,6 +139,8 @@ fn render_syncs(syncs: &Syncs) -> String {
     }
     text.push_str(&commits(&syncs.commits));
     text.push_str(&kept_back(&syncs.replication));
+    // Writing to a string can't fail.
+    let _ = write!(text, "\n{}\n", copies(&syncs.copies));
     text
 }
 
@@ -236,12 +240,14 @@ mod tests {
 
     #[test]
     fn what_is_sent_compared_and_repaired_stands_in_columns() {
-        let syncs: Syncs = serde_json::from_value(json!({"node": "n1", "peers": [
+        let syncs: Syncs = serde_json::from_value(json!({"node": "n1",
+            "copies": {"replicas": "2", "kept": 96, "taken_without": 3}, "peers": [
             {"name": "n2", "sync": {
                 "connected": true, "sent": 1200, "acknowledged": 1190, "pending": 12,
                 "lag_us": 1850, "delay_p50_us": 420, "delay_p99_us": 1900, "coalesced": 3,
                 "bytes_sent": 76_800, "bytes_received": 900,
-                "rejected": {"older": 2, "not_owner": 1, "full": 0, "no_such_bucket": 0, "unknown": 0},
+                "rejected": {"older": 2, "not_owner": 1, "full": 0, "no_such_bucket": 0, "unknown": 0,
+                             "not_kept": 4},
                 "comparison": {
                     "equal": 900, "caught_up": 85, "diverged": 1, "repaired": 1, "resent": 340,
                     "last": {"bucket": 17, "ago_ms": 5200,
@@ -256,12 +262,14 @@ n2    connected      12   1.850   0.420   1.900  1200          1190          3  
 n3    disconnected    0   0.000       -       -     0             0          0          0         0
 
 PEER  EQUAL  CAUGHT-UP  DIVERGED  REPAIRED  RESENT  RESYNCS  REFUSED
-n2      900         85         1         1     340        0        3
+n2      900         85         1         1     340        0        7
 n3        0          0         0         0       0        0        0
 
-refused of n2: 2 overtaken, 1 not by the owner, 0 for lack of room, 0 of no bucket, 0 by references that led nowhere
+refused of n2: 2 overtaken, 1 not by the owner, 0 for lack of room, 0 of no bucket, 0 by references that led nowhere, 4 of buckets not kept
 
 last divergence of n2: bucket 17, 5 s ago, repaired in 2.100 ms with 4 records
+
+replicas 2, 96 buckets kept here, 3 buckets TAKEN OVER WITHOUT A COPY: flows were lost
 ";
         assert_eq!(render_syncs(&syncs), text);
     }

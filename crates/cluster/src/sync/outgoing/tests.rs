@@ -64,7 +64,8 @@ impl Owner {
     fn frames(&mut self, most: usize) -> Vec<Frame> {
         let Self { table, slots, leaving, outgoing } = self;
         let mut out = Vec::new();
-        let source = Source { me: ME, peer: NodeId(1), table, slots, leaving };
+        let tells = |_| true;
+        let source = Source { me: ME, peer: NodeId(1), table, slots, leaving, tells: &tells };
         outgoing.transmit(source, &mut out, most * FRAME_BYTES);
         out.chunks_exact(FRAME_BYTES).map(|frame| Frame::decode(frame).expect("a frame")).collect()
     }

@@ -3,6 +3,7 @@
 use super::super::agreement::{Balance, Coordinator};
 use super::super::etcd::{Etcd, Identity};
 use super::*;
+use testudo_cluster::config::Replicas;
 
 const LEASE: &str = "lease_ms = 100";
 const SECOND: &str = "[[member]]\nname = \"n2\"\nsync = \"10.99.0.2:7400\"\n";
@@ -128,6 +129,34 @@ fn an_etcd_is_reached_as_it_is_written() {
     ] {
         let error = set(&etcd(keys)).unwrap_err().to_string();
         assert_eq!(error.lines().next().unwrap(), expected);
+    }
+}
+
+#[test]
+fn copies_are_all_or_as_many_as_lists_can_name() {
+    let replicas = |keys: &str| set(keys).unwrap().agreement.replicas;
+    assert_eq!(replicas(""), Replicas::All);
+    assert_eq!(replicas("replicas = \"all\""), Replicas::All);
+    assert_eq!(replicas("replicas = 8"), Replicas::Successors(8));
+    let buckets =
+        GOOD.lines().find(|line| line.starts_with("buckets")).expect("a number of buckets");
+    for (value, number, most) in [
+        ("0", 64, 8),
+        ("9", 64, 8),
+        ("\"both\"", 64, 8),
+        ("true", 64, 8),
+        ("8", 32_768, 7),
+        ("4", 65_536, 3),
+    ] {
+        let text = GOOD.replace(buckets, &format!("buckets = {number}"));
+        let text = text.replace(LEASE, &format!("{LEASE}\nreplicas = {value}"));
+        assert_eq!(
+            said(&text),
+            format!(
+                "f:7:12: replicas is {value}; expected \"all\", or a number from 1 to {most} with \
+                 {number} buckets"
+            )
+        );
     }
 }
 

@@ -52,12 +52,15 @@ pub struct Rejected {
     pub no_such_bucket: u64,
     /// By a reference to a flow that this node does not have; it is told of again.
     pub unknown: u64,
+    /// Of a bucket that this node does not keep, or does no longer: the owner will know.
+    #[serde(default)]
+    pub not_kept: u64,
 }
 
 impl Rejected {
     /// All together.
     pub const fn total(&self) -> u64 {
-        self.older + self.not_owner + self.full + self.no_such_bucket + self.unknown
+        self.older + self.not_owner + self.full + self.no_such_bucket + self.unknown + self.not_kept
     }
 }
 
@@ -104,7 +107,8 @@ impl Sync {
     /// How far entries have got to a peer, as it is shown at a time.
     pub fn new(status: &replica::SyncStatus, delays: &Delays, now: Nanos) -> Self {
         let micros = |delay: std::time::Duration| delay.as_micros() as u64;
-        let replica::Rejected { older, not_owner, full, no_such_bucket, unknown } = status.rejected;
+        let replica::Rejected { older, not_owner, full, no_such_bucket, unknown, not_kept } =
+            status.rejected;
         let replica::Comparisons { equal, caught_up, diverged, repaired, resent, last } =
             status.comparisons;
         let last = last.map(|replica::Divergence { bucket, found, repair }| Divergence {
@@ -128,7 +132,7 @@ impl Sync {
             resyncs: status.resyncs,
             bytes_sent: status.bytes_sent,
             bytes_received: status.bytes_received,
-            rejected: Rejected { older, not_owner, full, no_such_bucket, unknown },
+            rejected: Rejected { older, not_owner, full, no_such_bucket, unknown, not_kept },
             comparison: Comparison { equal, caught_up, diverged, repaired, resent, last },
         }
     }
@@ -139,6 +143,9 @@ impl Sync {
 pub struct Syncs {
     /// The node that answers.
     pub node: String,
+    /// Who keeps which buckets' flows.
+    #[serde(default)]
+    pub copies: Copies,
     /// The others, in the order of the configuration.
     pub peers: Vec<SyncPeer>,
     /// What has come of first packets that waited for the others to know their flows.
@@ -159,6 +166,24 @@ pub struct KeptBack {
     pub waiting: u64,
     /// How many were replicated before their time since the start, because too many waited.
     pub crowded: u64,
+}
+
+/// Who keeps copies of the buckets' flows, and what this node keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copies {
+    /// How many successors keep a bucket's flows besides its owner: a number, or `all` other nodes.
+    pub replicas: String,
+    /// How many buckets' flows this node keeps, its own included.
+    pub kept: u32,
+    /// How many buckets it has taken over without a whole copy since its start, because nobody who had one
+    /// lived: what it did not have is lost.
+    pub taken_without: u64,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self { replicas: "all".to_owned(), kept: 0, taken_without: 0 }
+    }
 }
 
 /// What has come of first packets that waited for the other nodes, since the start of the daemon.

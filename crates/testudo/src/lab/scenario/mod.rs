@@ -220,7 +220,17 @@ impl<'a> Stage<'a> {
         let Some(nodes) = statuses.collect::<Option<Vec<_>>>() else { return false };
         let owned: u32 = nodes.iter().map(|status| status.buckets.owned).sum();
         let same = |pair: &[&Status]| pair[0].common_table.digest == pair[1].common_table.digest;
-        owned == state.buckets && nodes.windows(2).all(same)
+        let replicas = self.args.cluster.replicas;
+        if !replicas.is_limited() {
+            return owned == state.buckets && nodes.windows(2).all(same);
+        }
+        // Each bucket, and each flow, is with so many nodes.
+        let copies = replicas.keepers().min(nodes.len()) as u64;
+        let kept: u64 = nodes.iter().map(|status| u64::from(status.copies.kept)).sum();
+        let known: u64 = nodes.iter().map(|status| status.common_table.entries).sum();
+        let flows: u64 = nodes.iter().map(|status| status.node_table.entries).sum();
+        let whole = (kept, known) == (copies * u64::from(owned), copies * flows);
+        owned == state.buckets && whole
     }
 
     /// End the traffic and judge.

@@ -10,15 +10,16 @@ use testudo_packet::bucket::NodeId;
 
 use super::{Answerer, NoAnswer, Question, ask, clock, engine, protocol};
 use crate::control::protocol::{
-    Commits, Difference, KeptBack, SyncPeer, Syncs, Verification, Verifying,
+    Commits, Copies, Difference, KeptBack, SyncPeer, Syncs, Verification, Verifying,
 };
 use crate::node::engine::commits::Counts;
 use crate::node::engine::verify::{Found, Question as Verify};
-use crate::node::question::Reach;
+use crate::node::question::{Kept, Reach};
 
 impl Answerer {
     pub(super) fn syncs(&self) -> Result<Syncs, NoAnswer> {
-        let Reach { peers, commits, replication, not_replicated } = self.ask(Question::Peers)?;
+        let Reach { peers, kept, commits, replication, not_replicated } =
+            self.ask(Question::Peers)?;
         let now = clock::now();
         let peers = peers.iter().map(|(peer, status, delays)| SyncPeer {
             name: self.cluster.member(*peer).to_owned(),
@@ -29,7 +30,13 @@ impl Answerer {
         let commits = Commits { committed, timed_out, cut_short, refused, p50_us, p99_us };
         let Replication { waiting, crowded, .. } = replication;
         let replication = KeptBack { not_replicated, waiting, crowded };
-        Ok(Syncs { node, peers: peers.collect(), commits, replication })
+        let copies = self.copies(kept);
+        Ok(Syncs { node, copies, peers: peers.collect(), commits, replication })
+    }
+
+    pub(super) fn copies(&self, kept: Kept) -> Copies {
+        let replicas = self.cluster.replicas().to_string();
+        Copies { replicas, kept: kept.buckets as u32, taken_without: kept.taken_bare }
     }
 
     pub(super) fn begin_verifying(&self) -> Result<Verifying, NoAnswer> {
@@ -110,7 +117,7 @@ fn conclude(cluster: &Cluster, found: &Found, dead: &[NodeId]) -> Verification {
 
 #[cfg(test)]
 mod tests {
-    use testudo_cluster::config::{Settings, Timing};
+    use testudo_cluster::config::{Replicas, Settings, Timing};
     use testudo_cluster::node_set::NodeSet;
     use testudo_cluster::replica::{Copies, Verification as Round};
     use testudo_packet::bucket::BucketId;
@@ -127,6 +134,7 @@ mod tests {
             min_voters: 2,
             node: NodeId(0),
             buckets: 8,
+            replicas: Replicas::All,
             timing: Timing::default(),
             max_flows: 1000,
             label: "shared".into(),

@@ -102,7 +102,7 @@ impl Loads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use testudo_cluster::config::{Settings, Timing};
+    use testudo_cluster::config::{Replicas, Settings, Timing};
 
     fn cluster() -> Cluster {
         let settings = Settings {
@@ -115,6 +115,7 @@ mod tests {
             min_voters: 1,
             node: NodeId(0),
             buckets: 4,
+            replicas: Replicas::All,
             timing: Timing::default(),
             max_flows: 10,
         };

@@ -5,7 +5,7 @@
 
 use testudo_cluster::map::{Change, Command, Map};
 use testudo_cluster::plan::{Capacity, DrainReport, DrainVerdict, drain_report};
-use testudo_cluster::planner::{Lists, RANKS, candidates, move_bucket};
+use testudo_cluster::planner::{Lists, candidates, move_bucket};
 use testudo_packet::bucket::{BucketId, Nanos, NodeId};
 
 use super::Coordination;
@@ -84,7 +84,8 @@ impl Coordination {
         let lists = Lists::new(map, &self.standings);
         let capacity = Capacity { per_weight: self.planner.peak(), percent: FILL };
         let costs = self.planner.costs();
-        let report = drain_report(&lists.held(), &candidates, RANKS, costs, node, &capacity);
+        let ranks = self.parts.cluster.replicas().ranks();
+        let report = drain_report(&lists.held(), &candidates, ranks, costs, node, &capacity);
         show_report(&report)
     }
 

@@ -34,7 +34,12 @@ impl Wanted {
         match self {
             Self::Drained(node) => map.drained().contains(node),
             Self::Undrained(node) => !map.drained().contains(node),
-            Self::Owner(bucket, node) => map.ranks(bucket).first() == Some(&node),
+            // Once it is agreed that the node makes a copy for that, the leader goes on by itself.
+            Self::Owner(bucket, node) => {
+                let invited = map.invited(bucket).filter(|invited| invited.wished);
+                let first = invited.and_then(|invited| invited.nodes.first());
+                map.ranks(bucket).first().into_iter().chain(first).any(|&first| first == node)
+            }
         }
     }
 }

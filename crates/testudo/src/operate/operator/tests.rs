@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::thread;
 
-use testudo_cluster::config::{Settings, Timing};
+use testudo_cluster::config::{Replicas, Settings, Timing};
 
 use super::*;
 use crate::node::health::{Parts, Watcher};
@@ -20,6 +20,7 @@ fn cluster() -> Arc<Cluster> {
         min_voters: 2,
         node: NodeId(0),
         buckets: 4,
+        replicas: Replicas::All,
         timing: Timing::default(),
         max_flows: 16,
         label: String::new(),

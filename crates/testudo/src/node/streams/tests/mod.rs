@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use testudo_cluster::config::{Cluster, Settings, Timing};
+use testudo_cluster::config::{Cluster, Replicas, Settings, Timing};
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::replica::{Effect, Replica};
 
@@ -35,6 +35,7 @@ fn cluster(own: NodeId) -> Arc<Cluster> {
         min_voters: 2,
         node: own,
         buckets: 4,
+        replicas: Replicas::All,
         timing: Timing::default(),
         max_flows: 16,
         label: String::new(),
