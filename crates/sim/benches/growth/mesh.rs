@@ -243,7 +243,7 @@ fn step(replica: &mut Replica, now: Nanos, own: &[BucketId], number: u32, stage:
     };
     if stage <= last {
         let kind = if stage == 0 { EventKind::Created } else { EventKind::Updated };
-        replica.handle_event(Nanos(0), Event { kind, record }).expect("an own flow");
+        replica.handle_event(now, Event { kind, record }).expect("an own flow");
     } else {
         replica.handle_expired(&record).expect("an own flow");
     }
