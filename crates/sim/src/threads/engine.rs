@@ -10,7 +10,7 @@ use testudo_packet::tracking::Phase;
 
 use crate::checkers::{bounded, handed_over_whole, kept_back};
 use crate::kernel::{Fate, Packet, key};
-use crate::machine::{Input, Thread};
+use crate::machine::{Input, Life, Thread};
 use crate::options::{MS, Plant};
 use crate::world::World;
 
@@ -260,12 +260,6 @@ impl World {
                 self.input_at(at, node, life, Input::Loaded(bucket, epoch));
                 None
             }
-            Effect::ReadOut { bucket, reading } => {
-                self.tally.count("buckets read out");
-                let at = self.now + self.rng.within(0..20 * MS);
-                self.input_at(at, node, life, Input::ReadOut(bucket, reading));
-                None
-            }
             Effect::Yield { bucket, slot } => {
                 self.machines[node].kernel.set_slot(bucket, slot);
                 self.say(node, || format!("yields {bucket} to {}", slot.owner.0));
@@ -302,7 +296,7 @@ impl World {
                 None
             }
             effect => {
-                self.note_effect(node, effect);
+                self.note_effect(node, life, effect);
                 None
             }
         };
@@ -312,8 +306,13 @@ impl World {
     }
 
     /// What no other thread has a part in.
-    fn note_effect(&mut self, node: usize, effect: Effect) {
+    fn note_effect(&mut self, node: usize, life: Life, effect: Effect) {
         match effect {
+            Effect::ReadOut { bucket, reading } => {
+                self.tally.count("buckets read out");
+                let at = self.now + self.rng.within(0..20 * MS);
+                self.input_at(at, node, life, Input::ReadOut(bucket, reading));
+            }
             Effect::Place { wish, record } => {
                 self.place(node, wish, record);
                 self.turn_soon(node);

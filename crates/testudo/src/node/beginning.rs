@@ -119,7 +119,7 @@ impl Beginning {
             datapath,
             lease,
             membership: Membership::new(cluster.clone(), incarnation, clock::now()),
-            replica: Replica::new(cluster.clone(), incarnation),
+            replica: keeping_back(config, Replica::new(cluster.clone(), incarnation)),
             stations,
             resumed: false,
         })
@@ -155,11 +155,20 @@ impl Beginning {
             datapath,
             lease,
             membership: Membership::resume(cluster.clone(), &frozen, clock::now())?,
-            replica: Replica::resume(cluster.clone(), frozen.incarnation(), frozen.slots()),
+            replica: keeping_back(
+                config,
+                Replica::resume(cluster.clone(), frozen.incarnation(), frozen.slots()),
+            ),
             stations,
             resumed: true,
         })
     }
+}
+
+/// A replica that keeps back what the rules say.
+fn keeping_back(config: &Config, mut replica: Replica) -> Replica {
+    replica.set_policies(config.rules.iter().map(|rule| rule.replicate).collect());
+    replica
 }
 
 /// Whether packets meet the slots that the membership takes for granted.

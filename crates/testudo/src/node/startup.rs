@@ -257,13 +257,11 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
     let streams = streams(&config, &poll, listener, (&beginning.replica, credentials))?;
     let shared: SharedTable = beginning.datapath.table().clone();
-    let mut replica = beginning.replica;
-    replica.set_policies(config.rules.iter().map(|rule| rule.replicate).collect());
     let mut engine = Engine::new(engine::Parts {
         stations: beginning.stations,
         cluster,
         datapath: beginning.datapath,
-        replica,
+        replica: beginning.replica,
         streams,
         poll,
         mailbox: mail.engine.1,

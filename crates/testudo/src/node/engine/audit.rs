@@ -36,8 +36,9 @@ pub struct Rounds {
     settling: bool,
     /// What was found in a round at full pace.
     found: Audit,
-    /// Whether the round at full pace is for lost events.
-    lost: bool,
+    /// How many places of the node table will have been looked at when all lost events are found, if some
+    /// were lost.
+    lost: Option<u64>,
     readings: Readings,
 }
 
@@ -94,9 +95,16 @@ impl Place {
 }
 
 impl Rounds {
-    /// Whether events were lost whose flows may not have been found yet.
+    /// Whether tables are gone over at full pace.
     pub(super) const fn is_behind(&self) -> bool {
         self.node.owed + self.common.owed > 0
+    }
+
+    /// Whether events were lost whose flows may not have been looked at since. A bucket that is read out is no
+    /// reason to wait: it does not yield before that is done.
+    fn misses_some(&self) -> bool {
+        let looked = self.readings.looked;
+        self.lost.is_some_and(|until| looked < until || self.common.owed > 0)
     }
 }
 
@@ -108,7 +116,7 @@ impl Engine {
         let Self { rounds, parts: Parts { datapath, replica, .. }, .. } = self;
         rounds.node.owed = datapath.table().capacity();
         rounds.common.owed = replica.table().places();
-        rounds.lost = true;
+        rounds.lost = Some(rounds.readings.looked + rounds.node.owed as u64);
         if let Some(held_back) = self.lost.admit(now) {
             tracing::warn!(
                 lost,
@@ -164,7 +172,7 @@ impl Engine {
     fn tell_found(&mut self, now: Nanos, was_behind: bool) {
         let found = std::mem::take(&mut self.rounds.found);
         let Audit { changed, removed, refused, first, .. } = found;
-        if was_behind && std::mem::take(&mut self.rounds.lost) {
+        if was_behind && self.rounds.lost.take().is_some() {
             tracing::info!(changed, removed, refused, "the node table has been read anew");
         } else if !found.is_clean()
             && let Some(held_back) = self.apart.admit(now)
@@ -187,7 +195,7 @@ impl Engine {
         // If events go on getting lost all the time, nobody can know all.
         let slots = self.parts.datapath.table().capacity() + self.parts.replica.table().places();
         for _ in 0..=2 * slots / SLICE {
-            if !self.rounds.is_behind() {
+            if !self.rounds.misses_some() {
                 break;
             }
             let now = clock::now();
