@@ -280,12 +280,10 @@ impl Planner {
         let held = lists.held();
         let mut changes = plan::succeed(&held, &candidates, scene.ranks());
         changes.retain(|change| !scene.is_on_its_way(change.bucket));
-        if !changes.is_empty() {
-            let known = (&held[..], &candidates[..]);
-            let command = self.place(scene, changes, known, (Reason::Succession, true));
-            if command.is_some() {
-                return command;
-            }
+        let (known, mut waiting) = ((&held[..], &candidates[..]), Vec::new());
+        let succession = (Reason::Succession, true);
+        if let Some(command) = Self::place(scene, (changes, &mut waiting), known, succession) {
+            return Some(command);
         }
         let overtaken = self.overtaken(scene);
         if !overtaken.is_empty() {
@@ -303,7 +301,7 @@ impl Planner {
         }
         let moves = self.moves(scene, &held, &candidates);
         let (changes, reason) = moves.unwrap_or((Vec::new(), Reason::Copies));
-        self.place(scene, changes, (&held, &candidates), (reason, false))
+        Self::place(scene, (changes, &mut waiting), known, (reason, false))
     }
 
     /// Whether an owner catches up, as after its process was replaced, or, where not all nodes keep all,

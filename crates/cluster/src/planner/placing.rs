@@ -43,7 +43,7 @@ pub(super) struct Waits {
 pub(super) enum Fit {
     /// It can be made, as it is here.
     Now(Change),
-    /// These nodes have to fill up first, besides those who do already.
+    /// First all have to fill up that are to keep it, these besides those who keep it by its list.
     Fill(BucketId, Vec<NodeId>),
 }
 
@@ -62,10 +62,15 @@ impl Scene<'_> {
         standing.is_some_and(knows) && self.map.keepers(bucket, count).contains(node)
     }
 
-    /// Those of the nodes that keep a bucket by its list that live, in whichever life.
+    /// Who keeps a bucket and lives, in whichever life: by its list, or invited and filled up.
     fn holders(&self, bucket: BucketId) -> Vec<NodeId> {
         let kept = self.map.ranks(bucket).iter().take(self.cluster.replicas().keepers());
-        kept.copied().filter(|&node| self.lives(node)).collect()
+        let mut holders: Vec<_> = kept.copied().filter(|&node| self.lives(node)).collect();
+        let invited = self.map.invited(bucket).map_or(&[][..], |invited| &invited.nodes);
+        let filled = invited.iter().filter(|&&node| self.is_filled(bucket, node));
+        let new: Vec<_> = filled.copied().filter(|node| !holders.contains(node)).collect();
+        holders.extend(new);
+        holders
     }
 
     /// Whether a list names lives that are over, or fewer nodes that keep the bucket than there should be.
@@ -106,18 +111,24 @@ impl Scene<'_> {
             // Those who keep it, first those who have all of it, in the order that they have; then the others
             // who have all of it.
             let before = self.map.ranks(bucket);
-            let place = |node: &NodeId| before.iter().position(|holder| holder == node);
+            let place = |node: &NodeId| {
+                let place = before.iter().position(|holder| holder == node);
+                let place = place.map_or(usize::MAX, |place| place + 1);
+                if Some(*node) == held.owner { 0 } else { place }
+            };
             let mut list = holders.clone();
             list.extend(ranks.iter().filter(|node| !holders.contains(node)));
             list.sort_by_key(|node| match holders.contains(node) {
                 true => (u8::from(unfilled(node)), place(node)),
-                false => (2 + u8::from(unfilled(node)), None),
+                false => (2 + u8::from(unfilled(node)), 0),
             });
             list.truncate(self.ranks());
             return Fit::Now(Change { bucket, ranks: list });
         }
         ranks.truncate(end);
-        ranks.retain(|node| unfilled(node) && !holders.contains(node));
+        // Who is invited and has filled up stays invited until the others have.
+        let listed = self.map.ranks(bucket).iter().take(self.cluster.replicas().keepers());
+        ranks.retain(|node| !listed.clone().any(|listed| listed == node));
         Fit::Fill(bucket, ranks)
     }
 
@@ -203,14 +214,15 @@ impl Planner {
     }
 
     /// The command that makes these changes, or the copies that they need; of changes that wait for
-    /// copies under way, nothing.
+    /// copies under way, nothing. `waiting` are the buckets that an earlier plan waits for: they are left
+    /// alone. Those that this one waits for join them.
     pub(super) fn place(
-        &self,
         scene: &Scene<'_>,
-        changes: Vec<Change>,
+        (mut changes, waiting): (Vec<Change>, &mut Vec<BucketId>),
         (held, candidates): (&[Held<'_>], &[Candidate]),
         (reason, urgent): (Reason, bool),
     ) -> Option<Command> {
+        changes.retain(|change| !waiting.contains(&change.bucket));
         let (mut now, mut guests) = (Vec::new(), Vec::new());
         for change in changes {
             let Some(held) = held.get(usize::from(change.bucket.0)) else { continue };
@@ -224,7 +236,7 @@ impl Planner {
         if !now.is_empty() {
             return scene.assign(now, reason);
         }
-        let wanted: Vec<_> = guests.iter().map(|(bucket, _)| *bucket).collect();
+        waiting.extend(guests.iter().map(|(bucket, _)| *bucket));
         let open = |bucket, nodes: &[NodeId]| match scene.map.invited(bucket) {
             Some(invited) => !invited.wished && &invited.nodes[..] != nodes,
             None => true,
@@ -232,7 +244,7 @@ impl Planner {
         guests.retain(|(bucket, nodes)| !nodes.is_empty() && open(*bucket, nodes));
         guests.truncate(super::MAX_LISTS);
         if guests.is_empty() {
-            return if urgent { None } else { scene.stale(&wanted) };
+            return if urgent { None } else { scene.stale(waiting) };
         }
         let basis = scene.map.version();
         Some(Command::Invite { basis, guests, reason: Reason::Copies })

@@ -5,7 +5,7 @@
 //! the admitted one):
 //!
 //! * **No bucket is taken over without a whole copy** while another node has one, is not dead, had it when the
-//!   bucket's list was made, and is spoken of by the list before. A node that has begun anew since is not,
+//!   bucket's list was made, and is spoken of by the list by which the bucket was taken before. A node that has begun anew since is not,
 //!   whatever it may remember: when all nodes of a list have, nobody can tell whose memory is worth
 //!   something. And a list that names several who fill up (the first of all, or one after deaths) can't know
 //!   who will be done first: until it is made anew, the first of them takes over.
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use testudo_cluster::map::{Map, Version};
 use testudo_cluster::membership::Membership;
 use testudo_cluster::node_set::NodeSet;
-use testudo_packet::bucket::{BucketId, NodeId};
+use testudo_packet::bucket::{BucketId, Epoch, NodeId};
 
 use crate::world::World;
 
@@ -33,6 +33,8 @@ pub struct Copies {
     latest: Version,
     /// Who had a whole copy when a bucket got a list, by bucket and version.
     whole: BTreeMap<(BucketId, Version), NodeSet>,
+    /// By which lists each bucket was taken the time before, and last.
+    taken: BTreeMap<BucketId, (Version, Version)>,
 }
 
 impl World {
@@ -75,16 +77,18 @@ impl World {
         }
     }
 
-    /// Whether the list before the one by which a node has taken a bucket speaks of this life of another.
+    /// A node has taken a bucket, by the list of which its epoch tells.
+    pub(crate) fn note_taken_by(&mut self, bucket: BucketId, epoch: Epoch) {
+        let by = Version(u64::from(epoch.0 >> 8));
+        let (before, last) = self.copies.taken.entry(bucket).or_default();
+        *before = std::mem::replace(last, by);
+    }
+
+    /// Whether the list by which a bucket was taken the time before speaks of this life of a node.
     fn is_spoken_of(&self, node: usize, bucket: BucketId, other: usize) -> bool {
-        let Some(daemon) = &self.machines[node].daemon else { return false };
-        let map = daemon.membership.map();
-        let list = map.list(bucket).map(|list| list.since);
-        let Some(list) = list else { return false };
-        // By the number of its epoch it was taken by the present list for the first time.
-        let first = u64::from(daemon.replica.slot(bucket).epoch.0) == list.0 << 8;
-        let before = map.older(bucket).last().map(|(list, _)| list.since).filter(|_| first);
-        map.stands_in(NodeId(other as u8), before.unwrap_or(list))
+        let daemon = self.machines[node].daemon.as_ref();
+        let before = self.copies.taken.get(&bucket).map_or(Version(0), |(before, _)| *before);
+        daemon.is_some_and(|d| d.membership.map().stands_in(NodeId(other as u8), before))
     }
 
     /// Whether a node is not dead, as another sees it.

@@ -127,8 +127,9 @@ impl World {
         let planned = planned.count();
         self.tally.add("buckets taken from nodes that are up", planned as u64);
         self.tally.add("buckets taken over or first taken", (taken.len() - planned) as u64);
-        for (bucket, _) in taken {
+        for (bucket, slot) in taken {
             self.note_inherited(node, bucket);
+            self.note_taken_by(bucket, slot.epoch);
             self.note_taken(node, bucket);
         }
     }
