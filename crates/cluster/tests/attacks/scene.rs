@@ -192,7 +192,7 @@ impl Scene {
     pub fn event(&mut self, record: FlowRecord) {
         let kind = EventKind::Updated;
         let owner = owner(record.bucket.0);
-        self.nodes[owner].handle_event(Event { kind, record }).expect("an own flow");
+        self.nodes[owner].handle_event(NOW, Event { kind, record }).expect("an own flow");
     }
 
     /// What the driver of a node would have to do.
