@@ -62,13 +62,13 @@ impl Scene<'_> {
         standing.is_some_and(knows) && self.map.keepers(bucket, count).contains(node)
     }
 
-    /// Who keeps a bucket and lives, in whichever life: by its list, or invited and filled up.
+    /// Who keeps a bucket and lives, in whichever life: by its list, or invited.
     fn holders(&self, bucket: BucketId) -> Vec<NodeId> {
         let kept = self.map.ranks(bucket).iter().take(self.cluster.replicas().keepers());
         let mut holders: Vec<_> = kept.copied().filter(|&node| self.lives(node)).collect();
         let invited = self.map.invited(bucket).map_or(&[][..], |invited| &invited.nodes);
-        let filled = invited.iter().filter(|&&node| self.is_filled(bucket, node));
-        let new: Vec<_> = filled.copied().filter(|node| !holders.contains(node)).collect();
+        let new = invited.iter().filter(|node| self.lives(**node) && !holders.contains(node));
+        let new: Vec<_> = new.copied().collect();
         holders.extend(new);
         holders
     }

@@ -5,14 +5,13 @@
 //! the admitted one):
 //!
 //! * **No bucket is taken over without a whole copy** while another node has one, is not dead, had it when the
-//!   bucket's list was made, and is spoken of by the list by which the bucket was taken before. A node that has begun anew since is not,
-//!   whatever it may remember: when all nodes of a list have, nobody can tell whose memory is worth
-//!   something. And a list that names several who fill up (the first of all, or one after deaths) can't know
+//!   bucket's list was made, and is spoken of by the list by which the bucket was taken before. A node that
+//!   has begun anew since is not, whatever it may remember: when all nodes of a list have, nobody can tell
+//!   whose memory is worth something. And a list that names several who fill up (the first of all, or one after deaths) can't know
 //!   who will be done first: until it is made anew, the first of them takes over.
 //! * **No copy is dropped before another can take its place**: who drops a bucket, and is not dead itself, leaves
-//!   each flow that it has
-//!   acknowledged with another keeper that is not dead and not the owner, if there is such a keeper; and
-//!   from then on that one has to have it ([`super::acknowledged`]). A flow of which word is still under way
+//!   each flow that it has acknowledged with another keeper that is not dead and not the owner, if there is
+//!   such a keeper; and from then on that one has to have it ([`super::acknowledged`]). A flow of which word is still under way
 //!   from the owner to that keeper is the owner's alone for so long, as if it had just begun.
 
 use std::collections::BTreeMap;
