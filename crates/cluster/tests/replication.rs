@@ -98,6 +98,7 @@ impl Pair {
     /// Until nobody has anything to say.
     fn talk(&mut self) {
         loop {
+            self.turn(at(0));
             let mut quiet = true;
             for node in [0, 1] {
                 let (replica, connection) = &mut self.ends[node];
@@ -107,7 +108,6 @@ impl Pair {
                 let (replica, connection) = &mut self.ends[1 - node];
                 replica.handle_bytes(at(0), *connection, &bytes).expect("a peer's bytes");
             }
-            self.turn(at(0));
             if quiet {
                 return;
             }
@@ -422,4 +422,33 @@ fn what_waits_in_a_bucket_that_was_lost_is_forgotten() {
     pair.give(1, 1, 3);
     pair.turn(at(9000));
     assert_eq!(pair.known(), [(2, Phase::SynSent)]);
+}
+
+/// The list of the bucket's owners changes, and not the owner: its epoch does.
+fn renew(pair: &mut Pair, bucket: u16, epoch: u32, who: &[usize]) {
+    let (owner, previous, state) = (NodeId(1), NodeId(1), BucketState::Active);
+    let slot = BucketSlot { owner, previous, state, epoch: Epoch(epoch) };
+    for &node in who {
+        let buckets = vec![(BucketId(bucket), slot)];
+        pair.ends[node].0.handle_ownership(Ownership::OwnerChanged { buckets });
+    }
+}
+
+#[test]
+fn a_flow_is_told_of_under_the_epoch_that_its_bucket_has_now() {
+    let mut pair = Pair::new();
+    pair.event(at(0), flow(AFTER, 1, Phase::Established, 2));
+    pair.event(at(0), flow(NEVER, 9, Phase::Established, 2));
+    renew(&mut pair, 1, 3, &[0, 1]);
+    pair.turn(at(500));
+    leave(&mut pair, 5);
+    assert_eq!(pair.audit(at(500)).let_through, 1);
+    assert_eq!(pair.known(), [1, 9].map(|port| (port, Phase::Established)));
+    for node in [0, 1] {
+        let epochs = pair.ends[node].0.table().iter().map(|record| record.epoch);
+        assert!(epochs.into_iter().all(|epoch| epoch == Epoch(3)), "node {node}");
+    }
+    // The node table still has the epoch of the flow's last change, and is right all the same.
+    assert!(pair.audit(at(510)).is_clean());
+    assert_eq!(pair.audit(at(510)).let_through, 0);
 }

@@ -133,7 +133,7 @@ impl Replica {
     fn is_unknown(&self, record: &FlowRecord) -> bool {
         self.is_settled(record.bucket)
             && match self.table.get(record.bucket, &record.key) {
-                Some(known) => !is_same(&known, record),
+                Some(known) => !is_same(&known, &self.now_spoken(record)),
                 None => self.is_missed(record),
             }
     }
@@ -143,6 +143,7 @@ impl Replica {
         if self.keeps_back(now, &record, true) {
             return Ok(());
         }
+        let record = self.now_spoken(&record);
         match self.tell(record) {
             Err(Refused::Older { .. }) => {}
             result => return result.map(drop),

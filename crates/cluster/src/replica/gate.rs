@@ -185,7 +185,8 @@ impl Gate {
     }
 }
 
-/// Whether what is known of a flow is what is so, and its next change will not be taken for an old one.
+/// Whether what is known of a flow is what is so, and its next change will not be taken for an old one, if
+/// that comes under the epoch of the record.
 pub(super) fn is_same(known: &FlowRecord, record: &FlowRecord) -> bool {
     let state = |record: &FlowRecord| {
         let FlowState { phase, confirmed, rule, .. } = record.state;
@@ -209,16 +210,27 @@ impl Replica {
         Replication { told, waiting: self.gate.waiting.len() as u64, crowded: self.gate.crowded }
     }
 
-    /// Tells of the flows that have lived for long enough; to be called in each turn. With a time that is
-    /// later than all others, of all that wait: how long flows have lived that another process has left
-    /// nobody knows. Returns how many found no room in the common table; going over the node table
-    /// finds these again.
+    /// Tells of the flows that have lived for long enough; to be called whenever all events have been taken in.
+    /// With a time that is later than all others it tells of all that wait: how long flows have lived that
+    /// another process has left nobody knows. Returns how many found no room in the common table; going
+    /// over the node table finds these again.
     pub fn handle_due(&mut self, now: Nanos) -> usize {
-        let due = self.gate.take_due(now);
-        let own =
-            due.into_iter().filter(|record| self.slot(record.bucket).owner == self.cluster.node());
-        let own: Vec<_> = own.collect();
-        own.into_iter().filter(|&record| self.tell(record).is_err()).count()
+        let mut refused = 0;
+        for record in self.gate.take_due(now) {
+            if self.check_own(record.bucket).is_ok() {
+                let record = self.now_spoken(&record);
+                refused += usize::from(self.tell(record).is_err());
+            }
+        }
+        refused
+    }
+
+    /// A flow as this node speaks of it now. It may have changed last before the bucket's epoch did, and who
+    /// is told of it under an older epoch than that of a comparison may take this node for one that was
+    /// succeeded.
+    pub(super) fn now_spoken(&self, record: &FlowRecord) -> FlowRecord {
+        let epoch = self.slot(record.bucket).epoch.max(record.epoch);
+        FlowRecord { epoch, ..*record }
     }
 
     /// Whether the peers are not to be told of a flow, as it is now. `right` if that is how it is for

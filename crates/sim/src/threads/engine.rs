@@ -31,9 +31,6 @@ impl World {
         let now = self.machines[node].read(self.now);
         let Some(daemon) = &mut self.machines[node].daemon else { return };
         let replica = &mut daemon.replica;
-        if self.options.plant != Plant::DueForgotten {
-            replica.handle_due(now);
-        }
         match input {
             Input::Tick => {
                 let life = daemon.life;
@@ -161,8 +158,18 @@ impl World {
             self.audit_all(node);
         }
         self.expire(node);
+        self.tell_due(node);
         for packet in std::mem::take(&mut self.machines[node].kernel.upcalls) {
             self.serve(node, packet);
+        }
+    }
+
+    fn tell_due(&mut self, node: usize) {
+        let now = self.machines[node].read(self.now);
+        if let Some(daemon) = &mut self.machines[node].daemon
+            && self.options.plant != Plant::DueForgotten
+        {
+            daemon.replica.handle_due(now);
         }
     }
 

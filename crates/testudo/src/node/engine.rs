@@ -263,9 +263,9 @@ impl Engine {
         if self.rounds.is_behind() || clock::between(self.events_read, now) >= GATHERING {
             self.events_read = now;
             self.drain_events(now);
+            self.tallies.refused_events += self.parts.replica.handle_due(now) as u64;
             more |= self.audit_some(now);
         }
-        self.tallies.refused_events += self.parts.replica.handle_due(now) as u64;
         self.handle_upcalls(now);
         self.begin_commits(now);
         more |= self.parts.streams.turn(now, &mut self.parts.replica);
