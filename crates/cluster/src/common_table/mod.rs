@@ -5,7 +5,7 @@
 //!
 //! Invariant: of one flow, the record with the higher (epoch, sequence) stays, whatever the order of
 //! arrival; only the bucket's owner may say otherwise, with a snapshot. Count and digest of each
-//! bucket always match its list.
+//! bucket, as they are told, always match its list.
 //!
 //! A flow is found by bucket and key, in either direction. Digests leave the epoch out: after a
 //! takeover the new owner's copy of a flow carries the old epoch until the flow changes, and two
@@ -13,21 +13,23 @@
 //!
 //! Why not a `HashMap` of records with a list of keys per bucket: that keeps each key twice. Here a
 //! record lies in a slot of its own, slots of one bucket are linked, and the index holds slot
-//! numbers. The index is in many parts, because one that grows hashes all its flows anew: a part is
-//! soon done with that, the whole would hold up everything else for longer than a heartbeat.
+//! numbers.
 //!
 //! Limits: a table full to its maximum refuses new flows, and still takes changes of known ones.
 //! Memory is never given back.
 
+mod index;
 mod slots;
+mod summing;
 mod told;
 
 use crate::keys::TableKey;
-use hashbrown::HashTable;
+use index::Index;
 use slots::{NO_SLOT, Slots};
+use summing::Unsummed;
 use testudo_packet::bucket::{BucketId, Epoch, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
-use testudo_packet::flow::{Endpoint, FlowKey};
+use testudo_packet::flow::FlowKey;
 use testudo_packet::tracking::Phase;
 use told::Told;
 
@@ -97,6 +99,7 @@ pub enum Refused {
 struct Bucket {
     first: SlotId,
     count: u32,
+    /// Without the flows that are still to be summed up.
     digest: u64,
     epoch: Epoch,
     /// Whether a peer may have been told of a flow of it by the number of its slot.
@@ -111,9 +114,11 @@ pub struct CommonTable {
     slots: Slots,
     /// How many flows there are.
     flows: usize,
-    index: Vec<HashTable<SlotId>>,
+    index: Index,
     buckets: Vec<Bucket>,
+    /// Without the flows that are still to be summed up.
     digest: u64,
+    unsummed: Unsummed,
     told: Told,
 }
 
@@ -128,9 +133,10 @@ impl CommonTable {
             capacity,
             slots: Slots::default(),
             flows: 0,
-            index: vec![HashTable::new(); PARTS],
+            index: Index::new(key),
             buckets: vec![empty; buckets as usize],
             digest: 0,
+            unsummed: Unsummed::default(),
             told: Told::default(),
         }
     }
@@ -156,13 +162,15 @@ impl CommonTable {
     /// Sums up which flows there are, in which states. Equal on tables that hold the same.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.digest
+        self.unsummed().fold(self.digest, |sum, record| sum.wrapping_add(self.weight(&record)))
     }
 
     /// As [`Self::digest`], of one bucket.
     #[must_use]
     pub fn bucket_digest(&self, bucket: BucketId) -> u64 {
-        self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.digest)
+        let summed = self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.digest);
+        let unsummed = self.unsummed().filter(|record| record.bucket == bucket);
+        unsummed.fold(summed, |sum, record| sum.wrapping_add(self.weight(&record)))
     }
 
     /// How many flows a bucket has.
@@ -227,8 +235,7 @@ impl CommonTable {
     /// The slot of a flow.
     #[must_use]
     pub fn find(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
-        let hash = hash(&self.key, bucket, key);
-        self.index[part(hash)].find(hash, |&slot| self.slots.holds(slot, bucket, key)).copied()
+        self.index.find(&self.slots, bucket, key)
     }
 
     /// The place of the flow that is in a slot now.
@@ -388,54 +395,70 @@ impl CommonTable {
     /// How many bytes the table has taken from the system for its flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        let index: usize = self.index.iter().map(HashTable::allocation_size).sum();
-        self.slots.memory() + index + self.told.memory()
+        self.slots.memory() + self.index.memory() + self.told.memory()
     }
 
     fn overwrite(&mut self, slot: SlotId, known: &FlowRecord, record: FlowRecord) {
-        let change = self.weight(&record).wrapping_sub(self.weight(known));
-        self.add_to_digests(record.bucket, change);
+        let summed = self.slots.is_summed(slot);
+        if summed {
+            self.add_to_digests(record.bucket, self.weight(known).wrapping_neg());
+        }
         // A reference stands for what seldom changes; peers are told of that again when it does.
         if (record.key, record.state.rule) != (known.key, known.state.rule) {
             self.told.clear_slot(slot);
         }
         self.slots.write(slot, record);
+        self.index.note_recent(&record.key, slot);
+        if summed {
+            self.sum_up_later(slot);
+        }
     }
 
     fn insert(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         if self.len() >= self.capacity {
             return Err(Refused::Full { capacity: self.capacity });
         }
-        let first = self.bucket_mut(record.bucket)?.first;
+        let bucket = self.bucket_mut(record.bucket)?;
+        bucket.count += 1;
+        let first = bucket.first;
         let slot = self.slots.link(record, first);
-        self.told.clear_slot(slot);
         self.bucket_mut(record.bucket)?.first = slot;
-        let Self { key, slots, index, .. } = self;
-        let hashed = hash(key, record.bucket, &record.key);
-        index[part(hashed)].insert_unique(hashed, slot, |&slot| {
-            let record = slots.record(slot).expect("the index names slots in use only");
-            hash(key, record.bucket, &record.key)
-        });
+        self.told.clear_slot(slot);
+        self.index.insert(record.bucket, &record.key, slot);
         self.flows += 1;
-        self.bucket_mut(record.bucket)?.count += 1;
-        self.add_to_digests(record.bucket, self.weight(&record));
+        self.sum_up_later(slot);
         Ok(slot)
     }
 
     fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {
-        let hash = hash(&self.key, record.bucket, &record.key);
-        if let Ok(entry) = self.index[part(hash)].find_entry(hash, |&other| other == slot) {
-            entry.remove();
-            self.flows -= 1;
+        if self.slots.is_summed(slot) {
+            self.add_to_digests(record.bucket, self.weight(record).wrapping_neg());
+        } else {
+            self.unsummed.remove(slot);
         }
+        self.flows -= usize::from(self.index.remove(record.bucket, &record.key, slot));
         let next = self.slots.unlink(slot);
         let bucket = &mut self.buckets[usize::from(record.bucket.0)];
         bucket.count -= 1;
         if bucket.first == slot {
             bucket.first = next;
         }
-        let weight = self.weight(record);
-        self.add_to_digests(record.bucket, weight.wrapping_neg());
+    }
+
+    /// The flow in a slot is in no digest, as it was written just now.
+    fn sum_up_later(&mut self, slot: SlotId) {
+        if !self.unsummed.push(slot) {
+            return;
+        }
+        while let Some(slot) = self.unsummed.pop() {
+            let record = self.slots.record(slot).expect("a flow that leaves is noted no more");
+            self.add_to_digests(record.bucket, self.weight(&record));
+            self.slots.set_summed(slot);
+        }
+    }
+
+    fn unsummed(&self) -> impl Iterator<Item = FlowRecord> + '_ {
+        self.unsummed.iter().filter_map(|slot| self.slots.record(slot))
     }
 
     fn bucket_mut(&mut self, bucket: BucketId) -> Result<&mut Bucket, Refused> {
@@ -465,23 +488,6 @@ fn older(record: &FlowRecord, known: &FlowRecord) -> Refused {
         known_epoch: known.epoch,
         known_sequence: known.state.sequence,
     }
-}
-
-/// How many parts the index has.
-const PARTS: usize = 256;
-
-/// The part of the index that a hash belongs to, by bits that a part itself makes no use of.
-fn part(hash: u64) -> usize {
-    (hash >> 40) as usize % PARTS
-}
-
-/// The same for both directions of a flow.
-fn hash(table: &TableKey, bucket: BucketId, key: &FlowKey) -> u64 {
-    let rest = u64::from(bucket.0) << 32 | u64::from(key.protocol.0) << 16;
-    let end = |end: Endpoint| {
-        table.hash(&[end.address.high, end.address.low, rest << 16 | u64::from(end.port)])
-    };
-    end(key.initiator).wrapping_add(end(key.responder))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Where the common table keeps its records: slots that are reused, linked by bucket.
 //!
 //! A slot is one cache line: the seven words of a record, and the two links of its bucket's list.
-//! Bits that a record leaves free say whether the slot is in use, whether its flow is in doubt, and the
-//! slot's generation: how many flows have left it. Slots come in chunks that never move, so growing
+//! Bits that a record leaves free say whether the slot is in use, whether its flow is in doubt, whether it
+//! is in the digests, and the slot's generation: how many flows have left it. Slots come in chunks that never move, so growing
 //! copies nothing.
 
 use testudo_packet::bucket::BucketId;
@@ -33,6 +33,7 @@ const CHUNK: usize = 4096;
 const DISTRIBUTION: usize = RECORD_WORDS - 1;
 const IN_USE: u64 = 1 << 16;
 const STALE: u64 = 1 << 17;
+const SUMMED: u64 = 1 << 18;
 const FLAGS: u64 = 0xffff_0000;
 
 /// Bits 40 to 63 of a record's word of ports have no meaning in the record.
@@ -117,11 +118,11 @@ impl Slots {
             || key.protocol.is_bidirectional() && known == key.reversed().to_words()
     }
 
-    /// Overwrites the record of a slot in use; the flow is in doubt no longer.
+    /// Overwrites the record of a slot in use; the flow is in doubt no longer, and in no digest.
     pub(super) fn write(&mut self, slot: SlotId, record: FlowRecord) {
         let mut words = record.to_words();
-        words[DISTRIBUTION] |= IN_USE;
         let slot = self.at(slot);
+        words[DISTRIBUTION] |= IN_USE;
         words[PORTS] |= slot.words[PORTS] & !NO_GENERATION;
         slot.words = words;
     }
@@ -174,6 +175,16 @@ impl Slots {
     pub(super) fn set_stale(&mut self, slot: SlotId, stale: bool) {
         let word = &mut self.at(slot).words[DISTRIBUTION];
         *word = if stale { *word | STALE } else { *word & !STALE };
+    }
+
+    /// Whether the flow in a slot is in the digests as it is.
+    pub(super) fn is_summed(&self, slot: SlotId) -> bool {
+        self.get(slot).is_some_and(|slot| slot.words[DISTRIBUTION] & SUMMED != 0)
+    }
+
+    /// The flow in a slot is in the digests now.
+    pub(super) fn set_summed(&mut self, slot: SlotId) {
+        self.at(slot).words[DISTRIBUTION] |= SUMMED;
     }
 
     /// The list that begins with a slot.

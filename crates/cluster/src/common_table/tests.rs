@@ -5,7 +5,7 @@ use crate::keys::Keys;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use testudo_packet::entry::FlowState;
-use testudo_packet::flow::{Address, Protocol};
+use testudo_packet::flow::{Address, Endpoint, Protocol};
 use testudo_packet::tracking::Phase;
 
 const BUCKETS: u32 = 4;
@@ -169,6 +169,57 @@ fn who_was_told_of_a_flow_by_its_slot_is_forgotten_with_what_was_told() {
     assert!(table.is_told(peer, slot));
     table.untell_all(peer);
     assert!(!table.is_told(peer, slot));
+}
+
+/// What a table says of its flows is the same as what one says that has just been filled with them.
+fn assert_sums_are_right(table: &CommonTable) {
+    let mut fresh = CommonTable::new(Keys::new(b"secret").table, BUCKETS, table.len());
+    for record in table.iter() {
+        assert_eq!(table.get(record.bucket, &record.key), Some(record));
+        fresh.replace(record).unwrap();
+    }
+    assert_eq!((table.len(), table.digest()), (fresh.len(), fresh.digest()));
+    for bucket in (0..BUCKETS as u16).map(BucketId) {
+        assert_eq!(table.bucket_digest(bucket), fresh.bucket_digest(bucket));
+        assert_eq!(table.count(bucket), fresh.count(bucket));
+    }
+}
+
+#[test]
+fn sums_are_right_whenever_they_are_asked_for() {
+    let mut table = table(10_000);
+    // Opened in batches, each flow changed at once, much later, or not at all, and some of them gone.
+    for first in (0..5000).step_by(97) {
+        for port in first..first + 97 {
+            table.apply(record(port, 1, 1), Authority::Owner).unwrap();
+        }
+        for port in first..first + 60 {
+            table.apply(record(port, 1, 2), Authority::Owner).unwrap();
+        }
+        for port in first + 50..first + 70 {
+            table.remove(&record(port, 1, 2)).unwrap();
+        }
+        assert_sums_are_right(&table);
+        for port in (0..first.saturating_sub(2000)).filter(|port| port % 97 < 50).step_by(7) {
+            table.apply(record(port, 1, u32::from(first)), Authority::Owner).unwrap();
+        }
+        assert_sums_are_right(&table);
+    }
+}
+
+#[test]
+fn a_flow_that_was_here_last_is_not_taken_for_the_one_that_took_its_slot() {
+    let mut table = table(10);
+    let slot = table.apply(record(5, 1, 1), Authority::Owner).unwrap();
+    table.remove(&record(5, 1, 1)).unwrap();
+    assert_eq!(table.apply(record(9, 1, 1), Authority::Owner), Ok(slot), "the slot is used again");
+    assert_eq!(table.find(BucketId(1), &record(5, 1, 1).key), None);
+    // The same key in another bucket is another flow.
+    let elsewhere = FlowRecord { bucket: BucketId(2), ..record(9, 1, 1) };
+    assert_eq!(table.find(BucketId(2), &elsewhere.key), None);
+    table.apply(elsewhere, Authority::Owner).unwrap();
+    assert_eq!(table.get(BucketId(1), &elsewhere.key), Some(record(9, 1, 1)));
+    assert_eq!(table.get(BucketId(2), &elsewhere.key), Some(elsewhere));
 }
 
 #[test]
