@@ -41,6 +41,10 @@ struct Recent {
     slot: SlotId,
 }
 
+/// The hash of a bucket and a key that are not in the index.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absent(u64);
+
 #[derive(Debug)]
 pub(super) struct Index {
     key: TableKey,
@@ -56,16 +60,21 @@ impl Index {
 
     /// The slot of the flow of this bucket with this key, or with its reverse where a flow has both
     /// directions.
-    pub(super) fn find(&self, slots: &Slots, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
+    pub(super) fn find(
+        &self,
+        slots: &Slots,
+        bucket: BucketId,
+        key: &FlowKey,
+    ) -> Result<SlotId, Absent> {
         let (place, tag) = recent_place(key);
         let recent = self.recent[place];
         if recent.tag == tag && slots.holds(recent.slot, bucket, key) {
-            return Some(recent.slot);
+            return Ok(recent.slot);
         }
         let hash = hash(&self.key, bucket, key);
         let (part, half) = split(hash);
         let is = |entry: &Entry| entry.hash == half && slots.holds(entry.slot, bucket, key);
-        self.parts[part].find(spread(half), is).map(|entry| entry.slot)
+        self.parts[part].find(spread(half), is).map(|entry| entry.slot).ok_or(Absent(hash))
     }
 
     /// The flow in a slot, with this key, changes, and may soon change again.
@@ -74,9 +83,9 @@ impl Index {
         self.recent[place] = Recent { tag, slot };
     }
 
-    /// Puts a flow in that is not there.
-    pub(super) fn insert(&mut self, bucket: BucketId, key: &FlowKey, slot: SlotId) {
-        let (part, half) = split(hash(&self.key, bucket, key));
+    /// Puts a flow in that has just been looked for in vain.
+    pub(super) fn insert(&mut self, Absent(hash): Absent, key: &FlowKey, slot: SlotId) {
+        let (part, half) = split(hash);
         let entry = Entry { hash: half, slot };
         self.parts[part].insert_unique(spread(half), entry, |entry| spread(entry.hash));
         self.note_recent(key, slot);

@@ -24,7 +24,7 @@ mod summing;
 mod told;
 
 use crate::keys::TableKey;
-use index::Index;
+use index::{Absent, Index};
 use slots::{NO_SLOT, Slots};
 use summing::Unsummed;
 use testudo_packet::bucket::{BucketId, Epoch, NodeId};
@@ -235,7 +235,7 @@ impl CommonTable {
     /// The slot of a flow.
     #[must_use]
     pub fn find(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
-        self.index.find(&self.slots, bucket, key)
+        self.index.find(&self.slots, bucket, key).ok()
     }
 
     /// The place of the flow that is in a slot now.
@@ -293,7 +293,10 @@ impl CommonTable {
             let FlowRecord { bucket, epoch, .. } = record;
             return Err(Refused::StaleEpoch { bucket, epoch, known: known_epoch });
         }
-        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
+        let slot = match self.index.find(&self.slots, record.bucket, &record.key) {
+            Ok(slot) => slot,
+            Err(absent) => return self.insert(absent, record),
+        };
         self.slots.set_stale(slot, false);
         let known = self.slots.record(slot).expect("the index names slots in use only");
         if !record.supersedes(&known) {
@@ -310,7 +313,10 @@ impl CommonTable {
     /// [`Refused::Full`] or [`Refused::NoSuchBucket`].
     pub fn replace(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
         self.bucket_mut(record.bucket)?;
-        let Some(slot) = self.find(record.bucket, &record.key) else { return self.insert(record) };
+        let slot = match self.index.find(&self.slots, record.bucket, &record.key) {
+            Ok(slot) => slot,
+            Err(absent) => return self.insert(absent, record),
+        };
         let known = self.slots.record(slot).expect("the index names slots in use only");
         self.overwrite(slot, &known, record);
         Ok(slot)
@@ -414,7 +420,7 @@ impl CommonTable {
         }
     }
 
-    fn insert(&mut self, record: FlowRecord) -> Result<SlotId, Refused> {
+    fn insert(&mut self, absent: Absent, record: FlowRecord) -> Result<SlotId, Refused> {
         if self.len() >= self.capacity {
             return Err(Refused::Full { capacity: self.capacity });
         }
@@ -424,7 +430,7 @@ impl CommonTable {
         let slot = self.slots.link(record, first);
         self.bucket_mut(record.bucket)?.first = slot;
         self.told.clear_slot(slot);
-        self.index.insert(record.bucket, &record.key, slot);
+        self.index.insert(absent, &record.key, slot);
         self.flows += 1;
         self.sum_up_later(slot);
         Ok(slot)
