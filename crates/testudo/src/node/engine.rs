@@ -1,6 +1,6 @@
 //! The engine: it drives the [`Replica`] and owns the node's packet handling.
 //!
-//! One thread turns, at least once a millisecond: changes of ownership first, then what packets have
+//! One thread turns, at least once a millisecond while the node owns a bucket: changes of ownership first, then what packets have
 //! caused, what peers say, what is due. Only this thread writes bucket slots, so the order in which
 //! the replica asks for them is the order in which packets meet them.
 //!
@@ -9,8 +9,8 @@
 //! also while a million entries are being installed.
 //!
 //! Why a thread that polls each millisecond and not one that is woken: a wake-up from the XDP program
-//! costs each new flow several microseconds of softirq time, a tick without work costs next to
-//! nothing.
+//! costs each new flow several microseconds of softirq time. A tick without work costs several microseconds,
+//! too, so a node that owns nothing ticks less often ([`rest`]).
 //!
 //! Limits: a bucket that is handed over just after events were lost waits until both tables have been gone
 //! over, and all else with it. That is memory work, some tenths of a second for a million flows; the
@@ -24,6 +24,7 @@ mod letters;
 mod load_report;
 mod loading;
 mod moves;
+mod rest;
 mod sweep;
 mod takeover;
 mod tallies;
@@ -53,6 +54,7 @@ pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
 use self::moves::Yields;
+use self::rest::Rest;
 use self::sweep::Sweep;
 use self::takeover::Takeover;
 pub use self::tallies::Tallies;
@@ -99,9 +101,6 @@ pub enum Input {
         failed: SyncSender<HandOverError>,
     },
 }
-
-/// How long the engine waits when there is nothing to do.
-const TICK: Duration = Duration::from_millis(1);
 
 /// How long events gather before they are read. Every write to a peer is answered by one that says
 /// how far it has got, and that wakes the engine: were new events read and sent at once then, the two
@@ -176,6 +175,9 @@ pub struct Engine {
     verifying: verify::Verifying,
     yields: Yields,
     load_report: LoadReport,
+    rest: Rest,
+    /// Whether something may be in the mailbox.
+    mail: bool,
     events_read: Nanos,
     replica_due: Nanos,
     expiry_due: Nanos,
@@ -205,6 +207,8 @@ impl Engine {
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
+            rest: Rest::default(),
+            mail: true,
             loading: Loading::default(),
             takeover: None,
             first_packet: None,
@@ -225,15 +229,17 @@ impl Engine {
         let mut events = Events::with_capacity(MAX_EVENTS);
         let mut busy = false;
         while !stop.load(Ordering::Relaxed) {
-            let wait = if busy { Duration::ZERO } else { TICK };
+            let wait = if busy { Duration::ZERO } else { self.rest.length(clock::now()) };
             match self.parts.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             for event in &events {
-                if !matches!(event.token(), MAILBOX | PACKETS) {
-                    self.parts.streams.handle_event(event);
+                match event.token() {
+                    MAILBOX => self.mail = true,
+                    PACKETS => {}
+                    _ => self.parts.streams.handle_event(event),
                 }
             }
             busy = self.turn();
@@ -271,7 +277,11 @@ impl Engine {
         more | self.load_some()
     }
 
+    /// Takes in messages, if the poll has told of any; says whether there may be more.
     fn read_mail(&mut self) -> bool {
+        if !self.mail {
+            return false;
+        }
         self.parts.mailbox.acknowledge();
         for _ in 0..MAX_MESSAGES {
             match self.parts.mailbox.take() {
@@ -285,7 +295,10 @@ impl Engine {
                     // Whoever wanted it may have given up.
                     let _ = failed.try_send(why);
                 }
-                None => return false,
+                None => {
+                    self.mail = false;
+                    return false;
+                }
             }
         }
         true
@@ -361,6 +374,8 @@ impl Engine {
             self.replica_due = now.plus_millis(REPLICA_TICK);
             self.parts.replica.handle_tick(now);
             self.tick_verifying(now);
+            let Parts { cluster, replica, .. } = &self.parts;
+            self.rest.look(now, cluster.node(), cluster.buckets(), replica);
         }
         if now >= self.expiry_due {
             self.expiry_due = now.plus_millis(EXPIRY_TICK);
@@ -376,6 +391,9 @@ impl Engine {
     fn perform_effects(&mut self) {
         loop {
             while let Some(effect) = self.parts.replica.poll_effect() {
+                if !matches!(effect, Effect::Letter { .. }) {
+                    self.rest.stir(clock::now());
+                }
                 self.perform(effect);
             }
             if !self.finish_yields() {

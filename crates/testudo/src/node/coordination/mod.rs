@@ -23,7 +23,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use testudo_cluster::config::Cluster;
-use testudo_cluster::map::{Command, Map};
+use testudo_cluster::map::{Command, Map, Version};
 use testudo_cluster::membership::Standing;
 use testudo_cluster::plan::{BalanceSettings, Load};
 use testudo_cluster::planner::Planner;
@@ -68,8 +68,11 @@ pub enum Input {
     Order(order::Request),
 }
 
-/// How often the planner looks at the cluster at least.
+/// How often the planner looks at a cluster in which something changes.
 const PLAN: Duration = Duration::from_millis(50);
+
+/// How often it looks at one in which nothing does: its deadlines are seconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How many inputs are taken in a turn.
 const MAX_INPUTS: usize = 256;
@@ -108,6 +111,9 @@ pub struct Coordination {
     loads: Loads,
     standings: Vec<Standing>,
     planned_at: Nanos,
+    /// What the planner has looked at and left as it is, and until when that need not be looked at again.
+    unchanged: Option<(Version, bool, Vec<Standing>)>,
+    unchanged_until: Nanos,
     leaderless_since: Option<Nanos>,
     told_health: Option<Finding>,
     trouble: Throttle,
@@ -124,6 +130,8 @@ impl Coordination {
             loads: Loads::new(&parts.cluster),
             standings: Vec::new(),
             planned_at: Nanos(0),
+            unchanged: None,
+            unchanged_until: Nanos(0),
             leaderless_since: None,
             told_health: None,
             trouble: Throttle::default(),
@@ -241,13 +249,26 @@ impl Coordination {
         self.planned_at = Nanos(now.0 + PLAN.as_nanos() as u64);
         if let Some(costs) = self.loads.take_costs(now) {
             self.planner.set_costs(costs);
+            self.unchanged = None;
         }
         let leads = self.parts.coordinator.leads();
+        let version = self.parts.coordinator.machine().version();
+        if let Some((known, led, standings)) = &self.unchanged
+            && (*known, *led, standings) == (version, leads, &self.standings)
+            && now < self.unchanged_until
+        {
+            return;
+        }
         self.give_leadership_away(now, leads);
         let map = self.parts.coordinator.machine();
-        if let Some(command) = self.planner.plan(now, leads, map, &self.standings) {
-            self.propose(now, &command);
-        }
+        self.unchanged = match self.planner.plan(now, leads, map, &self.standings) {
+            Some(command) => {
+                self.propose(now, &command);
+                None
+            }
+            None => Some((version, leads, self.standings.clone())),
+        };
+        self.unchanged_until = Nanos(now.0 + LOOK_AGAIN.as_nanos() as u64);
         self.tell_elephants();
     }
 
