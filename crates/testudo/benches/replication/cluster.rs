@@ -207,6 +207,17 @@ impl Rig for Cluster {
         Ok(vec![("events that found no room".to_owned(), lost)])
     }
 
+    fn delays_ms(&mut self) -> Result<Option<[f64; 2]>> {
+        let status = self.status(0)?;
+        let millis = |name: &str| {
+            let micros = status.pointer(&format!("/peers/0/sync/{name}")).and_then(Value::as_u64);
+            micros
+                .map(|micros| micros as f64 / 1e3)
+                .with_context(|| format!("no {name} in {status}"))
+        };
+        Ok(Some([millis("delay_p50_us")?, millis("delay_p99_us")?]))
+    }
+
     fn complaint(&mut self, count: u32) -> Result<Option<String>> {
         let digest = |status: Value| status.pointer("/common_table/digest").cloned();
         let digests = [digest(self.status(0)?), digest(self.status(1)?)];

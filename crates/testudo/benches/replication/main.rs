@@ -16,6 +16,7 @@ mod cluster;
 mod conntrackd;
 mod generator;
 mod interrupt;
+mod lag;
 mod measure;
 #[path = "../../src/lab/netns.rs"]
 #[allow(dead_code, reason = "the lab does more with its namespaces")]
@@ -108,6 +109,8 @@ pub struct Results {
     pub common: Vec<Run>,
     /// Runs at rising rates.
     pub rising: Vec<Run>,
+    /// Runs at shares of what was kept up with.
+    pub lags: Vec<lag::Lag>,
     /// Deaths.
     pub fail_overs: Vec<FailOver>,
     /// What sending the frames alone costs, in microseconds a connection.
@@ -175,6 +178,7 @@ fn measure_all(kinds: &[Kind], extent: &Extent, results: &mut Results) -> Result
     for &kind in kinds {
         rise(&site, kind, extent, &mut results.rising)?;
     }
+    lag::measure(&site, kinds, extent, &results.rising, &mut results.lags)?;
     for &entries in extent.entries {
         for _ in 0..extent.rounds {
             for &kind in kinds.iter().filter(|kind| COMMITS.contains(kind)) {
@@ -210,13 +214,16 @@ fn told(run: Run) -> Run {
     match (&run.figures, run.cost()) {
         (Some(figures), Some(cost)) => eprintln!(
             "{}: {} a second of {}, {:.0} ms behind, {cost:.2} µs of the daemons, {:.2} with packets, \
-             {:.0} bytes{}",
+             {:.0} bytes{}{}",
             run.name,
             figures.sent_per_second as u64,
             run.rate,
             figures.behind_ms,
             figures.packets,
             figures.wire_bytes,
+            figures.delays_ms.map_or(String::new(), |[half, most]| format!(
+                ", changes known within {half:.2} ms (p50), {most:.2} ms (p99)"
+            )),
             if run.kept_up() { "" } else { ": not kept up" }
         ),
         _ => eprintln!(

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::rig::{Figures, KINDS, Run};
+use crate::lag::{Lag, SHARES};
+use crate::rig::{self, Figures, KINDS, Run};
 use crate::{FailOver, Results};
 
 const BEGIN: &str = "<!-- replication: begin -->\n";
@@ -38,6 +39,7 @@ pub fn tables(results: &Results) -> String {
     let mut text = String::new();
     common(&mut text, results);
     rising(&mut text, &results.rising);
+    lags(&mut text, &results.lags);
     fail_overs(&mut text, &results.fail_overs);
     let generator = spread(results.generator.clone(), 2);
     let _ = writeln!(text, "\nSending the frames alone: {generator} µs a connection.");
@@ -103,13 +105,7 @@ fn common(text: &mut String, results: &Results) {
 fn rising(text: &mut String, runs: &[Run]) {
     let names = names(|name| runs.iter().any(|run| run.name == name));
     head(text, "The highest rate that was kept up with in every round", &names);
-    let best = |name: &str| {
-        let of = || runs.iter().filter(|run| run.name == name);
-        let failed = of().filter(|run| !run.kept_up()).map(|run| run.rate).min();
-        let below = of().filter(|run| failed.is_none_or(|failed| run.rate < failed));
-        let rate = below.map(|run| run.rate).max();
-        of().filter(|run| Some(run.rate) == rate).collect::<Vec<_>>()
-    };
+    let best = |name: &str| rig::best(runs, name);
     let row = |text: &mut String, title: &str, cell: &dyn Fn(&str) -> String| {
         let cells: Vec<String> = names.iter().map(|name| cell(name)).collect();
         let _ = writeln!(text, "| {title} | {} |", cells.join(" | "));
@@ -142,6 +138,33 @@ fn why(run: &Run) -> String {
         _ => "no figures".into(),
     };
     format!("at {}: {found}", run.rate)
+}
+
+fn lags(text: &mut String, all: &[Lag]) {
+    let names = names(|name| all.iter().any(|lag| lag.run.name == name));
+    let title =
+        "How long changes took until the second had said that it has them, ms: median (min–max)";
+    head(text, title, &names);
+    type Part = (&'static str, usize, fn(&Figures) -> Option<f64>);
+    let parts: [Part; 3] = [
+        ("connections a second", 0, |f| Some(f.sent_per_second)),
+        ("half of them", 2, |f| f.delays_ms.map(|[half, _]| half)),
+        ("99 of 100", 2, |f| f.delays_ms.map(|[_, most]| most)),
+    ];
+    for percent in SHARES {
+        for (row, digits, part) in parts {
+            let cell = |name: &&str| {
+                let of = all.iter().filter(|lag| (lag.percent, lag.run.name) == (percent, *name));
+                spread(of.filter_map(|lag| part(lag.run.figures.as_ref()?)).collect(), digits)
+            };
+            let cells: Vec<String> = names.iter().map(cell).collect();
+            let _ = writeln!(
+                text,
+                "| {percent} % of the highest rate, {row} | {} |",
+                cells.join(" | ")
+            );
+        }
+    }
 }
 
 fn fail_overs(text: &mut String, all: &[FailOver]) {

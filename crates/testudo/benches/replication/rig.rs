@@ -43,6 +43,10 @@ pub trait Rig {
     fn known(&mut self) -> Result<Known>;
     /// What was lost on the way, by the rig's own count; it may have been repaired.
     fn losses(&mut self) -> Result<Vec<(String, u64)>>;
+    /// Within how many milliseconds the second had half of the changes, and 99 of 100, by the first's count.
+    fn delays_ms(&mut self) -> Result<Option<[f64; 2]>> {
+        Ok(None)
+    }
     /// What is wrong with the tables, which should have so many established connections.
     fn complaint(&mut self, count: u32) -> Result<Option<String>>;
     /// The first is gone: so many entries have to be what the second handles packets with.
@@ -137,6 +141,9 @@ pub struct Figures {
     pub memory: [f64; 2],
     /// What was lost on the way and repaired.
     pub losses: Vec<(String, u64)>,
+    /// Within how many milliseconds the second had half of the changes, and 99 of 100; nothing if that is
+    /// not counted.
+    pub delays_ms: Option<[f64; 2]>,
 }
 
 /// One run.
@@ -175,6 +182,15 @@ impl Run {
     pub fn cost(&self) -> Option<f64> {
         self.figures.as_ref().map(|figures| figures.daemons.as_flattened().iter().sum())
     }
+}
+
+/// The runs of the highest rate that was kept up with in every round.
+pub fn best<'a>(runs: &'a [Run], name: &str) -> Vec<&'a Run> {
+    let of = || runs.iter().filter(|run| run.name == name);
+    let failed = of().filter(|run| !run.kept_up()).map(|run| run.rate).min();
+    let below = of().filter(|run| failed.is_none_or(|failed| run.rate < failed));
+    let rate = below.map(|run| run.rate).max();
+    of().filter(|run| Some(run.rate) == rate).collect()
 }
 
 /// What is looked at before and after.
@@ -261,6 +277,7 @@ fn measure_run(
         wire_frames: wire_frames / f64::from(connections),
         memory,
         losses,
+        delays_ms: rig.delays_ms()?,
     }))
 }
 
