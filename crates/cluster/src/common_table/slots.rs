@@ -7,7 +7,7 @@
 
 use testudo_packet::bucket::BucketId;
 use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
-use testudo_packet::flow::FlowKey;
+use testudo_packet::flow::{FlowKey, KEY_WORDS};
 
 /// The number of a slot. It is another flow's after the flow in it has been taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,9 +113,16 @@ impl Slots {
         if distribution & IN_USE == 0 || distribution as u16 != bucket.0 {
             return false;
         }
-        let known = [words[0], words[1], words[2], words[3], words[PORTS] & NO_GENERATION];
-        known == key.to_words()
-            || key.protocol.is_bidirectional() && known == key.reversed().to_words()
+        // Word by word: an array that is made for the comparison is written and read in pieces of
+        // different sizes, which keeps the processor waiting for every write before it.
+        let is = |[k0, k1, k2, k3, ports]: [u64; KEY_WORDS]| {
+            words[PORTS] & NO_GENERATION == ports
+                && words[1] == k1
+                && words[3] == k3
+                && words[0] == k0
+                && words[2] == k2
+        };
+        is(key.to_words()) || key.protocol.is_bidirectional() && is(key.reversed().to_words())
     }
 
     /// Overwrites the record of a slot in use; the flow is in doubt no longer, and in no digest.

@@ -415,6 +415,17 @@ fn change(reader: &mut Reader<'_>) -> Result<Item, Meaningless> {
     Ok(Item::Change { reference, phase, confirmed, sequence: reader.u32()? })
 }
 
+/// One of a flow's addresses. Inlined, because what a call returns by way of memory has to wait until all
+/// that was written before is in the cache, which for a new flow it is not.
+#[inline(always)]
+fn address(reader: &mut Reader<'_>, wide: bool) -> Result<Address, Truncated> {
+    Ok(if wide {
+        Address::from_bytes(reader.array()?)
+    } else {
+        Address::v4(u32::from_be_bytes(reader.array()?))
+    })
+}
+
 /// What [`put_flow`] has written; the epoch is for the caller to say.
 fn flow(
     reader: &mut Reader<'_>,
@@ -423,14 +434,7 @@ fn flow(
     let reference = Reference::new(number(reader)?);
     let (phase, confirmed) = phase(reader.u8()?)?;
     let (bucket, rule, sequence) = (BucketId(reader.u16()?), reader.u16()?, reader.u32()?);
-    let mut address = || {
-        Ok::<_, Truncated>(if wide {
-            Address::from_bytes(reader.array()?)
-        } else {
-            Address::v4(u32::from_be_bytes(reader.array()?))
-        })
-    };
-    let (from, to) = (address()?, address()?);
+    let (from, to) = (address(reader, wide)?, address(reader, wide)?);
     let initiator = Endpoint { address: from, port: reader.u16()? };
     let responder = Endpoint { address: to, port: reader.u16()? };
     let key = FlowKey { initiator, responder, protocol: Protocol(reader.u8()?) };

@@ -251,7 +251,10 @@ impl Datapath for KernelDatapath {
             drained.count(&seen);
             occurrence(seen);
         }
-        while let Some(item) = self.events.next() {
+        loop {
+            // Looked at where it is: to move it would wait for all that was written before.
+            let next = self.events.next();
+            let Some(item) = &next else { break };
             let mut words = [0; HANDLED_WORDS];
             let mut length = 0;
             for (word, bytes) in words.iter_mut().zip(item.chunks_exact(8)) {
