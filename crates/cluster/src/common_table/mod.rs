@@ -29,7 +29,7 @@ use slots::{NO_SLOT, Slots};
 use summing::Unsummed;
 use testudo_packet::bucket::{BucketId, Epoch, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
-use testudo_packet::flow::FlowKey;
+use testudo_packet::flow::{FlowKey, Protocol};
 use testudo_packet::tracking::Phase;
 use told::Told;
 
@@ -99,6 +99,8 @@ pub enum Refused {
 struct Bucket {
     first: SlotId,
     count: u32,
+    /// How many of them are tunnels.
+    tunnels: u32,
     /// Without the flows that are still to be summed up.
     digest: u64,
     epoch: Epoch,
@@ -127,7 +129,7 @@ impl CommonTable {
     #[must_use]
     pub fn new(key: TableKey, buckets: u32, capacity: usize) -> Self {
         let (epoch, told) = (Epoch(0), false);
-        let empty = Bucket { first: NO_SLOT, count: 0, digest: 0, epoch, told };
+        let empty = Bucket { first: NO_SLOT, count: 0, tunnels: 0, digest: 0, epoch, told };
         Self {
             key,
             capacity,
@@ -177,6 +179,12 @@ impl CommonTable {
     #[must_use]
     pub fn count(&self, bucket: BucketId) -> u32 {
         self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.count)
+    }
+
+    /// How many of a bucket's flows are tunnels (ESP, AH).
+    #[must_use]
+    pub fn tunnels(&self, bucket: BucketId) -> u32 {
+        self.buckets.get(usize::from(bucket.0)).map_or(0, |bucket| bucket.tunnels)
     }
 
     /// The epoch of a bucket, below which records of others than its owner are refused.
@@ -426,6 +434,7 @@ impl CommonTable {
         }
         let bucket = self.bucket_mut(record.bucket)?;
         bucket.count += 1;
+        bucket.tunnels += u32::from(is_tunnel(&record));
         let first = bucket.first;
         let slot = self.slots.link(record, first);
         self.bucket_mut(record.bucket)?.first = slot;
@@ -446,6 +455,7 @@ impl CommonTable {
         let next = self.slots.unlink(slot);
         let bucket = &mut self.buckets[usize::from(record.bucket.0)];
         bucket.count -= 1;
+        bucket.tunnels -= u32::from(is_tunnel(record));
         if bucket.first == slot {
             bucket.first = next;
         }
@@ -485,6 +495,10 @@ impl CommonTable {
         let bucket = &mut self.buckets[usize::from(bucket.0)];
         bucket.digest = bucket.digest.wrapping_add(change);
     }
+}
+
+fn is_tunnel(record: &FlowRecord) -> bool {
+    matches!(record.key.protocol, Protocol::ESP | Protocol::AH)
 }
 
 fn older(record: &FlowRecord, known: &FlowRecord) -> Refused {

@@ -5,7 +5,7 @@ use crate::keys::Keys;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use testudo_packet::entry::FlowState;
-use testudo_packet::flow::{Address, Endpoint, Protocol};
+use testudo_packet::flow::{Address, Endpoint};
 use testudo_packet::tracking::Phase;
 
 const BUCKETS: u32 = 4;
@@ -205,6 +205,26 @@ fn sums_are_right_whenever_they_are_asked_for() {
         }
         assert_sums_are_right(&table);
     }
+}
+
+#[test]
+fn tunnels_are_counted_while_they_are_there() {
+    let mut table = table(10);
+    let tunnel = |port, sequence, protocol| {
+        let mut record = record(port, 1, sequence);
+        record.key.protocol = protocol;
+        record
+    };
+    for sequence in [1, 2] {
+        table.apply(tunnel(1, sequence, Protocol::ESP), Authority::Owner).unwrap();
+        table.apply(tunnel(5, sequence, Protocol::AH), Authority::Owner).unwrap();
+        table.apply(tunnel(2, sequence, Protocol::ESP), Authority::Owner).unwrap();
+        table.apply(record(1, 1, sequence), Authority::Owner).unwrap();
+    }
+    assert_eq!([0, 1, 2].map(|bucket| table.tunnels(BucketId(bucket))), [0, 2, 1]);
+    table.remove(&tunnel(1, 2, Protocol::ESP)).unwrap();
+    table.remove(&record(1, 1, 2)).unwrap();
+    assert_eq!([0, 1, 2].map(|bucket| table.tunnels(BucketId(bucket))), [0, 1, 1]);
 }
 
 #[test]

@@ -4,13 +4,11 @@
 //! reports to every other, because any of them may lead, and a new leader should know at once.
 
 use testudo_cluster::plan::Load;
-use testudo_datapath::{BucketLoad, Datapath, NodeTable, SharedTable};
+use testudo_datapath::{BucketLoad, Datapath, SharedTable};
 use testudo_packet::bucket::{BucketId, Nanos};
-use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{Event, EventKind};
-use testudo_packet::flow::Protocol;
 
-use super::Engine;
+use super::{Engine, Parts};
 use crate::node::clock;
 use crate::node::coordination::{self, LOAD_PERIOD, Letter};
 
@@ -20,14 +18,10 @@ pub struct LoadReport {
     before: Vec<BucketLoad>,
     now: Vec<BucketLoad>,
     new_flows: Vec<u64>,
-    /// Tunnels that are there, as of the last count.
+    /// Tunnels that are there.
     tunnels: Vec<u64>,
     reported: Option<Nanos>,
-    reports: u64,
 }
-
-/// How many reports go by between two counts of the tunnels, which go over the whole node table.
-const TUNNEL_COUNT: u64 = 10;
 
 impl LoadReport {
     /// Counts from now on: what an earlier process has left has carried something already.
@@ -41,7 +35,6 @@ impl LoadReport {
             new_flows: vec![0; buckets],
             tunnels: vec![0; buckets],
             reported: None,
-            reports: 0,
         }
     }
 
@@ -82,10 +75,7 @@ impl Engine {
         }
         self.load_report.reported = Some(now);
         self.parts.datapath.loads(&mut self.load_report.now);
-        if self.load_report.reports.is_multiple_of(TUNNEL_COUNT) {
-            self.count_tunnels();
-        }
-        self.load_report.reports += 1;
+        self.count_tunnels();
         let loads = self.load_report.take();
         if loads.is_empty() {
             return;
@@ -100,14 +90,10 @@ impl Engine {
     }
 
     fn count_tunnels(&mut self) {
-        let tunnels = &mut self.load_report.tunnels;
-        tunnels.fill(0);
-        self.parts.datapath.table().scan(&mut |view| {
-            let FlowRecord { key, bucket, .. } = view.record;
-            let tunnel = matches!(key.protocol, Protocol::ESP | Protocol::AH);
-            if let Some(count) = tunnels.get_mut(usize::from(bucket.0)) {
-                *count += u64::from(tunnel);
-            }
-        });
+        let Self { parts: Parts { replica, cluster, .. }, load_report, .. } = self;
+        for (bucket, tunnels) in (0..=u16::MAX).map(BucketId).zip(&mut load_report.tunnels) {
+            let own = replica.slot(bucket).owner == cluster.node();
+            *tunnels = if own { replica.table().tunnels(bucket).into() } else { 0 };
+        }
     }
 }
