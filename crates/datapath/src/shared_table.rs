@@ -116,9 +116,15 @@ impl SharedTable {
             if let Some(ahead) = self.at(index + SCAN_AHEAD) {
                 prefetch(&ahead.0[0]);
             }
+            // Half of that way off its control word is there, and says whether the rest will be wanted.
+            if let Some(near) = self.at(index + SCAN_AHEAD / 2)
+                && is_live(near.load::<{ word::CONTROL }>())
+            {
+                prefetch(&near.0[SLOT_WORDS / 2]);
+            }
             let Some(slot) = self.at(index) else { return };
             let control = slot.load::<{ word::CONTROL }>();
-            if Control::from_word(control).occupancy == Occupancy::Live {
+            if is_live(control) {
                 visit(index as u32, slot, control);
             }
         }
@@ -138,6 +144,11 @@ impl SharedTable {
     pub fn break_locks(&self) -> usize {
         table::break_locks(&self, DAEMON)
     }
+}
+
+/// Whether a slot with this control word holds a flow.
+fn is_live(control: u64) -> bool {
+    Control::from_word(control).occupancy == Occupancy::Live
 }
 
 /// Gives a flow that is in the table the state of a newer record of it; says whether it was newer.

@@ -30,10 +30,11 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::event::{HANDLED_WORDS, Occurrence};
+use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, Occurrence};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
+use testudo_packet::siphash::HashKey;
 use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
@@ -255,13 +256,7 @@ impl Datapath for KernelDatapath {
             // Looked at where it is: to move it would wait for all that was written before.
             let next = self.events.next();
             let Some(item) = &next else { break };
-            let mut words = [0; HANDLED_WORDS];
-            let mut length = 0;
-            for (word, bytes) in words.iter_mut().zip(item.chunks_exact(8)) {
-                *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
-                length += 1;
-            }
-            if let Some(seen) = Occurrence::from_words(&words[..length], key) {
+            if let Some(seen) = read_occurrence(item, key) {
                 drained.count(&seen);
                 occurrence(seen);
             }
@@ -356,4 +351,19 @@ impl Datapath for KernelDatapath {
         let own = own.map(|(index, own)| (index, own.load(Ordering::Relaxed)));
         own.map_while(|(index, own)| Some((counter_name(index)?, own + kernel(index)))).collect()
     }
+}
+
+/// Reads an item of the ring of events; `None` if it is none.
+fn read_occurrence(item: &[u8], key: HashKey) -> Option<Occurrence> {
+    let (words, _) = item.as_chunks::<8>();
+    // Nearly all are events: read word by word, they need not be put down and taken up again.
+    if let Ok(words) = <&[[u8; 8]; EVENT_WORDS]>::try_from(words) {
+        return Event::from_words(words.map(u64::from_ne_bytes)).map(Occurrence::Flow);
+    }
+    let mut read = [0; HANDLED_WORDS];
+    let length = words.len().min(HANDLED_WORDS);
+    for (word, bytes) in read.iter_mut().zip(words) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    Occurrence::from_words(&read[..length], key)
 }
