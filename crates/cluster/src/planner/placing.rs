@@ -253,7 +253,7 @@ impl Planner {
     /// Goes on with what operators want moved, and gives up what does not fill up.
     pub(super) fn wished(&mut self, scene: &Scene<'_>) -> Option<Command> {
         let unfilled = |(bucket, invited): &(BucketId, &Invited)| {
-            !invited.nodes.iter().all(|&node| scene.is_filled(*bucket, node))
+            invited.wished || !invited.nodes.iter().all(|&node| scene.is_filled(*bucket, node))
         };
         if !scene.map.invitations().any(|invitation| unfilled(&invitation)) {
             self.waits.filling = None;
