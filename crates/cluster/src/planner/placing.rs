@@ -129,6 +129,10 @@ impl Scene<'_> {
         // Who is invited and has filled up stays invited until the others have.
         let listed = self.map.ranks(bucket).iter().take(self.cluster.replicas().keepers());
         ranks.retain(|node| !listed.clone().any(|listed| listed == node));
+        let invited = self.map.invited(bucket).map_or(&[][..], |invited| &invited.nodes);
+        let new = invited.iter().filter(|node| !unfilled(node) && !ranks.contains(node));
+        let new: Vec<_> = new.copied().collect();
+        ranks.extend(new);
         Fit::Fill(bucket, ranks)
     }
 
@@ -279,3 +283,6 @@ impl Planner {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
