@@ -36,9 +36,11 @@ pub enum ByHandError {
         /// The version that sent it.
         since: Version,
     },
-    /// Copies of it are being made.
-    #[error("the nodes that keep bucket {bucket} fill up; try again when they have all of it")]
-    FillsUp {
+    /// Nobody owns it or keeps a copy: it goes first to whoever may remember it.
+    #[error(
+        "bucket {bucket} is about to get an owner that may remember it; try again when it has one"
+    )]
+    Orphaned {
         /// The bucket.
         bucket: BucketId,
     },
@@ -55,12 +57,12 @@ pub enum ByHandError {
 impl ByHandError {
     /// Whether it is worth to ask again.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::OnItsWay { .. } | Self::FillsUp { .. })
+        matches!(self, Self::OnItsWay { .. } | Self::Orphaned { .. })
     }
 }
 
-/// The command that makes a node the owner of a bucket; or the one that has it make a copy of the bucket
-/// first, where it keeps none: the planner then goes on by itself.
+/// The command that makes a node the owner of a bucket; or the one that has copies of the bucket made
+/// first, where moving it now could lose one: the planner then goes on by itself.
 ///
 /// # Errors
 ///
@@ -101,11 +103,11 @@ pub fn move_bucket(
         Fit::Now(Change { bucket, ranks }) if ranks.first() == Some(&node) => {
             Ok(Command::Assign { basis, settled, lists: vec![(bucket, ranks)], reason })
         }
-        Fit::Fill(bucket, nodes) if nodes.contains(&node) => {
+        Fit::Fill(bucket, nodes) => {
             let others = nodes.into_iter().filter(|&other| other != node);
             let nodes = [node].into_iter().chain(others).collect();
             Ok(Command::Invite { basis, guests: vec![(bucket, nodes)], reason })
         }
-        Fit::Now(_) | Fit::Fill(..) => Err(ByHandError::FillsUp { bucket }),
+        Fit::Now(_) => Err(ByHandError::Orphaned { bucket }),
     }
 }

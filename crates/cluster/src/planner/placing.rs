@@ -129,6 +129,10 @@ impl Scene<'_> {
         // Who is invited and has filled up stays invited until the others have.
         let listed = self.map.ranks(bucket).iter().take(self.cluster.replicas().keepers());
         ranks.retain(|node| !listed.clone().any(|listed| listed == node));
+        let invited = self.map.invited(bucket).map_or(&[][..], |invited| &invited.nodes);
+        let new = invited.iter().filter(|node| !unfilled(node) && !ranks.contains(node));
+        let new: Vec<_> = new.copied().collect();
+        ranks.extend(new);
         Fit::Fill(bucket, ranks)
     }
 
@@ -253,7 +257,7 @@ impl Planner {
     /// Goes on with what operators want moved, and gives up what does not fill up.
     pub(super) fn wished(&mut self, scene: &Scene<'_>) -> Option<Command> {
         let unfilled = |(bucket, invited): &(BucketId, &Invited)| {
-            !invited.nodes.iter().all(|&node| scene.is_filled(*bucket, node))
+            invited.wished || !invited.nodes.iter().all(|&node| scene.is_filled(*bucket, node))
         };
         if !scene.map.invitations().any(|invitation| unfilled(&invitation)) {
             self.waits.filling = None;
@@ -279,3 +283,6 @@ impl Planner {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
