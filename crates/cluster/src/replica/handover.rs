@@ -209,14 +209,11 @@ impl Replica {
             leaving.phase = Phase::Waiting;
             return;
         }
-        if leaving.tells && leaving.whole {
+        if leaving.tells {
             return self.request(bucket);
         }
+        leaving.tells = true;
         leaving.phase = Phase::Telling(None);
-        if std::mem::replace(&mut leaving.tells, true) {
-            // It is being read.
-            return;
-        }
         let slot = BucketSlot { state: BucketState::Yielding, ..slot };
         self.effects.push_back(Effect::SetBucket { bucket, slot });
         leaving.whole = !self.gate.is_selective();
@@ -239,6 +236,7 @@ impl Replica {
     /// Asks the next owner to hold the bucket's packets, of which each is told by now.
     fn request(&mut self, bucket: BucketId) {
         let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
+        debug_assert!(leaving.whole, "{bucket} is asked for before all of it is told of");
         let Move { to, since, epoch } = leaving.moving;
         let Some(peer) = self.peers.get_mut(usize::from(to.0)) else { return };
         if peer.connection.is_none() {

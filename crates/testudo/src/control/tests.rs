@@ -48,7 +48,7 @@ pub(crate) fn status_json() -> serde_json::Value {
                 "authorities": ["CN=Testudo authority 01020304 of lab"]},
         "lease": {"held": true, "remaining_ms": 87},
         "buckets": {"total": 256, "owned": 86, "loading": 0},
-        "node_table": {"entries": 334, "capacity": 262_144, "foreign": 0},
+        "node_table": {"entries": 334, "capacity": 262_144, "foreign": 0, "not_replicated": 0},
         "common_table": {"entries": 1000, "digest": "0123456789abcdef"},
         "copies": {"replicas": "1", "kept": 171, "taken_without": 0},
         "peers": [
