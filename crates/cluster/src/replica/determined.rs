@@ -321,7 +321,7 @@ impl Replica {
         if let Some(peer) = self.peers.get_mut(usize::from(from.0))
             && peer.connection.is_some()
         {
-            peer.outgoing.tell(Frame::Determined { number, answer, copies });
+            peer.outgoing.reply(Frame::Determined { number, answer, copies });
         }
     }
 }

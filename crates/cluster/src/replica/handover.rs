@@ -457,7 +457,7 @@ impl Replica {
             let slot = BucketSlot { owner: me, previous: from, state, epoch };
             self.effects.push_back(Effect::SetBucket { bucket, slot });
         }
-        self.peers[usize::from(from.0)].outgoing.tell(Frame::Holding { bucket, since });
+        self.peers[usize::from(from.0)].outgoing.reply(Frame::Holding { bucket, since });
     }
 
     /// This node's copy of a bucket is complete.

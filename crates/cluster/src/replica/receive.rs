@@ -4,7 +4,7 @@ use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::{ConnectionId, Effect, Replica};
-use crate::common_table::{Authority, Refused};
+use crate::common_table::{Authority, Refused, SlotId};
 use crate::sync::comparing::Verdict;
 use crate::sync::frame::{Frame, LETTER};
 use crate::sync::outgoing::MAX_LETTER_FRAMES;
@@ -70,10 +70,8 @@ impl Replica {
             }
             Frame::Begin { bucket, epoch } => self.begin(connection, peer, bucket, epoch)?,
             Frame::Snapshot(record) => {
-                if self.in_snapshot(connection, record.bucket)? {
-                    let replaced = self.table.replace(record).map(|_| ());
-                    self.note(peer, replaced);
-                }
+                let replaced = self.replace(connection, record)?;
+                self.note(peer, replaced.map(|_| ()));
             }
             Frame::End { bucket } => {
                 if self.in_snapshot(connection, bucket)? {
@@ -258,12 +256,21 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether the snapshot that a record or an end belongs to is believed.
-    pub(super) fn in_snapshot(
-        &self,
+    /// Takes a record of the snapshot that is under way, whatever is known of the flow.
+    pub(super) fn replace(
+        &mut self,
         connection: ConnectionId,
-        bucket: BucketId,
-    ) -> Result<bool, SyncError> {
+        record: FlowRecord,
+    ) -> Result<Result<SlotId, Refused>, SyncError> {
+        let bucket = record.bucket;
+        Ok(match self.in_snapshot(connection, bucket)? {
+            true => self.table.replace(record),
+            false => Err(Refused::NotOwner { bucket }),
+        })
+    }
+
+    /// Whether the snapshot that a record or an end belongs to is believed.
+    fn in_snapshot(&self, connection: ConnectionId, bucket: BucketId) -> Result<bool, SyncError> {
         let session = self.sessions.get(&connection).ok_or(SyncError::NotOpen)?;
         match session.snapshot {
             Some((of, believed)) if of == bucket => Ok(believed),

@@ -34,12 +34,9 @@ impl Replica {
                 self.refer(connection, reference, place)?;
             }
             Item::Snapshot { reference, record } => {
-                let mut place = None;
-                if self.in_snapshot(connection, record.bucket)? {
-                    let replaced = self.table.replace(record);
-                    place = replaced.ok().map(|slot| self.table.place(slot));
-                    self.note(peer, replaced.map(|_| ()));
-                }
+                let replaced = self.replace(connection, record)?;
+                let place = replaced.ok().map(|slot| self.table.place(slot));
+                self.note(peer, replaced.map(|_| ()));
                 self.refer(connection, reference, place)?;
             }
             Item::Change { reference, phase, confirmed, sequence } => {

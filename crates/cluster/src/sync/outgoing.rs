@@ -20,7 +20,7 @@
 //! A bucket that is handed over is released behind all changes that were noted before: the next owner
 //! then has all of it.
 //!
-//! Bounds: letters, `MAX_LETTER_FRAMES`; changed flows, one entry a slot of the table; gone flows, the
+//! Bounds: letters, `MAX_LETTER_FRAMES`; answers to what the peer asks, `MAX_REPLIES`; changed flows, one entry a slot of the table; gone flows, the
 //! table's capacity; references that lead nowhere, `MAX_FORGOTTEN`, beyond which they are told of when
 //! they are used again. If more
 //! flows go than that before the peer takes them, all notes are dropped, and all buckets are checked
@@ -107,6 +107,10 @@ struct Mark {
 
 /// The most frames of letters that wait for a peer: a whole map of the largest cluster, and some.
 pub(crate) const MAX_LETTER_FRAMES: usize = 1 << 15;
+
+/// The most short messages that wait for a peer before an answer to it is left out. More than there are
+/// requests and buckets: only who asks and does not read comes to that.
+const MAX_REPLIES: usize = 1 << 17;
 
 /// The most references that wait to be called forgotten.
 const MAX_FORGOTTEN: usize = 1 << 16;
@@ -301,6 +305,14 @@ impl Outgoing {
     pub(crate) fn tell(&mut self, frame: Frame) -> u64 {
         self.urgent.push_back(frame);
         self.sent + self.urgent.len() as u64
+    }
+
+    /// As [`Self::tell`], of what the peer has caused itself, as often as it likes: if it does not read its
+    /// answers, there are no more of them.
+    pub(crate) fn reply(&mut self, frame: Frame) {
+        if self.urgent.len() < MAX_REPLIES {
+            self.urgent.push_back(frame);
+        }
     }
 
     /// Lets a bucket go, behind all that was noted before: these packets of it were handled.
