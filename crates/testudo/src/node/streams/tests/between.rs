@@ -210,7 +210,7 @@ impl Between {
         for number in FLOWS {
             let (kind, record) = (EventKind::Updated, flow(number, self.sequence));
             let owner = &mut self.nodes[usize::from(number % 2)];
-            owner.replica.handle_event(Event { kind, record }).unwrap();
+            owner.replica.handle_event(clock::now(), Event { kind, record }).unwrap();
         }
     }
 
