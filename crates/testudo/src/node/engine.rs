@@ -416,7 +416,7 @@ impl Engine {
                 if let Some(held_back) = self.closed.admit(now) {
                     tracing::warn!(%error, held_back, "a sync session was closed");
                 }
-                self.parts.streams.close(now, connection);
+                self.parts.streams.close(now, connection, &error);
             }
             Effect::PeerConnected { peer, connection } => {
                 let name = self.parts.cluster.member(peer);

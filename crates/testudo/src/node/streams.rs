@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
-use testudo_cluster::replica::{ConnectionId, Replica};
+use testudo_cluster::replica::{ConnectionId, Replica, SyncError};
 use testudo_packet::bucket::{Nanos, NodeId};
 
 pub use self::counters::Counters;
@@ -173,6 +173,11 @@ impl Streams {
         if let Some(reason) = reason {
             self.counters.refuse(reason);
         }
+        match ended {
+            Ended::Tls(_) if connection.is_some() => self.counters.broken += 1,
+            Ended::Sync(error) => self.note_refused(error),
+            _ => {}
+        }
         let again = |dial: &Dial| dial.has(token) && dial.has_failed();
         if self.dials.iter().any(again) {
             tracing::debug!(%address, reason = %ended, "a peer was dialled in vain again");
@@ -188,8 +193,15 @@ impl Streams {
         }
     }
 
+    /// Counts a stream that the replica has ended for what a peer has said, or has not said in time.
+    fn note_refused(&mut self, error: &SyncError) {
+        let own = matches!(error, SyncError::Superseded | SyncError::NotOpen);
+        self.counters.sync_refused += u64::from(!own);
+    }
+
     /// Drops the stream of a connection that the replica has given up.
-    pub fn close(&mut self, now: Nanos, connection: ConnectionId) {
+    pub fn close(&mut self, now: Nanos, connection: ConnectionId, error: &SyncError) {
+        self.note_refused(error);
         if let Some(at) = self.position(|stream| stream.connection == Some(connection)) {
             let stream = self.take(at);
             self.note_end(now, stream.token);

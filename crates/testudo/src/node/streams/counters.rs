@@ -13,6 +13,11 @@ pub struct Counters {
     pub outdated: u64,
     /// New certificates of this node that can't be used.
     pub files_refused: u64,
+    /// Streams at whose other end a certificate was believed, and which then had something on them that the
+    /// peer can't have sent like that; or the peer has found such a thing.
+    pub broken: u64,
+    /// Streams on which a peer was not believed inside, or said what the protocol does not know.
+    pub sync_refused: u64,
     refused: [u64; Reason::ALL.len()],
 }
 
@@ -24,13 +29,16 @@ impl Counters {
 
     /// Each by its name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self { handshakes, renewed, outdated, files_refused, refused } = *self;
+        let Self { handshakes, renewed, outdated, files_refused, broken, sync_refused, refused } =
+            *self;
         let refused = Reason::ALL.into_iter().zip(refused);
         let others = [
             ("tls_handshakes", handshakes),
             ("tls_renewed", renewed),
             ("tls_outdated", outdated),
             ("tls_files_refused", files_refused),
+            ("tls_broken", broken),
+            ("sync_refused", sync_refused),
         ];
         others.into_iter().chain(refused.map(|(reason, count)| (reason.counter(), count)))
     }

@@ -3,6 +3,7 @@
 //! The nodes run in the test's own thread, turn by turn, as their engines would run them; strangers run
 //! in threads of their own. Addresses of 127.0.0.0/8 stand for machines.
 
+mod between;
 mod cost;
 mod renewals;
 mod strangers;
@@ -125,7 +126,7 @@ impl Node {
             match effect {
                 Effect::Close { connection, error } => {
                     self.closed.push(error.to_string());
-                    self.streams.close(now, connection);
+                    self.streams.close(now, connection, &error);
                 }
                 Effect::PeerConnected { peer, connection } => {
                     self.streams.handle_peer_connected(peer, connection);

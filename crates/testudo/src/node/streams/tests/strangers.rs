@@ -297,6 +297,7 @@ fn a_member_that_says_inside_that_it_is_another_one_is_refused() {
     assert!(a.knows(1) && b.knows(0));
     assert_eq!((a.lost, b.lost), (0, 0));
     assert!(a.closed.is_empty(), "{:?}", a.closed);
+    assert!(a.count("sync_refused") >= 1, "{:?}", a.streams.counters());
     assert_eq!(liar.number, NodeId(1));
 }
 
