@@ -294,8 +294,11 @@ fn read_invite(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
     Ok(guests.map(|guests| Command::Invite { basis, guests, reason }))
 }
 
+/// Buckets, each with nodes.
+type Lists = Vec<(BucketId, Vec<NodeId>)>;
+
 /// Buckets and their nodes; `None` if one is named twice for a bucket.
-fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Vec<(BucketId, Vec<NodeId>)>>, Truncated> {
+fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Lists>, Truncated> {
     let count = reader.u32()?;
     let mut lists = Vec::new();
     for _ in 0..count {

@@ -21,7 +21,16 @@ use crate::{frame, item};
 const UNUSED: u32 = 70_000;
 
 pub fn all() -> Vec<Recording> {
-    let sets = [replayed(), truncated(), short(), reordered(), forged(), meaningless()];
+    let sets = [
+        replayed(),
+        truncated(),
+        short(),
+        reordered(),
+        unasked(),
+        forged(),
+        forged_otherwise(),
+        meaningless(),
+    ];
     sets.into_iter().flatten().collect()
 }
 
@@ -177,12 +186,7 @@ fn reordered() -> Vec<Recording> {
     const BEFORE: &str =
         "a snapshot's beginning that is out of place: the end of the snapshot before";
     const EPOCH: &str = "a flow that is out of place: the epoch of its bucket first";
-    let reference = Reference::new(UNUSED).expect("below the bound");
-    let change = Item::Change { reference, phase: Phase::Reset, confirmed: true, sequence: 9 };
     let flow_5 = flow(5, Phase::Established, 2);
-    let (bucket, since) = (BucketId(5), Version(9));
-    let mut packets = [0; 5];
-    packets[0] = 77;
     vec![
         refused(
             "reordered-part",
@@ -214,6 +218,17 @@ fn reordered() -> Vec<Recording> {
             vec![introduce("a flow of bucket 7", flow(7, Phase::SynSent, 1)), named(7, epoch(7))],
             EPOCH,
         ),
+    ]
+}
+
+/// What answers something that was not said, or goes on with it.
+fn unasked() -> Vec<Recording> {
+    let reference = Reference::new(UNUSED).expect("below the bound");
+    let change = Item::Change { reference, phase: Phase::Reset, confirmed: true, sequence: 9 };
+    let (bucket, since) = (BucketId(5), Version(9));
+    let mut packets = [0; 5];
+    packets[0] = 77;
+    vec![
         counted(
             "reordered-change",
             "A flow changes, and leaves, before it was introduced. The victim asks for the introduction.",
@@ -277,8 +292,6 @@ fn lies(bucket: u16, epoch: Epoch, new: u16, here: u16, gone: u16) -> Vec<Part> 
 }
 
 fn forged() -> Vec<Recording> {
-    let (bucket, since) = (BucketId(9), Version(9));
-    let no_such = FlowRecord { bucket, ..flow(9, Phase::Reset, 900) };
     let stale = |number| FlowRecord { epoch: Epoch(1), ..flow(number, Phase::Reset, 900) };
     vec![
         counted(
@@ -311,6 +324,13 @@ fn forged() -> Vec<Recording> {
             ],
             &[("older", 2)],
         ),
+    ]
+}
+
+fn forged_otherwise() -> Vec<Recording> {
+    let (bucket, since) = (BucketId(9), Version(9));
+    let no_such = FlowRecord { bucket, ..flow(9, Phase::Reset, 900) };
+    vec![
         refused(
             "forged-no-bucket",
             "Speaks for a bucket that there is not.",

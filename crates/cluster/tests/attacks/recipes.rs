@@ -18,7 +18,7 @@ pub fn part(meaning: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Part {
 
 /// The whole set.
 pub fn all() -> Vec<Recording> {
-    let sets = [replayed(), truncated(), impostors(), between(), strange(), forged::all()];
+    let sets = [replayed(), truncated(), impostors(), liars(), between(), strange(), forged::all()];
     sets.into_iter().flatten().collect()
 }
 
@@ -134,7 +134,6 @@ fn impostors() -> Vec<Recording> {
         weights: vec![100; 4],
         ..settings(PEER)
     };
-    let unknown = Settings { node: NodeId(3), ..other_members.clone() };
     let fingerprint = |settings| cluster(settings).fingerprint();
     let (theirs, ours) = (fingerprint(other_members.clone()), fingerprint(settings(VICTIM)));
     let differ = SyncError::Settings { theirs, ours };
@@ -171,6 +170,22 @@ fn impostors() -> Vec<Recording> {
         greeted(other_members.clone(), LIFE),
         &differ.to_string(),
     );
+    recordings
+}
+
+/// Who knows the secret, and says that it is somebody that it is not.
+fn liars() -> Vec<Recording> {
+    let other_members = Settings {
+        members: ["n0", "n1", "n2", "n3"].map(str::to_owned).to_vec(),
+        weights: vec![100; 4],
+        ..settings(PEER)
+    };
+    let unknown = Settings { node: NodeId(3), ..other_members };
+    let mut recordings = Vec::new();
+    let mut refused = |name, prose, parts, error: &str| {
+        let error = Some(error.to_owned());
+        recordings.push(Recording { error, ..outside(name, prose, parts) });
+    };
     refused(
         "forged-stranger",
         "Somebody who knows the secret calls itself node 3, which there is not.
@@ -236,8 +251,6 @@ fn between() -> Vec<Recording> {
             bytes[NEWEST].fill(0);
         }
     });
-    let mut swapped = greeted(settings(PEER), LIFE);
-    swapped.swap(1, 2);
     let mut recordings = Vec::new();
     let mut refused = |name, prose, parts, error: &str| {
         let error = Some(error.to_owned());
@@ -284,7 +297,7 @@ fn between() -> Vec<Recording> {
         "reordered-handshake",
         "Somebody between two honest nodes sends the identity before the proof.
         Made: what a replica of node 2 says, in another order.",
-        swapped,
+        [0, 2, 1].map(|message| greeted(settings(PEER), LIFE)[message].clone()).to_vec(),
         PROOF,
     );
     recordings

@@ -453,6 +453,15 @@ impl Engine {
                 let name = self.parts.cluster.member(peer);
                 tracing::info!(peer = name, "entries are no longer synced with the peer");
             }
+            Effect::TakenBare { .. } | Effect::Diverged { .. } | Effect::Repaired { .. } => {
+                self.tell_of_copies(&effect);
+            }
+        }
+    }
+
+    /// What copies have turned out to be.
+    fn tell_of_copies(&mut self, effect: &Effect) {
+        match *effect {
             Effect::TakenBare { bucket, previous } => {
                 if let Some(held_back) = self.bare.admit(clock::now()) {
                     tracing::error!(
@@ -478,6 +487,7 @@ impl Engine {
                 let peer = self.parts.cluster.member(peer);
                 tracing::debug!(peer, %bucket, ?repair, "the peer's copy is equal again");
             }
+            _ => {}
         }
     }
 

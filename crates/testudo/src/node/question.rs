@@ -167,10 +167,8 @@ impl Question {
             Self::Slots(answers) => answers.try_send(slots()).is_err(),
             Self::Moving(answers) => {
                 let (leaving, arriving) = replica.moving();
-                let loading = all().map(|bucket| replica.slot(bucket)).filter(|slot| {
-                    slot.owner == cluster.node() && slot.state == BucketState::Loading
-                });
-                answers.try_send(leaving + arriving + loading.count()).is_err()
+                let loading = all().filter(|&bucket| is_loading(cluster, replica, bucket)).count();
+                answers.try_send(leaving + arriving + loading).is_err()
             }
             Self::Counts(answers) => {
                 answers.try_send(all().map(|bucket| table.count(bucket)).collect()).is_err()
@@ -184,6 +182,11 @@ impl Question {
             }
         };
     }
+}
+
+fn is_loading(cluster: &Cluster, replica: &Replica, bucket: BucketId) -> bool {
+    let slot = replica.slot(bucket);
+    slot.owner == cluster.node() && slot.state == BucketState::Loading
 }
 
 fn kept(replica: &Replica) -> Kept {
