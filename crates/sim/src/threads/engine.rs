@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use testudo_cluster::ownership::Ownership;
-use testudo_cluster::replica::{Effect, Refused};
+use testudo_cluster::replica::{Effect, Refused, Repair};
 use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
 use testudo_packet::event::Event;
 use testudo_packet::tracking::Phase;
@@ -275,15 +275,19 @@ impl World {
                 None
             }
             Effect::Repaired { repair, .. } => {
-                self.tally.count("divergences repaired");
-                let millis = repair.took.as_millis() as u64;
-                self.tally.most("most milliseconds of a repair", millis);
+                self.note_repaired(repair);
                 None
             }
         };
         if let Some((thread, input)) = mail {
             self.mail(node, thread, input);
         }
+    }
+
+    fn note_repaired(&mut self, repair: Repair) {
+        self.tally.count("divergences repaired");
+        let millis = repair.took.as_millis() as u64;
+        self.tally.most("most milliseconds of a repair", millis);
     }
 
     /// The bucket is this node's: what it held is handled, but for what the owner before has handled.
