@@ -274,20 +274,18 @@ impl World {
                 self.note_diverged(node, peer, bucket);
                 None
             }
-            Effect::Repaired { repair, .. } => {
-                self.note_repaired(repair);
-                None
-            }
+            Effect::Repaired { repair, .. } => self.note_repaired(repair),
         };
         if let Some((thread, input)) = mail {
             self.mail(node, thread, input);
         }
     }
 
-    fn note_repaired(&mut self, repair: Repair) {
+    fn note_repaired(&mut self, repair: Repair) -> Option<(Thread, Input)> {
         self.tally.count("divergences repaired");
         let millis = repair.took.as_millis() as u64;
         self.tally.most("most milliseconds of a repair", millis);
+        None
     }
 
     /// The bucket is this node's: what it held is handled, but for what the owner before has handled.
