@@ -245,6 +245,9 @@ impl Command {
     }
 }
 
+/// Buckets, each with nodes.
+type Lists = Vec<(BucketId, Vec<NodeId>)>;
+
 fn write_lists(lists: &[(BucketId, Vec<NodeId>)], out: &mut Vec<u8>) {
     out.extend((lists.len() as u32).to_le_bytes());
     for (bucket, nodes) in lists {
@@ -295,7 +298,7 @@ fn read_invite(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
 }
 
 /// Buckets and their nodes; `None` if one is named twice for a bucket.
-fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Vec<(BucketId, Vec<NodeId>)>>, Truncated> {
+fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Lists>, Truncated> {
     let count = reader.u32()?;
     let mut lists = Vec::new();
     for _ in 0..count {
