@@ -245,6 +245,9 @@ impl Command {
     }
 }
 
+/// Buckets, each with nodes.
+type Lists = Vec<(BucketId, Vec<NodeId>)>;
+
 fn write_lists(lists: &[(BucketId, Vec<NodeId>)], out: &mut Vec<u8>) {
     out.extend((lists.len() as u32).to_le_bytes());
     for (bucket, nodes) in lists {
