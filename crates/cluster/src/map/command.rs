@@ -297,9 +297,6 @@ fn read_invite(reader: &mut Reader<'_>) -> Result<Option<Command>, Truncated> {
     Ok(guests.map(|guests| Command::Invite { basis, guests, reason }))
 }
 
-/// Buckets, each with nodes.
-type Lists = Vec<(BucketId, Vec<NodeId>)>;
-
 /// Buckets and their nodes; `None` if one is named twice for a bucket.
 fn read_lists(reader: &mut Reader<'_>) -> Result<Option<Lists>, Truncated> {
     let count = reader.u32()?;

@@ -149,8 +149,8 @@ impl World {
     /// A node has dropped a bucket: what it has acknowledged of it is with another keeper.
     pub(crate) fn pass_on(&mut self, node: usize, bucket: BucketId) {
         let heirs = self.heirs(node, bucket);
-        // Whoever is dead itself counts for nothing, and may know so when it wakes.
-        let dead = !heirs.iter().any(|&heir| self.lives_for(heir, node));
+        // Whoever is dead itself counts for nothing, and may know so only when it wakes; an heir, too.
+        let dead = self.is_fenced(node) || !heirs.iter().any(|&heir| self.lives_for(heir, node));
         let mut lost = None;
         for port in self.acknowledged.ports(bucket) {
             let Some(record) = self.acknowledged.has[node].remove(&port) else { continue };

@@ -101,6 +101,17 @@ impl World {
         !gone && admitted == Some(seen.membership.incarnation())
     }
 
+    /// Whether somebody knows that a majority has fenced this life of a node.
+    pub(crate) fn is_fenced(&self, node: usize) -> bool {
+        let Some(seen) = &self.machines[node].daemon else { return true };
+        let life = Some(seen.membership.incarnation());
+        self.machines.iter().filter_map(|machine| machine.daemon.as_ref()).any(|seer| {
+            let admission = seer.membership.map().admission(NodeId(node as u8));
+            let admitted = admission.map(|admission| admission.life) == life;
+            admitted && seer.membership.standings()[node].gone
+        })
+    }
+
     /// Looks at what a node has ceased to keep.
     pub(crate) fn note_dropped(&mut self, node: usize) {
         if !self.options.replicas.is_limited() {
