@@ -138,9 +138,9 @@ fn render_syncs(syncs: &Syncs) -> String {
         }
     }
     text.push_str(&commits(&syncs.commits));
-    text.push_str(&kept_back(&syncs.replication));
     // Writing to a string can't fail.
     let _ = write!(text, "\n{}\n", copies(&syncs.copies));
+    text.push_str(&kept_back(&syncs.replication));
     text
 }
 
