@@ -32,7 +32,11 @@ pub fn handed_over_whole(
             ));
         }
     }
-    for record in world.machines[from].kernel.of_bucket(usize::from(bucket.0)) {
+    // What a node without a lease has in its kernel may have been ended by a successor that it has heard
+    // since.
+    let kernel = &world.machines[from].kernel;
+    let flows = kernel.of_bucket(usize::from(bucket.0)).filter(|_| kernel.leased(world.now));
+    for record in flows {
         let known = after.get(bucket, &record.key);
         if known.map(|known| known.state.phase) != Some(record.state.phase) {
             return Err(format!(
