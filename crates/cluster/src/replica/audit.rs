@@ -17,7 +17,7 @@
 //! Invariants: the node table is right, always: it is what packets meet. Each flow is judged by itself, at
 //! one moment, so nothing has to stand still during a round, and no turn costs more than its share.
 //! Buckets that are not this node's for certain, or are still loading, are left alone. A flow that its rule
-//! keeps back ([`super::gate`]) is not missing.
+//! keeps back (`gate.rs`) is not missing.
 //!
 //! A sequence that is higher in the node table says nothing by itself: it is raised where a place has seen
 //! higher ones.
