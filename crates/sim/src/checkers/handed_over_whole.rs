@@ -23,20 +23,21 @@ pub fn handed_over_whole(
     if daemon.is_none_or(|daemon| usize::from(daemon.replica.slot(bucket).owner.0) != to) {
         return Ok(());
     }
+    let kernel = &world.machines[from].kernel;
+    // A node without a lease may have been succeeded; what it says loses against what is known of that.
+    let leased = kernel.leased(world.now);
     for record in before.bucket(bucket) {
         let known = after.get(bucket, &record.key);
-        if known.map(|known| known.state) != Some(record.state) {
+        let succeeded = !leased && known.is_some_and(|known| known.supersedes(&record));
+        if known.map(|known| known.state) != Some(record.state) && !succeeded {
             return Err(format!(
                 "node {from} has handed bucket {bucket} over with {record:?}, of which node {to} \
                  has {known:?}"
             ));
         }
     }
-    // What a node without a lease has in its kernel may have been ended by a successor that it has heard
-    // since.
-    let kernel = &world.machines[from].kernel;
-    let flows = kernel.of_bucket(usize::from(bucket.0)).filter(|_| kernel.leased(world.now));
-    for record in flows {
+    // Nor does it take out of its kernel what a successor has ended.
+    for record in kernel.of_bucket(usize::from(bucket.0)).filter(|_| leased) {
         let known = after.get(bucket, &record.key);
         if known.map(|known| known.state.phase) != Some(record.state.phase) {
             return Err(format!(
