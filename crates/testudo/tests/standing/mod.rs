@@ -101,10 +101,14 @@ impl Standing {
         fs::write(&file, change(text)).expect("a configuration");
     }
 
-    /// Has the lab do something to a node: `start`, `kill`, `cut`…
+    /// Has the lab do something to a node: `start`, `kill`, `cut`… A node that was killed has ended when
+    /// this returns.
     pub fn order(&self, verb: &str, node: &str) {
         let output = lab(&[verb, "--name", &self.name, node]);
         assert!(output.status.success(), "{verb} {node}: {output:?}");
+        if verb == "kill" && node != "etcd" {
+            self.until(&format!("{node} has ended"), || !self.runs(node));
+        }
     }
 
     /// Whether a node's daemon runs.
