@@ -287,22 +287,18 @@ impl Replica {
 
     /// Answers those whose flows are known to all that can be told, or have waited long enough.
     fn answer_served(&mut self, now: Nanos) {
-        let mut served = Vec::new();
-        let serving = std::mem::take(&mut self.determining.serving);
-        let mut rest = Vec::with_capacity(serving.len());
-        for one in serving {
-            let lost = self.check_own(one.record.bucket).is_err();
-            if lost || now >= one.until || self.is_committed(&one.ticket) {
-                served.push((one, lost));
-            } else {
-                rest.push(one);
-            }
-        }
-        self.determining.serving = rest;
-        for (Serving { wish, ticket, was_there, .. }, lost) in served {
+        let mut serving = std::mem::take(&mut self.determining.serving);
+        let served: Vec<_> = serving
+            .extract_if(.., |one| {
+                let lost = self.check_own(one.record.bucket).is_err();
+                lost || now >= one.until || self.is_committed(&one.ticket)
+            })
+            .collect();
+        self.determining.serving = serving;
+        for Serving { wish, record, ticket, was_there, .. } in served {
             let answer = match was_there {
                 // The next owner has it, or will be asked to let it in.
-                _ if lost => Answer::NotOwner,
+                _ if self.check_own(record.bucket).is_err() => Answer::NotOwner,
                 true => Answer::WasThere,
                 false => Answer::Placed,
             };

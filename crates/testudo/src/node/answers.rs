@@ -141,7 +141,7 @@ impl Answerer {
             entries: table.len() as u64,
             capacity: table.capacity() as u64,
             foreign,
-            not_replicated: standing.not_replicated,
+            not_replicated: standing.reach.not_replicated,
         };
         let peers = view.peers.iter().map(|peer| self.peer(peer, &standing)).collect();
         Ok(protocol::Status {
@@ -160,7 +160,7 @@ impl Answerer {
                 entries: standing.flows as u64,
                 digest: format!("{:016x}", standing.digest),
             },
-            copies: self.copies(standing.kept),
+            copies: self.copies(standing.reach.kept),
             peers,
             takeovers: standing.tallies.takeovers,
             takeover: protocol::Takeover {
@@ -320,7 +320,7 @@ impl Answerer {
     }
 
     fn peer(&self, peer: &PeerStatus, standing: &Standing) -> protocol::Peer {
-        let sync = standing.peers.iter().find(|(node, ..)| *node == peer.node);
+        let sync = standing.reach.peers.iter().find(|(node, ..)| *node == peer.node);
         let sync = sync.map(|(_, sync, delays)| protocol::Sync::new(sync, delays, clock::now()));
         protocol::Peer {
             name: self.cluster.member(peer.node).to_owned(),
@@ -391,7 +391,7 @@ fn counters(standing: &Standing, heartbeats: Counters) -> BTreeMap<String, u64> 
         ("moves_arrived", arrived),
         ("moves_held_in_vain", held_in_vain),
         ("letters_lost", standing.letters_lost),
-        ("flows_replicated_early", standing.replication.crowded),
+        ("flows_replicated_early", standing.reach.replication.crowded),
     ];
     let all = standing.counters.iter().copied().chain(standing.tallies.named());
     let all = all.chain(standing.tallies.streams.named());

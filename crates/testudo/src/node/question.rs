@@ -73,14 +73,9 @@ pub struct Reach {
     pub commits: commits::Counts,
     /// What is kept back.
     pub replication: Replication,
-    /// How many flows the node table has that the common table has not.
+    /// How many flows the node table has that the common table has not; an estimate while buckets are being
+    /// loaded or taken out.
     pub not_replicated: u64,
-}
-
-/// How many flows of the node table are not in the common table; an estimate while buckets are being loaded or
-/// taken out.
-fn not_replicated(table: &SharedTable, replication: &Replication) -> u64 {
-    (table.len() as u64).saturating_sub(replication.told)
 }
 
 /// What the engine has to say in a status.
@@ -92,18 +87,12 @@ pub struct Standing {
     pub flows: usize,
     /// What the common table's contents sum up to.
     pub digest: u64,
-    /// How far entries have got to each peer.
-    pub peers: Peers,
-    /// What the node keeps.
-    pub kept: Kept,
+    /// How far entries have got.
+    pub reach: Reach,
     /// What the engine counts.
     pub tallies: Tallies,
     /// How planned moves ended.
     pub moves: MoveCounters,
-    /// What is kept back from the peers.
-    pub replication: Replication,
-    /// How many flows the node table has that the common table has not.
-    pub not_replicated: u64,
     /// Letters to peers that found no way.
     pub letters_lost: u64,
     /// What the packet handling counts.
@@ -123,36 +112,22 @@ impl Question {
         let all = || (0..cluster.buckets()).map(|bucket| BucketId(bucket as u16));
         let slots = || all().map(|bucket| datapath.bucket(bucket)).collect();
         let table = replica.table();
-        let reach = || {
-            let replication = replica.replication();
-            (replication, not_replicated(datapath.table(), &replication))
-        };
+        let reach = || reach(cluster, replica, datapath.table(), tallies);
         // Nobody waits for an answer that can't be sent.
         let _given_up = match self {
-            Self::Standing(answers) => {
-                let (replication, not_replicated) = reach();
-                let standing = Standing {
+            Self::Standing(answers) => answers
+                .try_send(Standing {
                     slots: slots(),
                     flows: table.len(),
                     digest: table.digest(),
-                    peers: peers(cluster, replica),
-                    kept: kept(replica),
+                    reach: reach(),
                     tallies: *tallies,
                     moves: replica.move_counters(),
                     letters_lost: replica.letters_lost(),
                     counters: datapath.counters(),
-                    replication,
-                    not_replicated,
-                };
-                answers.try_send(standing).is_err()
-            }
-            Self::Peers(answers) => {
-                let (peers, commits) = (peers(cluster, replica), tallies.commits);
-                let (replication, not_replicated) = reach();
-                let kept = kept(replica);
-                let reach = Reach { peers, kept, commits, replication, not_replicated };
-                answers.try_send(reach).is_err()
-            }
+                })
+                .is_err(),
+            Self::Peers(answers) => answers.try_send(reach()).is_err(),
             Self::Known { flows, answers } => {
                 let flows = flows.iter().take(MAX_LOOKED_FOR);
                 let known = flows.map(|(bucket, key)| table.find(*bucket, key).is_some());
@@ -189,8 +164,15 @@ fn is_loading(cluster: &Cluster, replica: &Replica, bucket: BucketId) -> bool {
     slot.owner == cluster.node() && slot.state == BucketState::Loading
 }
 
-fn kept(replica: &Replica) -> Kept {
-    Kept { buckets: replica.kept(), taken_bare: replica.taken_bare() }
+fn reach(cluster: &Cluster, replica: &Replica, table: &SharedTable, tallies: &Tallies) -> Reach {
+    let replication = replica.replication();
+    Reach {
+        peers: peers(cluster, replica),
+        kept: Kept { buckets: replica.kept(), taken_bare: replica.taken_bare() },
+        commits: tallies.commits,
+        replication,
+        not_replicated: (table.len() as u64).saturating_sub(replication.told),
+    }
 }
 
 fn peers(cluster: &Cluster, replica: &Replica) -> Peers {
