@@ -503,7 +503,9 @@ impl CommonTable {
     }
 }
 
-fn is_tunnel(record: &FlowRecord) -> bool {
+/// Whether a flow is a tunnel, which the planner counts by itself: ESP or AH.
+#[must_use]
+pub fn is_tunnel(record: &FlowRecord) -> bool {
     matches!(record.key.protocol, Protocol::ESP | Protocol::AH)
 }
 

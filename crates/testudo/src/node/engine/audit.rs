@@ -138,7 +138,12 @@ impl Engine {
     /// when events have been drained.
     pub(super) fn audit_some(&mut self, now: Nanos) -> bool {
         let Self {
-            parts: Parts { datapath, replica, cluster, .. }, rounds, tallies, commits, ..
+            parts: Parts { datapath, replica, cluster, .. },
+            rounds,
+            tallies,
+            commits,
+            load_report,
+            ..
         } = self;
         let table = datapath.table();
         let (period, behind) = (cluster.timing().audit, rounds.is_behind());
@@ -153,9 +158,11 @@ impl Engine {
         found.add(replica.handle_missing(common, &look));
         let node = rounds.node.take(now, period, table.capacity());
         rounds.readings.looked += node.len() as u64;
-        tallies.audits += u64::from(node.end == table.capacity() && !node.is_empty());
+        let ends = node.end == table.capacity() && !node.is_empty();
+        tallies.audits += u64::from(ends);
         let mut shown = Vec::new();
         table.scan_part(node, &mut |view| shown.push(view.record));
+        load_report.look_at(&shown, ends);
         replica.handle_found(shown);
         tallies.put_right += (found.changed + found.removed) as u64;
         tallies.refused_events += found.refused as u64;

@@ -145,6 +145,8 @@ pub struct Stream {
     /// Whether this node's greeting was sent.
     greeted: bool,
     readable: bool,
+    /// Whether the poll has seen its end, which is said once, perhaps together with bytes before it.
+    ends: bool,
     writable: bool,
     output: Vec<u8>,
 }
@@ -212,6 +214,7 @@ impl Stream {
             channel,
             greeted: false,
             readable: false,
+            ends: false,
             writable: false,
             output: Vec::new(),
         })
@@ -219,7 +222,8 @@ impl Stream {
 
     /// Takes note of what the poll saw. It says each thing once, so it is kept until found wrong.
     pub fn note(&mut self, event: &Event) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.ends |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.ends;
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
@@ -340,7 +344,11 @@ impl Stream {
             match self.socket.read(buffer) {
                 Ok(0) if replica.is_open(connection) => return Err(Ended::Closed),
                 Ok(0) => return Err(Ended::TurnedAway),
-                Ok(some) => count = some,
+                Ok(some) => {
+                    // What fits was all there is; the poll tells of what comes behind it.
+                    self.readable &= some == buffer.len() || self.ends;
+                    count = some;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
