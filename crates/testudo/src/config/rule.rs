@@ -57,11 +57,6 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// How long first packets wait for the peers at most, if they do.
-    pub fn waits(&self) -> Option<Duration> {
-        (self.commit == Commit::Sync).then_some(self.commit_timeout)
-    }
-
     /// The rule as packets are compared with it. `number` gives the kernel's number of an
     /// interface; its failure is passed on.
     pub fn compile<E>(

@@ -39,9 +39,6 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
 use testudo_cluster::config::Cluster;
 use testudo_cluster::map::Version;
 use testudo_cluster::ownership::Ownership;
@@ -157,8 +154,8 @@ pub struct Parts {
     pub stations: StationBook,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
-    /// How long the first packet of a flow waits for the peers at most, for each rule by which it does.
-    pub commit_timeouts: Vec<Option<Duration>>,
+    /// How long the first packet of a flow waits for the peers at most, for each rule.
+    pub commit_timeouts: Vec<Duration>,
     /// What the engine shows its life by.
     pub turns: Turns,
 }
@@ -201,7 +198,6 @@ impl Engine {
             let packets = packets.as_raw_fd();
             registry.register(&mut SourceFd(&packets), PACKETS, Interest::READABLE)?;
         }
-        let rest = Rest::new(parts.commit_timeouts.iter().any(Option::is_some));
         let commits = Commits::new(std::mem::take(&mut parts.commit_timeouts));
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
@@ -212,7 +208,7 @@ impl Engine {
             yields: Yields::default(),
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
-            rest,
+            rest: Rest::default(),
             mail: true,
             loading: Loading::default(),
             takeover: None,
@@ -235,7 +231,7 @@ impl Engine {
         let mut events = Events::with_capacity(MAX_EVENTS);
         let mut busy = false;
         while !stop.load(Ordering::Relaxed) {
-            let wait = if busy { Duration::ZERO } else { self.rest()? };
+            let wait = if busy { Duration::ZERO } else { self.rest.length(clock::now()) };
             match self.parts.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -257,23 +253,6 @@ impl Engine {
         }
         drop(datapath);
         Ok(mailbox)
-    }
-
-    /// Rests deaf to the peers, if that is how to rest; says how long to listen then.
-    fn rest(&mut self) -> io::Result<Duration> {
-        let Self { rest, parts: Parts { replica, datapath, mailbox, .. }, .. } = self;
-        rest.listen(replica.moving() != (0, 0) || self.determining.is_asking());
-        let deaf = match rest.kind(clock::now()) {
-            rest::Kind::Listening(wait) => return Ok(wait),
-            rest::Kind::Deaf(wait) => wait,
-        };
-        let wake = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let wakes = [Some(mailbox.as_fd()), datapath.waker()].into_iter().flatten();
-        let mut wakes: Vec<PollFd<'_>> = wakes.map(wake).collect();
-        match ppoll(&mut wakes, Some(TimeSpec::from_duration(deaf)), None) {
-            Ok(_) | Err(Errno::EINTR) => Ok(Duration::ZERO),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Does all that can be done without waiting; says whether there is more.
@@ -380,7 +359,6 @@ impl Engine {
                 }
             }
         });
-        self.rest.note_events(drained.events);
         self.tallies.events += drained.events as u64;
         self.tallies.lost_handled += drained.lost_handled;
         if drained.lost > 0 {

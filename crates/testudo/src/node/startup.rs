@@ -38,7 +38,6 @@ use super::restart::Restarter;
 use super::streams::{self, Streams};
 use super::watchdog::{Turns, Watchdog};
 use crate::config::error::ConfigError;
-use crate::config::rule::Rule;
 use crate::config::{self, Config};
 use crate::control::server::{Server, SocketError};
 use crate::operate::Operator;
@@ -270,7 +269,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         coordination: mail.coordination.0,
         health: health.handle(),
         timeouts: config.timeouts,
-        commit_timeouts: config.rules.iter().map(Rule::waits).collect(),
+        commit_timeouts: config.rules.iter().map(|rule| rule.commit_timeout).collect(),
         turns,
     })
     .map_err(os("the engine's mailbox can't be waited for"))?;

@@ -39,8 +39,8 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Commits {
     waiting: VecDeque<Waiting>,
-    /// How long flows of each rule wait at most, if they do.
-    timeouts: Vec<Option<Duration>>,
+    /// How long flows of each rule wait at most.
+    timeouts: Vec<Duration>,
     /// How long flows have waited, those for which the time ran out among them.
     delays: Delays,
     counts: Counts,
@@ -72,8 +72,8 @@ enum End {
 }
 
 impl Commits {
-    /// Nothing waits yet; of each rule, how long its flows wait at most, if they do.
-    pub fn new(timeouts: Vec<Option<Duration>>) -> Self {
+    /// Nothing waits yet; of each rule, how long its flows wait at most.
+    pub fn new(timeouts: Vec<Duration>) -> Self {
         Self {
             waiting: VecDeque::new(),
             timeouts,
@@ -96,7 +96,7 @@ impl Commits {
 
     fn has_waited_enough(&self, waiting: &Waiting, now: Nanos) -> bool {
         let rule = usize::from(waiting.record.state.rule);
-        let timeout = self.timeouts.get(rule).copied().flatten().unwrap_or(UNKNOWN_RULE);
+        let timeout = self.timeouts.get(rule).copied().unwrap_or(UNKNOWN_RULE);
         clock::between(waiting.since, now) >= timeout
     }
 
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn each_flow_waits_as_long_as_its_rule_says_and_no_longer() {
-        let timeouts = [5, 20].map(|millis| Some(Duration::from_millis(millis))).to_vec();
+        let timeouts = [5, 20].map(Duration::from_millis).to_vec();
         let mut commits = Commits::new(timeouts);
         // The last one's rule is of another process.
         commits.waiting.extend([waiting(1, 0), waiting(2, 1), waiting(3, 0), waiting(4, 9)]);

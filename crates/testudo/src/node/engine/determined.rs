@@ -56,11 +56,6 @@ impl Determining {
         self.counts
     }
 
-    /// Whether somebody waits for an owner's answer.
-    pub(super) fn is_asking(&self) -> bool {
-        !self.asking.is_empty()
-    }
-
     /// Whether a flow was let in since this was last asked.
     pub(super) fn take_placed(&mut self) -> bool {
         std::mem::take(&mut self.placed)
