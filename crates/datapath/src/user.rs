@@ -17,8 +17,8 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::{PacketHash, packet_hash};
-use testudo_packet::pipeline;
 use testudo_packet::rule::{MAX_RULES, Rule};
+use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
 use testudo_packet::wire;
 
@@ -141,7 +141,7 @@ impl UserDatapath {
             beginning: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
-        let verdict = pipeline::handle(&env, &mut SliceFrame(frame), interface);
+        let verdict = stage::handle(&env, &mut SliceFrame(frame), interface);
         let beginning = env.beginning.take();
         for occurrence in env.occurrences.into_inner() {
             if self.occurrences.len() < MAX_EVENTS {
@@ -236,6 +236,8 @@ impl UserDatapath {
             Verdict::Stack => Counter::Stack as u32,
             Verdict::Answer => Counter::Answered as u32,
             Verdict::Upcall(_) => Counter::Upcall as u32,
+            // It was handled in all its stages.
+            Verdict::Stage(_) => DropReason::Internal.counter(),
         };
         self.counters[counter as usize] += 1;
         verdict
@@ -259,12 +261,19 @@ pub(crate) struct Place {
     pub hash: PacketHash,
 }
 
-/// Which packet a frame is, if it is one that has a bucket.
+/// Which packet a frame is, if it is one that has a bucket. An ICMP error has the bucket of the packet that
+/// it quotes, and that packet's key: it is the flow that the error belongs to which has to be known.
 pub(crate) fn place_of(settings: &Settings, frame: &mut [u8]) -> Option<Place> {
     let placer = settings.placer();
     let frame = SliceFrame(frame);
     let link = wire::parse_link(&frame).ok()?;
-    let headers = wire::parse(&frame, &link).ok()?;
+    let headers = match wire::parse(&frame, &link) {
+        Err(DropReason::Unrelated) => {
+            let error = wire::quote::parse_error(&frame, &link).ok()?;
+            wire::quote::parse(&frame, &error).ok()?
+        }
+        headers => headers.ok()?,
+    };
     let hash = packet_hash(&frame, &link, placer.key)?;
     let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
     Some(Place { bucket: place.bucket, key: headers.key, hash })

@@ -9,8 +9,7 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::programs::TestRun;
-use aya::programs::TestRunOptions;
+use aya::programs::{TestRun, TestRunOptions, Xdp};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Answer, BucketLoad, Datapath, NodeTable, Released, Settings, Station};
@@ -23,6 +22,7 @@ use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Commit, Ports, Rule};
+use testudo_packet::stage::STAGES;
 use testudo_packet::tracking::Phase;
 use testudo_packet::verdict::Verdict;
 
@@ -141,6 +141,7 @@ fn action(mode: Mode, verdict: Verdict) -> u32 {
         Verdict::Drop(_) | Verdict::Upcall(_) => XDP_DROP,
         Verdict::Forward | Verdict::Stack => XDP_PASS,
         Verdict::Answer | Verdict::Pass(_) => XDP_REDIRECT,
+        Verdict::Stage(_) => panic!("a stage that nobody ran"),
     }
 }
 
@@ -245,6 +246,7 @@ fn usual(mode: Mode) -> &'static [&'static str] {
             "drop.not-owner",
             "drop.rule",
             "drop.truncated",
+            "drop.unrelated",
             "forwarded",
             "skipped",
             "stack",
@@ -347,17 +349,26 @@ fn a_node_whose_lease_has_run_out_handles_nothing() {
     });
 }
 
-/// The verifier gives up at a million instructions; what it needs is watched, so that the next stage of
-/// the pipeline does not find it used up.
+/// The verifier gives up at a million instructions of a program; what it needs is watched, so that the next
+/// change of a stage does not find it used up.
 fn the_verifier_has_work_left_in_every_mode() {
     const MOST: u32 = 900_000;
     in_namespace(|| {
         for mode in [Mode::Shared, Mode::Steered, Mode::Tap { interface: LOOPBACK }] {
             let mut kernel = KernelDatapath::load(settings(mode)).expect("the kernel backend");
-            let info = kernel.program().expect("loaded").info().expect("the program's info");
-            let seen = info.verified_instruction_count().expect("a kernel that says so");
-            println!("{mode:?}: the verifier followed {seen} instructions");
-            assert!(seen < MOST, "{seen} instructions in {mode:?}");
+            let count = |program: &mut Xdp| {
+                let info = program.info().expect("the program's info");
+                info.verified_instruction_count().expect("a kernel that says so")
+            };
+            let mut counts = vec![("testudo", count(kernel.program().expect("loaded")))];
+            for stage in STAGES {
+                let program = kernel.stage_program(stage).expect("loaded");
+                counts.push((stage.program(), count(program)));
+            }
+            for (program, seen) in counts {
+                println!("{mode:?}: the verifier followed {seen} instructions of {program}");
+                assert!(seen < MOST, "{seen} instructions of {program} in {mode:?}");
+            }
         }
     });
 }

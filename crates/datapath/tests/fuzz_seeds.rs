@@ -36,6 +36,21 @@ fn flows(count: u16) -> Vec<Vec<u8>> {
     (1..=count).map(flow).collect()
 }
 
+/// An ICMP error that quotes so many bytes of the packet in each frame.
+fn errors(frames: Vec<Vec<u8>>, bytes: usize) -> Vec<Vec<u8>> {
+    let error = |frame: Vec<u8>| {
+        let quote = &frame[14..frame.len().min(14 + bytes)];
+        let [high, low] = (28 + quote.len() as u16).to_be_bytes();
+        let mut error = [&traffic::CLUSTER_MAC[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+        error.extend([0x45, 0, high, low, 0, 0, 0, 0, 64, 1, 0, 0, 10, 20, 9, 9]);
+        error.extend(&quote[12..16]);
+        error.extend([3, 4, 0, 0, 0, 0, 5, 0]);
+        error.extend(quote);
+        error
+    };
+    frames.into_iter().map(error).collect()
+}
+
 #[test]
 #[ignore = "writes fuzz/seeds/pipeline anew"]
 fn write_the_seeds() {
@@ -65,6 +80,17 @@ fn write_the_seeds() {
     moving.extend(flows(12).into_iter().map(|frame| (0x60, 0, frame)));
     moving.push((11, 3, Vec::new()));
     seeds.push(("moving", moving));
+    // Errors about flows that are known, that are not, that are loading, and that move.
+    let mut about = plain(flows(6));
+    about.extend(plain(errors(flows(8), 548)));
+    about.extend((0..16).map(|bucket| (3, bucket, errors(flows(9), 28).remove(8))));
+    about.extend(plain(errors(flows(8), 28)));
+    about.push((7, 0, Vec::new()));
+    about.extend((0..16).map(|bucket| (8, bucket, errors(flows(1), 28).remove(0))));
+    about.extend(errors(flows(8), 548).into_iter().map(|frame| (0x40, 0, frame)));
+    about.push((7, 0, Vec::new()));
+    about.extend((0..16).map(|bucket| (9, bucket, errors(flows(2), 27).remove(1))));
+    seeds.push(("errors", about));
     let cut = |mut frame: Vec<u8>, by: usize| {
         frame.truncate(frame.len() - by);
         (0x80, 0, frame)

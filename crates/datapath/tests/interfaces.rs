@@ -69,9 +69,23 @@ fn packet(to: [u8; 6], number: u32) -> Vec<u8> {
     frame
 }
 
+/// An ICMP error about that packet, as which another stage decides it.
+fn error_about(to: [u8; 6], number: u32) -> Vec<u8> {
+    let mut frame = [&to[..], &SENDER, &[8, 0]].concat();
+    frame.extend([0x45, 0, 0, 88, 0, 0, 0, 0, 64, 1, 0, 0, 10, 20, 9, 9, 10, 10, 2, 1]);
+    frame.extend([3, 3, 0, 0, 0, 0, 0, 0]);
+    frame.extend(&packet(to, number)[14..]);
+    frame
+}
+
 fn number_of(frame: &[u8]) -> Option<u32> {
-    let ours = frame.len() == 74 && frame[12..14] == [8, 0];
-    ours.then(|| u32::from_be_bytes(frame[42..46].try_into().expect("four bytes")))
+    let at = match frame.len() {
+        74 => 42,
+        102 => 70,
+        _ => return None,
+    };
+    let ours = frame[12..14] == [8, 0];
+    ours.then(|| u32::from_be_bytes(frame[at..at + 4].try_into().expect("four bytes")))
 }
 
 /// The frames of ours that have gone out, once there are as many as are expected.
@@ -162,13 +176,15 @@ fn an_analyser_sees_the_packets_of_owned_buckets_as_they_were() {
     });
 }
 
-/// Sends numbered packets until told to stop, and then says how many.
+/// Sends numbered packets until told to stop, and then says how many. Once all flows have begun, every
+/// other packet is an error about one.
 fn talk(tap: &mut Tap, stop: &AtomicBool) -> u32 {
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             return number;
         }
-        tap.comes_in(&packet(SHARED, number));
+        let is_error = number >= 8 && number % 2 == 1;
+        tap.comes_in(&if is_error { error_about(SHARED, number) } else { packet(SHARED, number) });
         std::thread::sleep(Duration::from_micros(100));
     }
     unreachable!("a test of days")

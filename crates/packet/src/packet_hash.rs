@@ -38,8 +38,8 @@ pub struct Extent {
     pub length: u32,
 }
 
-/// Where the hashed part of an IP packet is that [`crate::wire::parse`] has accepted; `None` for
-/// anything else.
+/// Where the hashed part of an IP packet is that has a place: [`crate::wire::parse`] has accepted it, or
+/// the packet that it quotes; `None` for anything else.
 #[inline(always)]
 pub fn extent<F: Frame>(frame: &F, link: &Link) -> Option<Extent> {
     let length = match link.payload {
@@ -78,7 +78,7 @@ impl Head {
     }
 }
 
-/// The hash of an IP packet that [`crate::wire::parse`] has accepted; `None` for anything else.
+/// The hash of an IP packet that has a place, see [`extent`]; `None` for anything else.
 pub fn packet_hash<F: Frame>(frame: &F, link: &Link, key: HashKey) -> Option<PacketHash> {
     Some(Head::read(frame, extent(frame, link)?)?.hash(key))
 }

@@ -4,9 +4,12 @@
 //!
 //! ```text
 //! link ─► for us? ─► headers ─► bucket ─► ours, and under lease? ─► node table ─┬─ hit ──► step ─► forward
-//!   └─ ARP, ND ─► answer                    ├─ another's ─► drop, or pass       └─ miss ─► rules ─► create ─► forward
-//!                                           └─ held ─► user space
+//!   └─ ARP, ND ─► answer  │                 ├─ another's ─► drop, or pass       └─ miss ─► rules ─► create ─► forward
+//!                         │                 └─ held ─► user space
+//!                         └─ ICMP error ─► another stage
 //! ```
+//!
+//! This is the main stage; what it leaves to others, and why, stands in [`crate::stage`].
 //!
 //! Invariant: no entry is read or written, and nothing is forwarded or answered, for a bucket that
 //! this node does not own under an unexpired lease ([`admit`]). Nor is anything passed to another
@@ -22,6 +25,7 @@ use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
 use crate::rule::{self, Action, Commit};
+use crate::stage::Stage;
 use crate::table::{self, Control, Found, Inserted, Slot, word};
 use crate::tracking::{self, Phase, Step};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
@@ -31,7 +35,7 @@ use crate::wire::{self, Headers, Link, Payload};
 const STATE_TRIES: u32 = 4;
 
 /// Decides what becomes of a frame that came in by this interface, and does all of it but the
-/// forwarding itself ([`forward`]).
+/// forwarding itself ([`forward`]); or says which other stage does.
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
     let link = match wire::parse_link(frame) {
@@ -43,6 +47,8 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
     }
     match wire::parse(frame, &link) {
         Ok(headers) => handle_ip(env, frame, &link, &headers.opaque(env), interface),
+        // Whose it is, the packet says that it quotes.
+        Err(DropReason::Unrelated) => Verdict::Stage(Stage::Related),
         // Neighbour discovery runs between link-local and cluster addresses, which are not forwarded.
         Err(reason @ (DropReason::BadAddress | DropReason::Unsupported))
             if link.payload == Payload::V6 && env.mode().is_inline() =>
@@ -69,6 +75,10 @@ pub fn admit<E: Env>(env: &E, bucket: BucketId, now: Nanos) -> Result<BucketSlot
     }
 }
 
+/// [`stage::own`] and what follows it do the same for other stages. Here it is one function: shared, it made
+/// the verifier follow half as many instructions again.
+///
+/// [`stage::own`]: crate::stage::own
 #[inline(always)]
 fn handle_ip<E: Env, F: Frame>(
     env: &E,
@@ -124,7 +134,7 @@ fn handle_own<E: Env>(
 /// One that goes up is not handled yet; user space reports it then. The link header is read once more:
 /// if the verifier had to remember what was found there, it would follow each path once for each kind.
 #[inline(always)]
-fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, verdict: Verdict) {
+pub(crate) fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, verdict: Verdict) {
     use DropReason::{NoLease, NotOwner};
     if matches!(verdict, Verdict::Upcall(_) | Verdict::Drop(NoLease | NotOwner)) {
         return;

@@ -1,6 +1,7 @@
 //! What becomes of a packet, and why.
 
 use crate::bucket::NodeId;
+use crate::stage::Stage;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Verdict {
     Answer,
     /// Up to user space, whole.
     Upcall(UpcallReason),
+    /// Not decided here but by another stage; nothing has been changed or counted for it.
+    Stage(Stage),
 }
 
 /// Why a packet goes up to user space.
@@ -88,6 +91,7 @@ reasons! {
     NoPeer "drop.no-peer" "Its owner, or this node, has no known address on the interface that it came in by.",
     Internal "drop.internal" "A limit of this build that should not be reachable.",
     CommitFull "drop.commit-full" "Too many packets wait for the peers to know their flows.",
+    Unrelated "drop.unrelated" "An ICMP error that is about no packet of a known flow.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

@@ -3,8 +3,9 @@
 //! `testudo-datapath` has the other half under the same names in `kernel/maps.rs`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
+use testudo_packet::stage;
 use testudo_packet::table::SLOT_WORDS;
 use testudo_packet::verdict::COUNTERS;
 
@@ -59,6 +60,10 @@ pub static STATIONS: HashMap<[u64; 2], u64> = HashMap::with_max_entries(8192, 0)
 /// The address that a node has on an interface's link: [`station_key`] to address.
 #[map]
 pub static STATION_MACS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
+/// The programs of the stages behind the main one, by the number of the stage.
+#[map]
+pub static STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES.len() as u32, 0);
 
 /// The key of [`STATION_MACS`].
 #[inline(always)]

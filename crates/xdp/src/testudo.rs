@@ -1,4 +1,4 @@
-//! The XDP program, and the classifier that lets the node's own stack forward for the cluster.
+//! The XDP programs, one for each stage of the pipeline, and the classifier that lets the node's own stack forward for the cluster.
 //!
 //! Everything that is decided here is decided by [`testudo_packet::pipeline`]; this crate gives it
 //! the kernel's memory, clock, routes and interfaces.
@@ -22,7 +22,8 @@ use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::Env;
 use testudo_packet::pipeline;
 use testudo_packet::reception::Mode;
-use testudo_packet::verdict::{Counter, Verdict};
+use testudo_packet::stage::{self, Stage};
+use testudo_packet::verdict::{Counter, DropReason, Verdict};
 
 use env::Kernel;
 use frame::KernelFrame;
@@ -31,13 +32,48 @@ use frame::KernelFrame;
 pub fn testudo(ctx: XdpContext) -> u32 {
     let mut frame = KernelFrame::new(&ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    match pipeline::handle(&Kernel, &mut frame, interface) {
+    let verdict = pipeline::handle(&Kernel, &mut frame, interface);
+    act::<true>(&ctx, &mut frame, interface, verdict)
+}
+
+#[xdp]
+pub fn testudo_related(ctx: XdpContext) -> u32 {
+    run(&ctx, Stage::Related)
+}
+
+/// Runs a stage on a frame that the main program has handed over.
+#[inline(always)]
+fn run(ctx: &XdpContext, stage: Stage) -> u32 {
+    let mut frame = KernelFrame::new(ctx);
+    let interface = ctx.ingress_ifindex() as u32;
+    let verdict = stage::run(stage, &Kernel, &mut frame, interface);
+    act::<false>(ctx, &mut frame, interface, verdict)
+}
+
+/// Goes on with the program of a stage, and does not come back unless there is none.
+#[inline(always)]
+fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
+    // SAFETY: nothing here waits to be dropped.
+    unsafe { maps::STAGES.tail_call(ctx, stage as u32) };
+    maps::count(DropReason::Internal.counter());
+    xdp_action::XDP_DROP
+}
+
+/// Does what was decided, in the main program or in that of a stage, which hands over to no other.
+#[inline(always)]
+fn act<const MAIN: bool>(
+    ctx: &XdpContext,
+    frame: &mut KernelFrame,
+    interface: u32,
+    verdict: Verdict,
+) -> u32 {
+    match verdict {
         Verdict::Forward => match Kernel.mode() {
             Mode::Tap { interface } => {
                 maps::count(Counter::Forwarded as u32);
                 route::send_out(interface)
             }
-            _ => route::forward(&ctx, &mut frame, interface),
+            _ => route::forward(ctx, frame, interface),
         },
         Verdict::Pass(_) => {
             maps::count(Counter::Passed as u32);
@@ -57,7 +93,12 @@ pub fn testudo(ctx: XdpContext) -> u32 {
         }
         // The verifier need not follow each reason by itself.
         Verdict::Upcall(reason) => {
-            upcall::send(&ctx, &frame, interface, Kernel.opaque(reason as u64) as u32)
+            upcall::send(ctx, frame, interface, Kernel.opaque(reason as u64) as u32)
+        }
+        Verdict::Stage(stage) if MAIN => hand_over(ctx, stage),
+        Verdict::Stage(_) => {
+            maps::count(DropReason::Internal.counter());
+            xdp_action::XDP_DROP
         }
     }
 }

@@ -11,7 +11,8 @@
 //! Why only links: they keep their programs, and those their maps. Entries of a life that is over are
 //! not to be found again; what a restart needs is pinned elsewhere, see [`super::pinning`].
 //!
-//! Limits: from a kill to the end of the lease the old slots are in force, as in every mode.
+//! Limits: from a kill to the end of the lease the old slots are in force, as in every mode. What stages
+//! behind the main one decide is dropped already: the map of stages ends with the process that holds it.
 
 use std::fs;
 use std::io;

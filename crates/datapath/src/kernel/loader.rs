@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
+use testudo_packet::stage::STAGES;
 use testudo_packet::table::SLOT_WORDS;
 
 use super::send::Sender;
@@ -22,7 +23,7 @@ use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
-/// Every map of the object, as it names them.
+/// Every map of the object, as it names them, but for the map of stages.
 pub const MAPS: [&str; 12] = [
     "NODE_TABLE",
     "BUCKETS",
@@ -42,6 +43,9 @@ pub const MAPS: [&str; 12] = [
 static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
 
 pub const PACKETS: &str = "testudo";
+/// The programs of the stages behind the main one. Not memory that programs share but a part of the main
+/// program, which jumps through it: each build of the programs has its own, with its own programs in it.
+pub const STAGE_PROGRAMS: &str = "STAGES";
 const STACK: &str = "testudo_stack";
 
 /// Makes new maps.
@@ -129,13 +133,47 @@ fn cpus() -> Result<u32, Error> {
 }
 
 fn load_programs(programs: &mut Ebpf) -> Result<(), Error> {
+    for stage in STAGES {
+        load_stage(programs, stage as u32, stage.program())?;
+    }
     program(programs)?.load().map_err(|error| refusal::program(PACKETS, error))?;
     stack_program(programs)?.load().map_err(|error| refusal::program(STACK, error))
 }
 
+/// Loads the program of a stage and puts it into its place in the map of stages.
+fn load_stage(programs: &mut Ebpf, place: u32, name: &'static str) -> Result<(), Error> {
+    let program = packet_program(programs, name)?;
+    program.load().map_err(|error| refusal::program(name, error))?;
+    let fd = program.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
+    let fd = fd.map_err(|error| refusal::program(name, error))?;
+    let map = programs.map_mut(STAGE_PROGRAMS).ok_or_else(no_stages)?;
+    let set = ProgramArray::try_from(map).and_then(|mut stages| stages.set(place, &fd, 0));
+    set.map_err(|error: MapError| Error::Map { map: STAGE_PROGRAMS, said: refusal::chain(&error) })
+}
+
+/// The map of stages, to be pinned.
+pub fn stages(programs: &Ebpf) -> Result<&MapData, Error> {
+    match programs.map(STAGE_PROGRAMS) {
+        Some(Map::ProgramArray(data)) => Ok(data),
+        _ => Err(no_stages()),
+    }
+}
+
+fn no_stages() -> Error {
+    Error::Map { map: STAGE_PROGRAMS, said: "not in the object".into() }
+}
+
 pub fn program(programs: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let found = programs.program_mut(PACKETS).and_then(|program| program.try_into().ok());
-    found.ok_or(Error::Refused { program: PACKETS, said: "not in the object".into() })
+    packet_program(programs, PACKETS)
+}
+
+/// An XDP program of the object.
+pub fn packet_program<'a>(
+    programs: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Xdp, Error> {
+    let found = programs.program_mut(name).and_then(|program| program.try_into().ok());
+    found.ok_or(Error::Refused { program: name, said: "not in the object".into() })
 }
 
 pub fn stack_program(programs: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {

@@ -35,6 +35,7 @@ use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
 use testudo_packet::siphash::HashKey;
+use testudo_packet::stage::Stage;
 use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
@@ -182,9 +183,14 @@ impl KernelDatapath {
         LeaseHandle(self.shared.clone())
     }
 
-    /// The XDP program, for running it on packets without an interface.
+    /// The main XDP program, for running it on packets without an interface; it runs the stages, too.
     pub fn program(&mut self) -> Result<&mut aya::programs::Xdp, Error> {
         loader::program(&mut self.programs)
+    }
+
+    /// The XDP program of a stage, which the main one jumps to.
+    pub fn stage_program(&mut self, stage: Stage) -> Result<&mut aya::programs::Xdp, Error> {
+        loader::packet_program(&mut self.programs, stage.program())
     }
 }
 

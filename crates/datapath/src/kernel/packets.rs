@@ -10,8 +10,8 @@ use testudo_packet::bucket::{BucketId, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
-use testudo_packet::pipeline;
 use testudo_packet::reception::Mode;
+use testudo_packet::stage;
 use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
 
 use super::{KernelDatapath, shared, upcall, upcall::Upcall};
@@ -169,7 +169,7 @@ impl KernelDatapath {
             beginning: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
-        let verdict = pipeline::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
+        let verdict = stage::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
         let beginning = env.beginning.take();
         self.own_occurrences.extend(env.occurrences.into_inner());
         (verdict, beginning)
@@ -191,7 +191,7 @@ impl KernelDatapath {
             }
             // What comes up is a packet of an owned bucket; a lock that is held again is given up on.
             (Verdict::Upcall(_), _) => return (DropReason::UpcallFull.counter(), false),
-            (Verdict::Stack | Verdict::Answer, _) => {
+            (Verdict::Stack | Verdict::Answer | Verdict::Stage(_), _) => {
                 return (DropReason::Internal.counter(), false);
             }
         };

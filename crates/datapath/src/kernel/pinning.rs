@@ -12,6 +12,14 @@
 //!
 //! Why not pin the programs: a link keeps its program, and to load the same one again costs a moment in
 //! which the old one runs on.
+//!
+//! The map of stages is pinned, but not as memory that a successor takes: it holds the programs that the
+//! main program of the same build jumps to. A successor that filled the old map would have the old main
+//! program jump into the new build, or the new one into the old, on each interface that is not swapped yet.
+//! So each build has a map of its own, under a name of its own. It has a name at all because the kernel
+//! empties such a map when no process holds it and no name does: the main programs run on in the links, but
+//! all that other stages decide would be dropped from the death of the process to the swap. The old name
+//! goes when the last interface has been swapped.
 
 use std::fs;
 use std::io;
@@ -45,6 +53,9 @@ const BPF_FILE_SYSTEM: FsType = FsType(0xcafe_4a11);
 /// interface's may have.
 pub(super) const PACKETS_LINK: &str = "packets_";
 pub(super) const STACK_LINK: &str = "stack_";
+
+/// What a map of stages is called, before the number that the kernel knows the map by.
+const STAGES: &str = "stages_";
 
 /// What pinned memory means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,11 +150,20 @@ fn pin_all(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
         let path = directory.join(name);
         bpf_call::pin(map.fd(), &path).map_err(|error| failed(&path, &error))?;
     }
+    pin_stages(datapath, directory)?;
     for attachment in &datapath.attached {
         pin_attachment(directory, attachment)?;
     }
     datapath.shared.as_slice()[shared::PINNED].store(1, Ordering::Release);
     Ok(())
+}
+
+/// Pins the map of stages of this process's programs.
+fn pin_stages(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
+    let map = loader::stages(&datapath.programs)?;
+    let info = map.info().map_err(|error| failed(directory, &error))?;
+    let path = directory.join(format!("{STAGES}{}", info.id()));
+    bpf_call::pin(map.fd(), &path).map_err(|error| failed(&path, &error))
 }
 
 /// Pins the links of an interface.
@@ -181,7 +201,10 @@ pub(super) fn unpin(directory: &Path) -> Result<(), Error> {
         _ => 2,
     };
     names.sort_by_key(rank);
-    for name in names.iter().filter(|name| rank(name) < 2 || MAPS.contains(&name.as_str())) {
+    let is_ours = |name: &&String| {
+        rank(name) < 2 || name.starts_with(STAGES) || MAPS.contains(&name.as_str())
+    };
+    for name in names.iter().filter(is_ours) {
         let path = directory.join(name);
         fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
     }
@@ -223,11 +246,17 @@ pub(super) fn adopt(directory: &Path, settings: Settings) -> Result<KernelDatapa
     if locks > 0 {
         tracing::info!(locks, "the last process died while it wrote to the node table");
     }
+    // Before the first program that jumps through it.
+    pin_stages(&datapath, directory)?;
     let interfaces = names.iter().filter_map(|name| name.strip_prefix(PACKETS_LINK)?.parse().ok());
     for interface in interfaces {
         if let Some(attachment) = take_over(&mut datapath, directory, interface)? {
             datapath.attached.push(attachment);
         }
+    }
+    for old in names.iter().filter(|name| name.starts_with(STAGES)) {
+        let path = directory.join(old);
+        fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
     }
     Ok(datapath)
 }

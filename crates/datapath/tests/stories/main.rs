@@ -9,6 +9,8 @@
 
 mod commit;
 mod datagrams;
+mod errors;
+mod errors_owned;
 mod forwarding;
 mod headers;
 mod moves;

@@ -211,5 +211,6 @@ pub fn counter(verdict: Verdict) -> &'static str {
         Verdict::Stack => "stack",
         Verdict::Answer => "answered",
         Verdict::Upcall(_) => "upcall",
+        Verdict::Stage(_) => panic!("a stage that nobody ran"),
     }
 }

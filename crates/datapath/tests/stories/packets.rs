@@ -100,6 +100,35 @@ pub fn echo(from: &str, to: &str, kind: u8, identifier: u16) -> Vec<u8> {
     ip(from, to, protocol, &[kind, 0, 0, 0, high, low, 0, 1, 0xaa, 0xbb])
 }
 
+/// A router behind the server's network, in both families.
+pub const ROUTER: &str = "10.20.9.9";
+pub const ROUTER_V6: &str = "fd20::9:9";
+
+/// Types and codes of ICMP errors (RFC 792).
+pub const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
+pub const NO_PORT: [u8; 2] = [3, 3];
+pub const NO_HOP_LEFT: [u8; 2] = [11, 0];
+
+/// An ICMP error of this type and code, which quotes so many bytes of the frame's IP packet at most. Its
+/// checksum is nobody's business on the way.
+pub fn error(from: &str, to: &str, [kind, code]: [u8; 2], frame: &[u8], bytes: usize) -> Vec<u8> {
+    let quote = &frame[14..frame.len().min(14 + bytes)];
+    let protocol = if from.contains(':') { 58 } else { 1 };
+    ip(from, to, protocol, &[&[kind, code, 0xbe, 0xef, 0, 0, 5, 0x14], quote].concat())
+}
+
+/// An error of the router to whoever sent the frame.
+pub fn error_about(frame: &[u8], kind: [u8; 2]) -> Vec<u8> {
+    let address = |at: usize, bytes: usize| &frame[at..at + bytes];
+    if let Ok(v4) = <[u8; 4]>::try_from(address(26, 4))
+        && frame[12] == 8
+    {
+        return error(ROUTER, &IpAddr::from(v4).to_string(), kind, frame, 548);
+    }
+    let v6 = <[u8; 16]>::try_from(address(22, 16)).expect("16 bytes");
+    error(ROUTER_V6, &IpAddr::from(v6).to_string(), kind, frame, 1232)
+}
+
 /// The frame with a VLAN tag.
 pub fn tagged(frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &[0x81, 0x00, 0, 7], &frame[12..]].concat()

@@ -137,6 +137,44 @@ fn packet_v6(shape: Shape) -> Vec<u8> {
     frame
 }
 
+/// An error of a router about a packet of this shape. `number` picks what kind of error, how much of the
+/// packet it quotes, and now and then something else that may come.
+fn error(shape: Shape, number: u8) -> Vec<u8> {
+    let about = Shape { tags: 0, ..shape };
+    let mut quote = if shape.v6 { packet_v6(about) } else { packet_v4(about) }.split_off(14);
+    let sender = if shape.v6 { quote[8..24].to_vec() } else { quote[12..16].to_vec() };
+    let pick = usize::from(number);
+    let header = if shape.v6 { 40 } else { 20 + usize::from(shape.extensions % 3) * 4 };
+    match pick % 4 {
+        0 => quote.truncate(header + 8),
+        1 => quote.truncate(header + pick % 61),
+        // What a router knows more of the packet stands behind 128 bytes (RFC 4884).
+        2 => {
+            quote.resize(128, 0);
+            quote.extend([0x20, 0, 0, 0, 0, 8, 1, 1, 0, 1, 0x61, 0x01]);
+        }
+        _ => {}
+    }
+    let kinds = if shape.v6 { [1, 2, 3, 4, 3, 5, 137] } else { [3, 11, 12, 3, 11, 4, 5] };
+    if pick % 31 == 30 && !shape.v6 {
+        // A fragment behind the first.
+        quote[7] = 9;
+    }
+    let head = [kinds[pick % 7], 0, 0x12, 0x34, 0, 0, 5, 0];
+    let data = [&head[..], &quote].concat();
+    let elsewhere = u8::from(pick % 23 == 22);
+    let to = [&sender[..sender.len() - 1], &[sender[sender.len() - 1] + elsewhere]].concat();
+    if shape.v6 {
+        let router = [0xfd, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9];
+        let [high, low] = (data.len() as u16).to_be_bytes();
+        let ip = [0x60, 0, 0, 0, high, low, 58, 64];
+        return [&link(shape, CLUSTER_MAC, 0x86dd), &ip[..], &router, &to, &data].concat();
+    }
+    let [high, low] = (20 + data.len() as u16).to_be_bytes();
+    let ip = [0x45, 0, high, low, 0, number, 0, 0, 64, 1, 0x12, 0x34, 10, 20, 9, 9];
+    [&link(shape, CLUSTER_MAC, 0x0800), &ip[..], &to, &data].concat()
+}
+
 /// Who has the cluster's IPv4 address?
 pub fn arp_request(host: u8) -> Vec<u8> {
     let mut frame = [[0xff; 6], CLIENT_MAC].concat();
@@ -163,9 +201,10 @@ pub fn solicitation(host: u8) -> Vec<u8> {
 
 /// One packet: most are well-formed, some are cut short or have a byte changed.
 pub fn packet() -> impl Strategy<Value = Vec<u8>> {
-    let whole = (shape(), any::<u8>()).prop_map(|(shape, other)| match other {
+    let whole = (shape(), any::<u8>(), any::<u8>()).prop_map(|(shape, other, more)| match other {
         0..3 => arp_request(shape.host),
         3..6 => solicitation(shape.host),
+        6..38 => error(shape, more),
         _ if shape.v6 => packet_v6(shape),
         _ => packet_v4(shape),
     });

@@ -56,6 +56,58 @@ pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReas
     })
 }
 
+/// A quoted packet, of a frame that holds the quote up to `end`. What of it is not needed to find its flow
+/// is not checked: it is a copy of what was let through.
+#[inline(always)]
+pub(super) fn quoted_v4<F: Frame>(frame: &F, at: u32, end: u32) -> Result<Network, DropReason> {
+    let first = frame.u8(at).ok_or(DropReason::Truncated)?;
+    let total = u32::from(frame.u16(at + 2).ok_or(DropReason::Truncated)?);
+    let fragment = frame.u16(at + 6).ok_or(DropReason::Truncated)?;
+    let hops = frame.u8(at + 8).ok_or(DropReason::Truncated)?;
+    let protocol = Protocol(frame.u8(at + 9).ok_or(DropReason::Truncated)?);
+    let source = frame.u32(at + 12).ok_or(DropReason::Truncated)?;
+    let destination = frame.u32(at + 16).ok_or(DropReason::Truncated)?;
+    let header = u32::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header < 20 {
+        return Err(DropReason::BadHeader);
+    }
+    // The first fragment has the ports; the others have not (RFC 791 §3.1).
+    if fragment & 0x1fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    Ok(Network {
+        source: Address::v4(source),
+        destination: Address::v4(destination),
+        protocol,
+        offset: at + header,
+        end: sooner(at + total, end),
+        hops,
+    })
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(super) fn quoted_v6<F: Frame>(frame: &F, at: u32, end: u32) -> Result<Network, DropReason> {
+    let first = frame.u8(at).ok_or(DropReason::Truncated)?;
+    let payload = u32::from(frame.u16(at + 4).ok_or(DropReason::Truncated)?);
+    let next = frame.u8(at + 6).ok_or(DropReason::Truncated)?;
+    let hops = frame.u8(at + 7).ok_or(DropReason::Truncated)?;
+    let source = address_v6(frame, at + 8)?;
+    let destination = address_v6(frame, at + 24)?;
+    if first >> 4 != 6 {
+        return Err(DropReason::BadHeader);
+    }
+    let (protocol, offset) = skip_extensions(frame, next, at + 40)?;
+    let end = sooner(at + 40 + payload, end);
+    Ok(Network { source, destination, protocol, offset, end, hops })
+}
+
+/// Where a quoted packet ends: by its own account, or where the quote does.
+#[inline(always)]
+const fn sooner(packet: u32, quote: u32) -> u32 {
+    if packet < quote { packet } else { quote }
+}
+
 /// Whether a forwarded packet may carry the address: not "this network", loopback, multicast or
 /// above (RFC 1812 §5.3.7).
 #[inline(always)]

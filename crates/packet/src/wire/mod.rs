@@ -4,6 +4,7 @@
 //! never asks again whether a field is there. Lengths are believed only as far as the frame reaches.
 
 mod ip;
+pub mod quote;
 mod transport;
 
 use crate::env::{Env, Frame, Mac};
@@ -162,7 +163,9 @@ pub fn route<F: Frame>(frame: &F, link: &Link) -> Option<Route> {
     Some(Route { v4: false, source, destination, protocol: frame.u8(at + 6)?, bytes })
 }
 
-/// Reads the IP header that the link-layer part says follows, and the transport header behind it.
+/// Reads the IP header that the link-layer part says follows, and the transport header behind it. An ICMP
+/// error has no flow of its own: it is refused as [`DropReason::Unrelated`], and [`quote`] reads what it is
+/// about.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F, link: &Link) -> Result<Headers, DropReason> {
     let network = match link.payload {

@@ -34,22 +34,70 @@ pub(super) fn parse<F: Frame>(frame: &F, ip: &Network) -> Result<Headers, DropRe
         Protocol::AH => security(frame, ip, 4, PacketType::Ah)?,
         _ => plain(0, 0, PacketType::Other),
     };
-    let key = FlowKey {
-        initiator: Endpoint { address: ip.source, port: transport.source },
-        responder: Endpoint { address: ip.destination, port: transport.destination },
-        protocol: ip.protocol,
-    };
+    let key = key(ip, &transport);
     if key.initiator.address == key.responder.address {
         return Err(DropReason::BadAddress);
     }
-    Ok(Headers {
+    Ok(headers(ip, key, transport))
+}
+
+/// What of a quoted packet tells flows apart. All of it but an ISAKMP cookie stands in the eight bytes that
+/// every error quotes; no length of a payload is held against what is quoted of it.
+#[inline(always)]
+pub(super) fn quoted<F: Frame>(frame: &F, ip: &Network) -> Result<Headers, DropReason> {
+    let transport = match ip.protocol {
+        Protocol::TCP => ports(frame, ip, PacketType::Tcp)?,
+        Protocol::UDP => quoted_udp(frame, ip)?,
+        Protocol::ICMP => quoted_echo(frame, ip, 8, 0)?,
+        Protocol::ICMPV6 => quoted_echo(frame, ip, 128, 129)?,
+        Protocol::ESP => quoted_security(frame, ip, 0, PacketType::Esp)?,
+        Protocol::AH => quoted_security(frame, ip, 4, PacketType::Ah)?,
+        _ => plain(0, 0, PacketType::Other),
+    };
+    Ok(headers(ip, key(ip, &transport), transport))
+}
+
+/// No error is sent about an error (RFC 1122 §3.2.2, RFC 4443 §2.4), and none is believed.
+#[inline(always)]
+fn quoted_echo<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    request: u8,
+    reply: u8,
+) -> Result<Transport, DropReason> {
+    match echo(frame, ip, request, reply) {
+        Err(DropReason::Unrelated) => Err(DropReason::Unsupported),
+        read => read,
+    }
+}
+
+#[inline(always)]
+fn quoted_udp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
+    let mut udp = ports(frame, ip, PacketType::Udp)?;
+    let length = u32::from(frame.u16(ip.offset + 4).ok_or(DropReason::Truncated)?);
+    key_exchange(frame, ip, length, &mut udp);
+    Ok(udp)
+}
+
+#[inline(always)]
+const fn key(ip: &Network, transport: &Transport) -> FlowKey {
+    FlowKey {
+        initiator: Endpoint { address: ip.source, port: transport.source },
+        responder: Endpoint { address: ip.destination, port: transport.destination },
+        protocol: ip.protocol,
+    }
+}
+
+#[inline(always)]
+const fn headers(ip: &Network, key: FlowKey, transport: Transport) -> Headers {
+    Headers {
         key,
         packet_type: transport.packet_type,
         identifiers: transport.identifiers,
         flags: transport.flags,
         answer: transport.answer,
         hops: ip.hops,
-    })
+    }
 }
 
 #[inline(always)]
@@ -68,6 +116,19 @@ const fn plain(source: u16, destination: u16, packet_type: PacketType) -> Transp
 #[inline(always)]
 fn room(ip: &Network, bytes: u32) -> Result<(), DropReason> {
     if ip.offset + bytes > ip.end { Err(DropReason::Truncated) } else { Ok(()) }
+}
+
+/// The ports that TCP and UDP begin with, of a header of which the first eight bytes are there.
+#[inline(always)]
+fn ports<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    packet_type: PacketType,
+) -> Result<Transport, DropReason> {
+    room(ip, 8)?;
+    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
+    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
+    Ok(plain(source, destination, packet_type))
 }
 
 /// RFC 9293 §3.1.
@@ -92,26 +153,29 @@ fn tcp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
 /// RFC 768; RFC 3948 for what port 4500 carries.
 #[inline(always)]
 fn udp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
-    room(ip, 8)?;
-    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
-    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
+    let mut udp = ports(frame, ip, PacketType::Udp)?;
     let length = u32::from(frame.u16(ip.offset + 4).ok_or(DropReason::Truncated)?);
     if length < 8 {
         return Err(DropReason::BadHeader);
     }
     room(ip, length)?;
+    key_exchange(frame, ip, length, &mut udp);
+    Ok(udp)
+}
+
+/// Looks for ISAKMP in a UDP packet that says it has so many bytes.
+#[inline(always)]
+fn key_exchange<F: Frame>(frame: &F, ip: &Network, length: u32, udp: &mut Transport) {
     let data = ip.offset + 8;
-    let mut udp = plain(source, destination, PacketType::Udp);
-    if source == ISAKMP || destination == ISAKMP {
-        isakmp(frame, ip, data, &mut udp);
-    } else if (source == IPSEC_NAT_TRAVERSAL || destination == IPSEC_NAT_TRAVERSAL)
+    if udp.source == ISAKMP || udp.destination == ISAKMP {
+        isakmp(frame, ip, data, udp);
+    } else if (udp.source == IPSEC_NAT_TRAVERSAL || udp.destination == IPSEC_NAT_TRAVERSAL)
         && length >= 12
         && frame.u32(data) == Some(0)
     {
         // Behind the marker of four zero bytes there is no ESP but ISAKMP (RFC 3948 §2.2).
-        isakmp(frame, ip, data + 4, &mut udp);
+        isakmp(frame, ip, data + 4, udp);
     }
-    Ok(udp)
 }
 
 /// RFC 2408 §3.1 and RFC 7296 §3.1: the initiator's cookie first, the message identifier at byte 20.
@@ -128,7 +192,19 @@ fn isakmp<F: Frame>(frame: &F, ip: &Network, at: u32, udp: &mut Transport) {
     udp.identifiers = Identifiers { own, message };
 }
 
-/// Echo request and reply of RFC 792 and RFC 4443 §4; no other message is forwarded.
+/// Whether an ICMP message is an error that may go on. RFC 792: destination unreachable, time exceeded,
+/// parameter problem; not redirects, which are for hosts on the sender's own link (RFC 1812 §5.2.7.2), and
+/// not source quench, which is not to be sent (RFC 6633). RFC 4443 §3: those and packet too big.
+#[inline(always)]
+pub(super) fn is_error(protocol: Protocol, kind: u8) -> bool {
+    match protocol {
+        Protocol::ICMP => matches!(kind, 3 | 11 | 12),
+        Protocol::ICMPV6 => matches!(kind, 1..=4),
+        _ => false,
+    }
+}
+
+/// Echo request and reply of RFC 792 and RFC 4443 §4; no other message has a flow.
 #[inline(always)]
 fn echo<F: Frame>(
     frame: &F,
@@ -139,7 +215,8 @@ fn echo<F: Frame>(
     room(ip, 8)?;
     let kind = frame.u8(ip.offset).ok_or(DropReason::Truncated)?;
     if kind != request && kind != reply {
-        return Err(DropReason::Unsupported);
+        let is_error = is_error(ip.protocol, kind);
+        return Err(if is_error { DropReason::Unrelated } else { DropReason::Unsupported });
     }
     let identifier = frame.u16(ip.offset + 4).ok_or(DropReason::Truncated)?;
     Ok(Transport { answer: kind == reply, ..plain(identifier, identifier, PacketType::Icmp) })
@@ -154,6 +231,27 @@ fn security<F: Frame>(
     packet_type: PacketType,
 ) -> Result<Transport, DropReason> {
     room(ip, at + 8)?;
+    index(frame, ip, at, packet_type)
+}
+
+#[inline(always)]
+fn quoted_security<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    at: u32,
+    packet_type: PacketType,
+) -> Result<Transport, DropReason> {
+    room(ip, 8)?;
+    index(frame, ip, at, packet_type)
+}
+
+#[inline(always)]
+fn index<F: Frame>(
+    frame: &F,
+    ip: &Network,
+    at: u32,
+    packet_type: PacketType,
+) -> Result<Transport, DropReason> {
     let spi = frame.u32(ip.offset + at).ok_or(DropReason::Truncated)?;
     let identifiers = Identifiers { own: spi as u64, message: 0 };
     Ok(Transport { identifiers, ..plain((spi >> 16) as u16, spi as u16, packet_type) })

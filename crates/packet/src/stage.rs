@@ -1,0 +1,130 @@
+//! The stages of the pipeline, each of which is a program of its own in the kernel.
+//!
+//! The verifier follows a million instructions of a program and no more. So what most packets don't need
+//! stands in stages behind the main one ([`pipeline::handle`]), and the main stage says which packets
+//! belong there: [`Verdict::Stage`]. In the kernel the main program then jumps (a tail call) to the stage's
+//! program; on the host [`handle`] calls the stage. A stage begins with the frame and parses it anew: between
+//! programs nothing is carried but the frame, and so the verifier follows each stage by itself.
+//!
+//! Invariants:
+//!
+//! * The main stage hands a frame over before it has changed the frame, or changed or counted anything for
+//!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again.
+//! * The load of a bucket is counted once a packet: by the stage that finds the bucket to be this node's
+//!   to handle ([`own`] in the stages behind the main one). Whoever hands over behind that point hands over a
+//!   packet that has been counted.
+//! * A stage hands over to no other: its packet is decided, or dropped as [`DropReason::Internal`], and no
+//!   packet can go in circles. The same happens where a stage has no program.
+//!
+//! To add a stage: a variant of [`Stage`] with the name of its program; its module with a `handle` like
+//! [`related::handle`], and its arm in [`run`]; its program in `crates/xdp/src/testudo.rs`, three lines
+//! like the others'. The loader finds programs and their places in the map of stages by [`STAGES`], and
+//! the differential tests run it, for a test run of the main program follows its jumps.
+//!
+//! [`reception::receive`]: crate::reception::receive
+
+use crate::bucket::{BucketSlot, BucketState, Nanos};
+use crate::env::{Env, Frame};
+use crate::pipeline;
+use crate::placement::Placement;
+use crate::reception::{self, Mode};
+use crate::related;
+use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::wire::Link;
+
+/// A stage behind the main one. Its number is its place in the kernel's map of stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// ICMP errors, which belong to the flow of the packet that they quote: [`related`].
+    Related = 0,
+}
+
+/// Every stage behind the main one, in the order of its number.
+pub const STAGES: [Stage; 1] = [Stage::Related];
+
+impl Stage {
+    /// The name of its program in the object that the kernel loads.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Related => "testudo_related",
+        }
+    }
+}
+
+/// Decides what becomes of a frame, in the main stage or in the one that it names, and does all of it but
+/// the forwarding itself. Never [`Verdict::Stage`].
+#[inline(always)]
+pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
+    let verdict = match pipeline::handle(env, frame, interface) {
+        Verdict::Stage(stage) => run(stage, env, frame, interface),
+        verdict => verdict,
+    };
+    match verdict {
+        Verdict::Stage(_) => Verdict::Drop(DropReason::Internal),
+        verdict => verdict,
+    }
+}
+
+/// Runs a stage on a frame that the main one has handed over.
+#[inline(always)]
+pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u32) -> Verdict {
+    match stage {
+        Stage::Related => related::handle(env, frame, interface),
+    }
+}
+
+/// Whether a packet of this place is this node's to handle now, and the slot of its bucket; if not, what
+/// becomes of it. Counts it as load of a bucket that is. The stage decides it then, and [`report`]s it.
+#[inline(always)]
+pub(crate) fn own<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    interface: u32,
+    place: Placement,
+    now: Nanos,
+) -> Result<BucketSlot, Verdict> {
+    let Some(slot) = env.bucket(place.bucket) else {
+        return Err(Verdict::Drop(DropReason::Internal));
+    };
+    if slot.owner != env.node() {
+        return Err(reception::not_ours(env, frame, link, interface, slot, now));
+    }
+    if now >= env.lease() {
+        return Err(Verdict::Drop(DropReason::NoLease));
+    }
+    env.count_load(place.bucket, frame.len());
+    if slot.state == BucketState::Holding {
+        return Err(Verdict::Upcall(UpcallReason::Held));
+    }
+    Ok(slot)
+}
+
+/// Has a packet that was decided reported, if its bucket is on its way to a node that sees it, too.
+#[inline(always)]
+pub(crate) fn report<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    place: Placement,
+    slot: BucketSlot,
+    verdict: Verdict,
+) {
+    if slot.state == BucketState::Yielding && !matches!(env.mode(), Mode::Steered) {
+        pipeline::report(env, frame, place.bucket, verdict);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_places_and_programs_have_names_of_their_own() {
+        for (place, stage) in STAGES.into_iter().enumerate() {
+            assert_eq!(stage as usize, place);
+            let same = STAGES.into_iter().filter(|other| other.program() == stage.program());
+            assert_eq!(same.count(), 1);
+        }
+    }
+}
