@@ -55,38 +55,53 @@ impl Standing {
 
     /// Builds the hosts and writes the configurations of a cluster of `nodes`; no daemon runs yet.
     pub fn bare(story: &str, nodes: u8, options: &[&str]) -> Self {
-        let name = format!("test-{story}-{}", std::process::id());
-        let standing = Self { name, nodes };
         let hosts = (nodes + 1).to_string();
-        let up = ["up", "--bare", "--nodes", &hosts, "--name", &standing.name];
-        // A busy machine is no fault of the cluster's here.
-        let timing = ["--timing", "600,1000,100"];
-        let output = lab(&[&up[..], &timing[..], options].concat());
-        assert!(output.status.success(), "{output:?}");
+        let standing = Self::hosts(story, nodes, &hosts, options);
         let last = format!("\n[[member]]\nname = \"n{hosts}\"\n");
         for node in 1..=nodes {
             standing.edit(&format!("n{node}"), |text| {
                 let (before, after) = text.split_once(&last).expect("the last member");
                 let (_, after) = after.split_once("\n\n").expect("sections behind it");
-                // Nothing is to move but for what the test does.
-                let still = "[cluster]\nbalance_moves_per_minute = 0";
-                format!("{}\n{after}", before.replacen("[cluster]", still, 1))
+                format!("{}\n{after}", still(before))
             });
         }
+        standing
+    }
+
+    /// As [`Standing::up`], without the host for a stranger: routers spread packets over all nodes' hosts.
+    pub fn whole(story: &str, nodes: u8, options: &[&str]) -> Self {
+        let standing = Self::hosts(story, nodes, &nodes.to_string(), options);
+        (1..=nodes).for_each(|node| standing.edit(&format!("n{node}"), |text| still(&text)));
+        standing.start(options);
+        standing
+    }
+
+    fn hosts(story: &str, nodes: u8, hosts: &str, options: &[&str]) -> Self {
+        let name = format!("test-{story}-{}", std::process::id());
+        let standing = Self { name, nodes };
+        let up = ["up", "--bare", "--nodes", hosts, "--name", &standing.name];
+        // A busy machine is no fault of the cluster's here.
+        let timing = ["--timing", "600,1000,100"];
+        let output = lab(&[&up[..], &timing[..], options].concat());
+        assert!(output.status.success(), "{output:?}");
         standing
     }
 
     /// As [`Standing::bare`], and starts the nodes; all have buckets when this returns.
     pub fn up(story: &str, nodes: u8, options: &[&str]) -> Self {
         let standing = Self::bare(story, nodes, options);
-        if options.contains(&"etcd") {
-            standing.order("start", "etcd");
-        }
-        for node in 1..=nodes {
-            standing.order("start", &format!("n{node}"));
-        }
-        standing.await_owners(&[1, 2, 3][..usize::from(nodes)]);
+        standing.start(options);
         standing
+    }
+
+    fn start(&self, options: &[&str]) {
+        if options.contains(&"etcd") {
+            self.order("start", "etcd");
+        }
+        for node in 1..=self.nodes {
+            self.order("start", &format!("n{node}"));
+        }
+        self.await_owners(&[1, 2, 3][..usize::from(self.nodes)]);
     }
 
     /// A file of the lab: `n1.toml`, `n1.log`, `n1.sock`.
@@ -225,6 +240,11 @@ impl Standing {
     pub fn namespace(&self, host: &str) -> PathBuf {
         Path::new("/run/netns").join(format!("{}-{host}", self.name))
     }
+}
+
+/// A configuration under which nothing moves but for what a test does.
+fn still(text: &str) -> String {
+    text.replacen("[cluster]", "[cluster]\nbalance_moves_per_minute = 0", 1)
 }
 
 impl Drop for Standing {

@@ -1,0 +1,171 @@
+//! ICMP errors through a real cluster: what the end of a connection is told by a router behind the nodes,
+//! whichever node the router sends it to.
+//!
+//! Needs root and the program traceroute; ignored, with the reason, without one of them.
+
+#[allow(dead_code, reason = "each file of tests uses its part")]
+mod standing;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use standing::Standing;
+
+const NODES: u8 = 2;
+/// The largest packet that fits through the small link behind the cluster.
+const SMALL: u16 = 1300;
+/// Many more bytes than a sender sends before it is told anything.
+const BYTES: usize = 400_000;
+/// A transfer takes moments; one whose large segments vanish would never end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn counters(standing: &Standing, name: &str) -> u64 {
+    (1..=NODES).map(|node| standing.counter(&format!("n{node}"), name)).sum()
+}
+
+/// The addresses that answered, hop by hop.
+fn hops(standing: &Standing, options: &[&str], to: &str) -> Vec<IpAddr> {
+    let output = standing.inside("client", || {
+        let mut traceroute = Command::new("traceroute");
+        // One probe after the other: no router limits its errors then.
+        traceroute.args(["-n", "-q", "1", "-N", "1", "-w", "2", "-m", "8"]).args(options).arg(to);
+        traceroute.output().expect("start traceroute")
+    });
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let hop = |line: &str| {
+        let address = line.split_whitespace().nth(1).expect("a hop");
+        address.parse().unwrap_or_else(|_| panic!("a hop that does not answer: {told}"))
+    };
+    told.lines().skip(1).map(hop).collect()
+}
+
+/// The ways to ask: UDP, whose end is told by an error; echoes; connections.
+const WAYS: [&[&str]; 3] = [&[], &["-I"], &["-T", "-p", "7311"]];
+
+fn a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it() {
+    let standing = Standing::whole("trace", NODES, &["--mode", "steered"]);
+    for (before, nodes, behind, server) in [
+        ("10.11.0.1", ["10.10.1.1", "10.10.1.2"], "10.20.2.1", "10.21.2.1"),
+        ("fd11::1", ["fd10::1:1", "fd10::1:2"], "fd20::2:1", "fd21::2:1"),
+    ] {
+        for way in WAYS {
+            let seen = hops(&standing, way, server);
+            let [first, cluster, third, last] = seen[..] else { panic!("{way:?}: {seen:?}") };
+            let expected =
+                [before, behind, server].map(|text| text.parse::<IpAddr>().expect("one"));
+            assert_eq!([first, third, last], expected, "{way:?}");
+            assert!(nodes.iter().any(|node| *node == cluster.to_string()), "{way:?}: {cluster}");
+        }
+    }
+    // With two nodes and the way back by the other one, some were passed to their flows' owner.
+    assert!(counters(&standing, "passed") > 0);
+    assert_eq!(
+        (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
+        (0, 0)
+    );
+}
+
+fn a_trace_through_shared_addresses_shows_the_node_that_has_the_flow() {
+    let standing = Standing::whole("trace-shared", NODES, &[]);
+    for (net, server) in [("10.10.1.", "10.20.2.1"), ("fd10::1:", "fd20::2:1")] {
+        for way in WAYS {
+            let seen = hops(&standing, way, server);
+            let [cluster, last] = seen[..] else { panic!("{way:?}: {seen:?}") };
+            assert!(cluster.to_string().starts_with(net), "{way:?}: {cluster}");
+            assert_eq!(last.to_string(), server, "{way:?}");
+        }
+    }
+    assert_eq!(
+        (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
+        (0, 0)
+    );
+}
+
+/// What a connection from the client brings to the server, and the packet size that the client ends with.
+fn transfer(standing: &Standing, server: &str, port: u16) -> (usize, u64) {
+    let server = SocketAddr::new(server.parse().expect("an address"), port);
+    let listener = standing.inside("server", || TcpListener::bind(server)).expect("a listener");
+    let reader = thread::spawn(move || {
+        let (mut connection, _) = listener.accept()?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        let mut read = Vec::new();
+        connection.read_to_end(&mut read)?;
+        connection.write_all(b"done").map(|()| read.len())
+    });
+    let connect = || TcpStream::connect_timeout(&server, PATIENCE);
+    let mut connection = standing.inside("client", connect).expect("a connection");
+    connection.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    connection.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    connection.write_all(&vec![0x55; BYTES]).expect("the data leaves");
+    connection.shutdown(Shutdown::Write).expect("its end leaves");
+    connection.read_exact(&mut [0; 4]).expect("the server has all of it");
+    let segment = getsockopt(&connection, sockopt::TcpMaxSeg).expect("the size of segments");
+    (reader.join().expect("a server").expect("all of it"), segment.into())
+}
+
+fn a_connection_is_told_of_a_small_link_behind_the_cluster() {
+    let standing = Standing::whole("path-mtu", NODES, &["--mode", "steered"]);
+    // The router behind the nodes can send less to the servers than comes to it.
+    let shrink = format!("mount -t sysfs sysfs /sys && echo {SMALL} > /sys/class/net/eth0/mtu");
+    let shrunk = standing.inside("srouter", || {
+        Command::new("unshare").args(["--mount", "sh", "-c", &shrink]).status()
+    });
+    assert!(shrunk.expect("start unshare").success());
+    // Several, so that both nodes have flows and errors come to either.
+    for port in 7300..7306 {
+        for (server, headers) in [("10.21.2.1", 40), ("fd21::2:1", 60)] {
+            let (bytes, segment) = transfer(&standing, server, port);
+            assert_eq!(bytes, BYTES, "{server}");
+            // Options of each segment are no part of the size.
+            let most = u64::from(SMALL) - headers;
+            assert!(segment <= most && segment > most - 60, "{server}: segments of {segment}");
+        }
+    }
+    assert_eq!(
+        (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
+        (0, 0)
+    );
+}
+
+fn main() -> ExitCode {
+    let tests: [(&str, fn()); 3] = [
+        (
+            "a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it",
+            a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it,
+        ),
+        (
+            "a_trace_through_shared_addresses_shows_the_node_that_has_the_flow",
+            a_trace_through_shared_addresses_shows_the_node_that_has_the_flow,
+        ),
+        (
+            "a_connection_is_told_of_a_small_link_behind_the_cluster",
+            a_connection_is_told_of_a_small_link_behind_the_cluster,
+        ),
+    ];
+    let root = nix::unistd::geteuid().is_root();
+    let found = Command::new("traceroute").arg("--version").output();
+    let missing = match found {
+        _ if !root => Some("needs root for BPF and network namespaces".to_owned()),
+        Err(error) => Some(format!("needs the program traceroute (Debian: traceroute): {error}")),
+        Ok(_) => None,
+    };
+    let trials = tests.map(|(name, test)| {
+        let missing = missing.clone();
+        Trial::ignorable_test(name, move || match missing {
+            Some(why) => Ok(Completion::ignored_with(why)),
+            None => {
+                test();
+                Ok(Completion::Completed)
+            }
+        })
+    });
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
