@@ -17,6 +17,7 @@ const FEATURES: &[(&str, &str, &str)] = &[
     ("BPF program is too large", "a verifier that follows a million instructions", "5.2"),
     ("bpf_xdp_load_bytes", "the helper bpf_xdp_load_bytes", "5.18"),
     ("bpf_loop", "the helper bpf_loop", "5.17"),
+    ("tail_calls are not allowed", "tail calls beside calls, compiled (bpf_jit_enable)", "5.10"),
     ("bpf_ktime_get_coarse_ns", "the helper bpf_ktime_get_coarse_ns", "5.11"),
     ("bpf_ringbuf_reserve", "the BPF ring buffer", "5.8"),
     ("bpf_fib_lookup", "the helper bpf_fib_lookup", "4.18"),

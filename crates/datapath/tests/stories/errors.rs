@@ -211,20 +211,6 @@ fn options_and_extension_headers_are_passed_over_in_both_headers() {
 }
 
 #[test]
-fn what_stands_behind_a_quote_is_no_part_of_it() {
-    // A UDP packet from port 500 that is too short for a cookie, and what RFC 4884 puts behind its quote.
-    let (host, peer) = (("10.10.2.7", 500), ("10.20.0.1", 500));
-    let query = udp(host, peer, &[7; 4]);
-    let mut node = Node::new();
-    node.takes(INSIDE, &query);
-    let mut quote = query[14..].to_vec();
-    quote.resize(128, 0);
-    quote.extend([0x20, 0, 0, 0, 0, 8, 1, 1, 0, 1, 0x61, 0x01]);
-    let message = ip(ROUTER, host.0, 1, &[&[11, 0, 0, 0, 0, 32, 0, 0][..], &quote].concat());
-    assert_eq!(node.takes(OUTSIDE, &message).0, Verdict::Forward);
-}
-
-#[test]
 fn what_is_no_error_about_a_packet_that_was_sent_is_refused() {
     let query = udp(CLIENT, SERVER, &[1; 40]);
     let mut node = Node::new();

@@ -12,7 +12,9 @@ use testudo_packet::tracking::Phase::{Established, Replied};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::node::{BUCKETS, INSIDE, Node, OUTSIDE, Seen, flow, own_mac, seen_of, slot};
-use crate::packets::{CLUSTER_MAC, End, NO_HOP_LEFT, NO_PORT, SYN, error_about, ip, tcp, udp};
+use crate::packets::{
+    CLUSTER_MAC, End, NO_HOP_LEFT, NO_PORT, ROUTER, SYN, error_about, ip, tcp, udp,
+};
 
 const CLIENT: End = ("10.10.2.7", 40_000);
 const SERVER: End = ("10.20.0.1", 443);
@@ -78,6 +80,41 @@ fn an_error_is_the_owners_of_the_flow_whatever_its_buckets_ground() {
         }
     }
     assert!(handled.iter().all(|&packets| packets > 100), "{handled:?}");
+}
+
+#[test]
+fn what_stands_behind_a_quote_is_no_part_of_it() {
+    // UDP from port 500, too short for a cookie, and what RFC 4884 puts behind its quote.
+    let (host, peer) = (("10.10.2.7", 500), ("10.20.0.1", 500));
+    let query = udp(host, peer, &[9; 4]);
+    let mut node = Node::new();
+    node.takes(INSIDE, &query);
+    let mut quote = query[14..].to_vec();
+    quote.resize(128, 0);
+    quote.extend([0x20, 0, 0, 0, 0, 8, 1, 1, 0, 1, 0x61, 0x01]);
+    let error = ip(ROUTER, host.0, 1, &[&[11, 0, 0, 0, 0, 32, 0, 0][..], &quote].concat());
+    // Only the flow's own bucket is this node's: by a cookie it would be another's.
+    let bucket = node.datapath.table().get(&flow(17, host, peer)).expect("a flow").record.bucket;
+    set_all(&mut node, slot(NodeId(1), BucketState::Active));
+    node.datapath.set_bucket(bucket, slot(NodeId(0), BucketState::Active));
+    assert_eq!(node.takes(OUTSIDE, &error).0, Verdict::Forward);
+}
+
+#[test]
+fn an_error_about_a_flow_that_is_bound_to_another_bucket_needs_that_one_too() {
+    let (host, peer) = (("10.10.2.7", 500), ("10.20.0.1", 500));
+    let key = flow(17, host, peer);
+    let first = isakmp(host, peer, 1);
+    let bound = bucket_of(&first, key);
+    let mut others = (2..100).map(|cookie| isakmp(host, peer, cookie));
+    let second = others.find(|frame| bucket_of(frame, key) != bound).expect("another bucket");
+    let mut node = Node::new();
+    node.takes(INSIDE, &first);
+    node.takes(INSIDE, &second);
+    let error = error_about(&second, NO_PORT);
+    assert_eq!(node.takes(OUTSIDE, &error).0, Verdict::Forward);
+    node.datapath.set_bucket(bound, slot(NodeId(1), BucketState::Active));
+    assert_eq!(node.takes(OUTSIDE, &error).0, Verdict::Drop(DropReason::NotOwner));
 }
 
 #[test]
