@@ -76,6 +76,7 @@ impl Fuzzed {
             grounds: Grounds::default(),
             cluster_mac: Mac::from_bytes(CLUSTER_MAC),
             table_slots: SLOTS,
+            pools: Vec::new(),
             answers: vec![
                 answer(Address::v4(0x0a0a_0001)),
                 answer(Address { high: 0xfd10 << 48, low: 1 }),
@@ -140,7 +141,7 @@ impl Fuzzed {
         let mut known = |bucket: BucketId, key: &FlowKey| {
             let phase = if argument & 2 == 0 { Phase::Established } else { Phase::Replied };
             let state = FlowState { phase, confirmed: true, rule: 1, sequence: 40 };
-            let record = FlowRecord { bucket, epoch: Epoch(4), key: *key, state };
+            let record = FlowRecord { translation: None, bucket, epoch: Epoch(4), key: *key, state };
             (argument & 1 == 0).then_some(record)
         };
         let taken = self.datapath.handle_upcalls(self.now, &mut known);

@@ -106,6 +106,7 @@ fn record(bucket: u16, number: u8, epoch: u32) -> FlowRecord {
     let address = |low| testudo_packet::flow::Address { high: 1 << 60, low };
     let end = |low, port| Endpoint { address: address(low), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId(bucket),
         epoch: Epoch(epoch),
         key: FlowKey {

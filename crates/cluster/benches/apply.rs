@@ -41,6 +41,7 @@ fn flow(number: u32, phase: Phase, sequence: u32) -> FlowRecord {
     // Buckets as a hash would give them.
     let mixed = number.wrapping_mul(0x9e37_79b1) >> 16;
     FlowRecord {
+        translation: None,
         bucket: BucketId((mixed % BUCKETS) as u16),
         epoch: EPOCH,
         key: FlowKey {

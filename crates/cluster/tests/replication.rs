@@ -40,6 +40,7 @@ fn flow(rule: u16, port: u16, phase: Phase, sequence: u32) -> FlowRecord {
     let end = |host, port| Endpoint { address: Address::v4(host), port };
     let confirmed = !matches!(phase, Phase::SynSent | Phase::Unreplied);
     FlowRecord {
+        translation: None,
         bucket: BucketId(port % BUCKETS),
         epoch: Epoch(1),
         key: FlowKey {

@@ -58,6 +58,7 @@ fn main() -> Result<()> {
         grounds: Grounds::default(),
         cluster_mac: Mac(2),
         table_slots: 1024,
+        pools: Vec::new(),
         answers: Vec::new(),
         mode: Mode::Tap { interface: 1 },
     })?;

@@ -24,6 +24,8 @@ pub const MAX_FLOW_PACKETS: usize = 32;
 pub struct Committing<T> {
     /// By the key of the first packet.
     flows: HashMap<FlowKey, Vec<(usize, T)>>,
+    /// What replies of those carry that are translated.
+    replies: HashMap<FlowKey, FlowKey>,
     /// Flows that nobody has asked for yet.
     begun: VecDeque<FlowRecord>,
     packets: usize,
@@ -32,7 +34,8 @@ pub struct Committing<T> {
 
 impl<T> Default for Committing<T> {
     fn default() -> Self {
-        Self { flows: HashMap::new(), begun: VecDeque::new(), packets: 0, bytes: 0 }
+        let (flows, replies) = (HashMap::new(), HashMap::new());
+        Self { flows, replies, begun: VecDeque::new(), packets: 0, bytes: 0 }
     }
 }
 
@@ -45,11 +48,19 @@ impl<T> Committing<T> {
         [*key, key.reversed()].into_iter().find(|key| self.flows.contains_key(key))
     }
 
+    /// Whether a translated flow waits whose replies have this key.
+    pub fn expects(&self, reply: &FlowKey) -> bool {
+        self.replies.values().any(|waiting| waiting == reply)
+    }
+
     /// Lets the first packet of a flow wait; says whether there was room.
     pub fn begin(&mut self, record: FlowRecord, bytes: usize, packet: T) -> bool {
         let begun = self.push(record.key, bytes, packet);
         if begun {
             self.begun.push_back(record);
+            if record.translation.is_some() {
+                self.replies.insert(record.key, record.reply_key());
+            }
         }
         begun
     }
@@ -77,6 +88,7 @@ impl<T> Committing<T> {
     /// Takes out the packets of a flow, the first one first.
     pub fn take(&mut self, key: &FlowKey) -> impl Iterator<Item = T> + use<T> {
         let packets = self.flows.remove(key).unwrap_or_default();
+        self.replies.remove(key);
         self.packets -= packets.len();
         self.bytes -= packets.iter().map(|(bytes, _)| bytes).sum::<usize>();
         packets.into_iter().map(|(_, packet)| packet)
@@ -96,7 +108,7 @@ mod tests {
         let (initiator, responder) = (end(1, port), end(2, 80));
         let key = FlowKey { initiator, responder, protocol: Protocol::UDP };
         let state = FlowState { phase: Phase::Unreplied, confirmed: false, rule: 0, sequence: 1 };
-        FlowRecord { bucket: BucketId(0), epoch: Epoch(1), key, state }
+        FlowRecord { translation: None, bucket: BucketId(0), epoch: Epoch(1), key, state }
     }
 
     #[test]

@@ -4,17 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
 use testudo_packet::event::{Event, Handled, Occurrence};
-use testudo_packet::flow::Address;
+use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::Rule;
-use testudo_packet::table::Slots;
+use testudo_packet::table::{self, Slots};
+use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::memory::Words;
+use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::shared_table::{HostSlot, SharedTable};
 use crate::stations::Stations;
@@ -31,6 +33,10 @@ pub struct HostEnv<'a> {
     pub loads: Option<&'a Words>,
     pub lease: Nanos,
     pub now: Nanos,
+    pub pools: &'a Pools,
+    /// Whether another flow than those of the table has replies of this key. `None`: what a flow is translated
+    /// to is not chosen here, its packet goes up.
+    pub taken: Option<&'a dyn Fn(&FlowKey) -> bool>,
     /// Whether a miss in a loading bucket is known to be a new flow.
     pub loaded: bool,
     /// Whether the peers know the packet's flow, or nobody waits for that any more.
@@ -129,6 +135,15 @@ impl Env for HostEnv<'_> {
             self.beginning.set(Some(*record));
         }
         self.committed
+    }
+
+    fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict> {
+        let Some(taken) = self.taken else { return Err(Verdict::Upcall(UpcallReason::Translate)) };
+        let free = |reply: &FlowKey| {
+            table::lookup(self, self.placer.table_hash(reply), reply).is_none() && !taken(reply)
+        };
+        let chosen = self.pools.choose(&self.placer, pool, key, free);
+        chosen.ok_or(Verdict::Drop(DropReason::NoPort))
     }
 
     fn emit(&self, event: &Event) {

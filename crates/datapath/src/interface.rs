@@ -84,7 +84,7 @@ pub trait NodeTable {
     ) -> usize {
         self.expire_part(0..self.capacity(), now, timeouts, expired)
     }
-    /// The flow of this key, in either direction.
+    /// The flow of this key, in either direction; a translated one also by the key that its replies carry.
     fn get(&self, key: &FlowKey) -> Option<EntryView>;
     /// How many flows are in the table.
     fn len(&self) -> usize;

@@ -17,6 +17,7 @@ mod host_env;
 mod interface;
 pub mod kernel;
 mod memory;
+pub mod pools;
 pub mod realtime;
 mod settings;
 mod shared_table;

@@ -40,6 +40,8 @@ pub struct Settings {
     pub answers: Vec<Answer>,
     /// How packets reach the cluster.
     pub mode: Mode,
+    /// What sources are translated to: the first pool has number 1 ([`testudo_packet::rule::Rule::source_pool`]).
+    pub pools: Vec<Vec<Address>>,
 }
 
 /// The most slots that a node table can have: 8 GiB of memory.

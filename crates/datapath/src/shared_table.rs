@@ -12,7 +12,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::placement::Placer;
 use testudo_packet::table::{
-    self, Control, Found, Inserted, Occupancy, SLOT_WORDS, Slot, Slots, word,
+    self, Control, Found, Inserted, Joined, Occupancy, SLOT_WORDS, Slot, Slots, twin, word,
 };
 use testudo_packet::tracking::Timeouts;
 
@@ -98,10 +98,16 @@ impl SharedTable {
         Some(HostSlot(words.try_into().ok()?))
     }
 
+    /// The record of the flow in a slot, if there is one; an alias is none.
+    fn record(&self, slot: HostSlot<'_>, control: u64) -> Option<FlowRecord> {
+        let record = table::read_record(slot, control)?;
+        Some(FlowRecord { translation: twin::translation(&self, slot), ..record })
+    }
+
     /// The flow in a slot, if there is one.
-    fn view(slot: HostSlot<'_>, control: u64) -> Option<EntryView> {
+    fn view(&self, slot: HostSlot<'_>, control: u64) -> Option<EntryView> {
         Some(EntryView {
-            record: table::read_record(slot, control)?,
+            record: self.record(slot, control)?,
             last_seen: Nanos(slot.load::<{ word::LAST_SEEN }>()),
             original_packets: slot.load::<{ word::ORIGINAL_PACKETS }>(),
             original_bytes: slot.load::<{ word::ORIGINAL_BYTES }>(),
@@ -132,12 +138,37 @@ impl SharedTable {
 
     /// Puts one flow in; see [`NodeTable::install`].
     fn install_one(&self, hash: u32, record: &FlowRecord, now: Nanos, outcome: &mut Installed) {
-        match table::insert(&self, hash, record, now) {
+        let inserted = match record.translation {
+            None => table::insert(&self, hash, record, now),
+            Some(_) => {
+                let hashes = (hash, self.placer.table_hash(&record.reply_key()));
+                match table::insert_translated(&self, hashes, record, now) {
+                    Joined::Flow(inserted) => inserted,
+                    Joined::Taken => return outcome.refused += 1,
+                }
+            }
+        };
+        match inserted {
             Inserted::New(..) => outcome.installed += 1,
             Inserted::Present(found) if replace(&found, record, now) => outcome.installed += 1,
             Inserted::Present(_) => outcome.stale += 1,
             Inserted::Full | Inserted::Busy => outcome.refused += 1,
         }
+    }
+
+    /// Takes a flow out of a slot, and its alias; says whether it was still there.
+    fn take_out(&self, index: u32, slot: HostSlot<'_>, control: u64) -> bool {
+        let twin = slot.load::<{ word::TWIN }>();
+        let removed = table::remove(&self, index, control) == Some(true);
+        if removed {
+            twin::remove_other_half(&self, twin);
+        }
+        removed
+    }
+
+    /// Whether a slot holds an alias whose flow has gone: its daemon died between the two.
+    fn is_orphan(&self, slot: HostSlot<'_>, control: u64) -> bool {
+        Control::from_word(control).alias && twin::other_half(&self, slot).is_none()
     }
 
     /// Frees the locks of a daemon that died holding them; returns how many there were.
@@ -215,9 +246,15 @@ impl NodeTable for SharedTable {
 
     fn clear_part(&self, slots: Range<usize>, buckets: &BucketSet) -> usize {
         let mut cleared = 0;
-        self.each_live_in(slots, |index, _, control| {
-            if buckets.contains(Control::from_word(control).bucket) {
-                cleared += usize::from(table::remove(&self, index, control) == Some(true));
+        self.each_live_in(slots, |index, slot, control| {
+            let Control { bucket, alias, .. } = Control::from_word(control);
+            if !buckets.contains(bucket) {
+                return;
+            }
+            if !alias {
+                cleared += usize::from(self.take_out(index, slot, control));
+            } else if self.is_orphan(slot, control) {
+                table::remove(&self, index, control);
             }
         });
         cleared
@@ -225,7 +262,7 @@ impl NodeTable for SharedTable {
 
     fn scan_part(&self, slots: Range<usize>, visit: &mut dyn FnMut(&EntryView)) {
         self.each_live_in(slots, |_, slot, control| {
-            if let Some(view) = Self::view(slot, control) {
+            if let Some(view) = self.view(slot, control) {
                 visit(&view);
             }
         });
@@ -241,12 +278,17 @@ impl NodeTable for SharedTable {
         let mut count = 0;
         self.each_live_in(slots, |index, slot, control| {
             let last = Nanos(slot.load::<{ word::LAST_SEEN }>());
-            let Some(record) = table::read_record(slot, control) else { return };
+            let Some(record) = self.record(slot, control) else {
+                if self.is_orphan(slot, control) {
+                    table::remove(&self, index, control);
+                }
+                return;
+            };
             let silent = now.millis_since(last);
             if silent <= u64::from(timeouts.of(record.state.phase)) * 1000 {
                 return;
             }
-            if table::remove(&self, index, control) == Some(true) {
+            if self.take_out(index, slot, control) {
                 expired(&record);
                 count += 1;
             }
@@ -256,7 +298,11 @@ impl NodeTable for SharedTable {
 
     fn get(&self, key: &FlowKey) -> Option<EntryView> {
         let found = table::lookup(&self, self.placer.table_hash(key), key)?;
-        Self::view(found.slot, found.control)
+        if found.is_alias() {
+            let (slot, _, control) = twin::other_half(&self, found.slot)?;
+            return self.view(slot, control);
+        }
+        self.view(found.slot, found.control)
     }
 
     fn len(&self) -> usize {

@@ -17,6 +17,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::{PacketHash, packet_hash};
+use testudo_packet::placement::{Identifiers, PacketType};
 use testudo_packet::rule::{MAX_RULES, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
@@ -29,6 +30,7 @@ use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable};
 use crate::memory::Words;
+use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
@@ -55,6 +57,7 @@ pub struct UserDatapath {
     buckets: Words,
     rules: Vec<Rule>,
     lease: Nanos,
+    pools: Pools,
     stations: Stations,
     loads: Words,
     occurrences: Vec<Occurrence>,
@@ -80,12 +83,14 @@ impl UserDatapath {
         for word in buckets.as_slice() {
             word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
         }
+        let pools = Pools::new(&settings.pools, &settings.placer());
         Ok(Self {
             settings,
             table,
             buckets,
             rules: Vec::new(),
             lease: Nanos(0),
+            pools,
             stations: Stations::default(),
             loads,
             occurrences: Vec::new(),
@@ -103,7 +108,7 @@ impl UserDatapath {
     /// answer, one that is passed carries the owner's address; one that is forwarded is unchanged, for
     /// there are no routes here. One that goes up is kept for [`Datapath::handle_upcalls`].
     pub fn handle(&mut self, frame: &mut [u8], interface: u32, now: Nanos) -> Verdict {
-        let (verdict, _) = self.run(frame, interface, now, Known::default());
+        let (verdict, _) = self.run(frame, interface, now, Known::default(), None);
         if let Verdict::Upcall(reason) = verdict {
             if self.upcalls.len() >= MAX_UPCALLS {
                 return self.count(Verdict::Drop(DropReason::UpcallFull));
@@ -125,7 +130,10 @@ impl UserDatapath {
         interface: u32,
         now: Nanos,
         Known { loaded, committed }: Known,
+        known: Option<Resolve<'_>>,
     ) -> (Verdict, Option<FlowRecord>) {
+        let known = known.map(RefCell::new);
+        let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, known.as_ref(), key);
         let env = HostEnv {
             placer: self.settings.placer(),
             settings: &self.settings,
@@ -134,6 +142,8 @@ impl UserDatapath {
             rules: &self.rules,
             stations: &self.stations,
             loads: (!loaded).then_some(&self.loads),
+            pools: &self.pools,
+            taken: known.is_some().then_some(&taken),
             lease: self.lease,
             now,
             loaded,
@@ -213,7 +223,7 @@ impl UserDatapath {
             self.table.install(&[record], now);
         }
         let known = Known { loaded: true, committed };
-        let (verdict, beginning) = self.run(&mut frame, interface, now, known);
+        let (verdict, beginning) = self.run(&mut frame, interface, now, known, Some(missing));
         if let (Verdict::Upcall(UpcallReason::Commit), Some(record)) = (verdict, beginning) {
             let bytes = frame.len();
             let waits = self.committing.begin(record, bytes, Waiting { frame, interface, reason });
@@ -242,6 +252,23 @@ impl UserDatapath {
         self.counters[counter as usize] += 1;
         verdict
     }
+}
+
+/// Asked for a flow that is not in the node table.
+pub(crate) type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>;
+
+/// Whether a flow that is not in the node table has replies of this key: one that waits for the peers, or one of
+/// the common table that is still to be installed.
+pub(crate) fn is_taken<T>(
+    settings: &Settings,
+    committing: &Committing<T>,
+    known: Option<&RefCell<Resolve<'_>>>,
+    key: &FlowKey,
+) -> bool {
+    let packet_type = PacketType::of(key.protocol);
+    let place = settings.placer().place(key, packet_type, Identifiers::default());
+    committing.expects(key)
+        || known.is_some_and(|known| (known.borrow_mut())(place.bucket, key).is_some())
 }
 
 /// What is known of a packet that comes up.

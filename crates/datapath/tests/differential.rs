@@ -48,13 +48,30 @@ fn settings(mode: Mode) -> Settings {
             answer(Address::from_bytes(traffic::CLUSTER_V6)),
         ],
         mode,
+        pools: vec![["192.0.2.1", "2001:db8::1"].map(address).to_vec()],
     }
+}
+
+fn address(text: &str) -> Address {
+    text.parse::<std::net::IpAddr>().expect("an address").into()
 }
 
 fn rules() -> Vec<Rule> {
     let to_port_80 = Ports { first: 80, last: 80 };
     vec![
         Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
+        Rule {
+            source_ports: Ports { first: 40_004, last: 40_005 },
+            source_pool: 1,
+            ..Rule::any(Action::Accept)
+        },
+        Rule { protocol: Some(Protocol::ICMP), source_pool: 1, ..Rule::any(Action::Accept) },
+        Rule {
+            commit: Commit::Sync,
+            source_ports: Ports { first: 40_003, last: 40_003 },
+            source_pool: 1,
+            ..Rule::any(Action::Accept)
+        },
         Rule {
             commit: Commit::Sync,
             source_ports: Ports { first: 40_001, last: 40_003 },
@@ -135,6 +152,33 @@ fn run_in_kernel(kernel: &mut KernelDatapath, frame: &[u8]) -> (u32, Vec<u8>) {
     (result.return_value, out)
 }
 
+/// Gives a packet to both builds, which do the same with it.
+fn run_in_both(
+    kernel: &mut KernelDatapath,
+    user: &mut UserDatapath,
+    mode: Mode,
+    frame: &[u8],
+    which: &str,
+) {
+    let (kernel_action, kernel_bytes) = run_in_kernel(kernel, frame);
+    let mut user_bytes = frame.to_vec();
+    let verdict = user.handle(&mut user_bytes, LOOPBACK, Nanos(1));
+    assert_eq!(
+        (kernel_action, &kernel_bytes),
+        (action(mode, verdict), &user_bytes),
+        "{which}, {verdict:?} in user space: {frame:02x?}"
+    );
+}
+
+/// The keys that replies of translated flows carry.
+fn replies(table: &impl NodeTable) -> Vec<FlowKey> {
+    let mut replies = Vec::new();
+    table.scan(&mut |view| {
+        replies.extend(view.record.translation.map(|_| view.record.reply_key()));
+    });
+    replies
+}
+
 fn action(mode: Mode, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Forward if !mode.is_inline() => XDP_REDIRECT,
@@ -181,7 +225,7 @@ fn counters(datapath: &impl Datapath) -> BTreeMap<&'static str, u64> {
 fn handle_upcalls(kernel: &mut KernelDatapath, user: &mut UserDatapath) {
     let mut known = |bucket: BucketId, key: &FlowKey| {
         let state = FlowState { phase: Phase::Established, confirmed: true, rule: 9, sequence: 40 };
-        let record = FlowRecord { bucket, epoch: Epoch(4), key: *key, state };
+        let record = FlowRecord { translation: None, bucket, epoch: Epoch(4), key: *key, state };
         (key.initiator.port.is_multiple_of(2) && key.responder.port == 80).then_some(record)
     };
     assert_eq!(events(kernel), events(user));
@@ -286,22 +330,25 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     let mut user = UserDatapath::new(settings(mode)).expect("the user-space backend");
     set_up(&mut kernel, Nanos(u64::MAX));
     set_up(&mut user, Nanos(u64::MAX));
-    let (mut held, mut committed) = (0, 0);
+    let (mut held, mut committed, mut answered) = (0, 0, 0);
     for (index, mut frame) in traffic::packets(seed, count).into_iter().enumerate() {
         if mode == Mode::Steered {
             traffic::steer(&mut frame, seed.wrapping_add(index as u64));
         }
-        let (kernel_action, kernel_bytes) = run_in_kernel(&mut kernel, &frame);
-        let mut user_bytes = frame.clone();
-        let verdict = user.handle(&mut user_bytes, LOOPBACK, Nanos(1));
-        assert_eq!(
-            (kernel_action, &kernel_bytes),
-            (action(mode, verdict), &user_bytes),
-            "packet {index} of seed {seed}, {verdict:?} in user space: {frame:02x?}"
-        );
+        let which = format!("packet {index} of seed {seed}");
+        run_in_both(&mut kernel, &mut user, mode, &frame, &which);
         if index % 100 == 99 {
             handle_upcalls(&mut kernel, &mut user);
             committed += commit(&mut kernel, &mut user);
+            for reply in replies(user.table()) {
+                let mut frame = traffic::answer(&reply);
+                if mode == Mode::Steered {
+                    frame[..6].copy_from_slice(&traffic::node_mac(1));
+                }
+                let which = format!("a reply after packet {index} of seed {seed}");
+                run_in_both(&mut kernel, &mut user, mode, &frame, &which);
+                answered += 1;
+            }
         }
         if index % 1000 == 950 {
             held += release(&mut kernel, &mut user);
@@ -317,6 +364,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
     assert!(held > 100, "{held} held");
     assert!(committed > 10, "{committed} committed");
+    assert!(answered > 10, "{answered} replies to translated flows");
     for reason in usual(mode) {
         assert!(met.iter().any(|(met, _)| met == reason), "no {reason} in {met:?}");
     }

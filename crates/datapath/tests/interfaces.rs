@@ -35,6 +35,7 @@ fn settings(mode: Mode) -> Settings {
         grounds: Grounds::default(),
         cluster_mac: Mac::from_bytes(SHARED),
         table_slots: 1024,
+        pools: Vec::new(),
         answers: Vec::new(),
         mode,
     }

@@ -34,6 +34,7 @@ fn settings() -> Settings {
         grounds: Grounds::default(),
         cluster_mac: Mac::from_bytes(traffic::CLUSTER_MAC),
         table_slots: 64,
+        pools: Vec::new(),
         answers: Vec::new(),
         mode: Mode::Shared,
     }

@@ -5,11 +5,14 @@
 //! is stored, never recomputed: buckets move without a hash, and a flow can be bound to a bucket
 //! other than its hash.
 //!
+//! A flow whose packets are rewritten has a [`Translation`] besides. It is no part of the words of a record: few
+//! flows have one, and it never changes.
+//!
 //! [`FlowRecord`] is the part that survives its node: what events carry, what peers exchange and
 //! what the common table keeps. Counters and timers stay with the node that counts.
 
 use crate::bucket::{BucketId, Epoch};
-use crate::flow::{FlowKey, KEY_WORDS};
+use crate::flow::{Endpoint, FlowKey, KEY_WORDS};
 use crate::tracking::Phase;
 
 /// State information as one word, changed by compare-and-swap only.
@@ -60,6 +63,16 @@ impl FlowState {
     }
 }
 
+/// What the packets of a flow are turned into on their way from the initiator; what comes back is turned into
+/// the flow's own endpoints again (RFC 3022 §2.2). An end that is not translated stands as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Translation {
+    /// What the initiator becomes.
+    pub source: Endpoint,
+    /// What the responder becomes.
+    pub destination: Endpoint,
+}
+
 /// A flow as nodes tell each other of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
@@ -71,6 +84,8 @@ pub struct FlowRecord {
     pub key: FlowKey,
     /// State information: where the flow is in its life.
     pub state: FlowState,
+    /// State information: what its packets are turned into, if they are.
+    pub translation: Option<Translation>,
 }
 
 /// How many 64-bit words a record takes.
@@ -82,7 +97,18 @@ impl FlowRecord {
         (self.epoch, self.state.sequence) > (other.epoch, other.state.sequence)
     }
 
-    /// The record as words: key, state, distribution information.
+    /// The key that replies carry, as they spell it: the responder first.
+    #[inline(always)]
+    pub fn reply_key(&self) -> FlowKey {
+        match self.translation {
+            Some(Translation { source, destination }) => {
+                FlowKey { initiator: destination, responder: source, protocol: self.key.protocol }
+            }
+            None => self.key.reversed(),
+        }
+    }
+
+    /// The record as words: key, state, distribution information. A translation is not in them.
     #[inline(always)]
     pub const fn to_words(self) -> [u64; RECORD_WORDS] {
         let [k0, k1, k2, k3, k4] = self.key.to_words();
@@ -91,7 +117,7 @@ impl FlowRecord {
     }
 
     /// The record that [`FlowRecord::to_words`] made these words of, or `None` if a word can't be
-    /// from there: an unknown phase, or bits set that have no meaning.
+    /// from there: an unknown phase, or bits set that have no meaning. It has no translation.
     #[inline(always)]
     pub const fn from_words(words: [u64; RECORD_WORDS]) -> Option<Self> {
         let [k0, k1, k2, k3, k4, state, distribution] = words;
@@ -101,6 +127,7 @@ impl FlowRecord {
             epoch: Epoch((distribution >> 32) as u32),
             key: FlowKey::from_words([k0, k1, k2, k3, k4]),
             state,
+            translation: None,
         };
         let back = record.to_words();
         if back[4] != k4 || back[5] != words[5] || back[6] != distribution {

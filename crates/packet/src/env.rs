@@ -4,14 +4,15 @@
 //! same two traits: [`Frame`] for the bytes of a packet and [`Env`] for everything else.
 
 use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
-use crate::entry::FlowRecord;
+use crate::entry::{FlowRecord, Translation};
 use crate::event::Event;
-use crate::flow::Address;
+use crate::flow::{Address, FlowKey};
 use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
 use crate::reception::Mode;
 use crate::rule::RULE_WORDS;
 use crate::table::Slots;
+use crate::verdict::Verdict;
 
 /// An Ethernet address, its six bytes in network order in the low 48 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -108,6 +109,9 @@ pub trait Env: Slots {
     /// Whether a flow may begin now that the peers are to know before; if not, it has not begun, and
     /// its packet goes up.
     fn may_begin(&self, record: &FlowRecord) -> bool;
+    /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
+    /// error is what becomes of its packet instead.
+    fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.

@@ -30,5 +30,6 @@ pub mod siphash;
 pub mod stage;
 pub mod table;
 pub mod tracking;
+pub mod translate;
 pub mod verdict;
 pub mod wire;

@@ -19,7 +19,7 @@ use crate::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos};
 use crate::entry::{FlowRecord, FlowState};
 use crate::env::{Env, Frame, Mac};
 use crate::event::{Event, EventKind};
-use crate::flow::Direction;
+use crate::flow::{Direction, FlowKey};
 use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
@@ -28,6 +28,7 @@ use crate::rule::{self, Action, Commit};
 use crate::stage::Stage;
 use crate::table::{self, Control, Found, Inserted, Slot, word};
 use crate::tracking::{self, Phase, Step};
+use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::{self, Headers, Link, Payload};
 
@@ -122,6 +123,9 @@ fn handle_own<E: Env>(
     interface: u32,
 ) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
+        if found.is_translated() {
+            return Verdict::Stage(Stage::Translate);
+        }
         return pass(env, headers, &found, place, slot.epoch, now, bytes);
     }
     if slot.state == BucketState::Loading {
@@ -136,7 +140,8 @@ fn handle_own<E: Env>(
 #[inline(always)]
 pub(crate) fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, verdict: Verdict) {
     use DropReason::{NoLease, NotOwner};
-    if matches!(verdict, Verdict::Upcall(_) | Verdict::Drop(NoLease | NotOwner)) {
+    if matches!(verdict, Verdict::Upcall(_) | Verdict::Stage(_) | Verdict::Drop(NoLease | NotOwner))
+    {
         return;
     }
     let Ok(link) = wire::parse_link(frame) else { return };
@@ -145,11 +150,12 @@ pub(crate) fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, ver
     }
 }
 
-/// A packet of a flow that is known. The flow may be bound to another bucket than the packet's own
+/// A packet of a flow that is known; the key of its headers is the flow's, as packets of this direction would
+/// spell it without translation. The flow may be bound to another bucket than the packet's own
 /// identifiers name: two ISAKMP exchanges between the same endpoints are one flow, of the first one's
 /// bucket. Then that bucket has to be this node's too.
 #[inline(always)]
-fn pass<E: Env>(
+pub(crate) fn pass<E: Env>(
     env: &E,
     headers: &Headers,
     found: &Found<E::Slot>,
@@ -183,7 +189,7 @@ fn pass<E: Env>(
         let next = FlowState { phase, confirmed, sequence, ..state };
         if found.slot.compare_exchange::<{ word::STATE }>(word, next.to_word()) {
             found.slot.store::<{ word::EPOCH }>(epoch.0 as u64);
-            announce(env, headers, found, epoch, next);
+            announce(env, &headers.key, found, epoch, next);
             return Verdict::Forward;
         }
     }
@@ -195,18 +201,18 @@ fn pass<E: Env>(
 #[inline(always)]
 fn announce<E: Env>(
     env: &E,
-    headers: &Headers,
+    key: &FlowKey,
     found: &Found<E::Slot>,
     epoch: Epoch,
     state: FlowState,
 ) {
     let key = match found.direction {
-        Direction::Original => headers.key,
-        Direction::Reply => headers.key.reversed(),
+        Direction::Original => *key,
+        Direction::Reply => key.reversed(),
     };
     let bucket = Control::from_word(found.control).bucket;
     let kind = if state.phase.is_closed() { EventKind::Closed } else { EventKind::Updated };
-    env.emit(&Event { kind, record: FlowRecord { bucket, epoch, key, state } });
+    env.emit(&Event { kind, record: FlowRecord { translation: None, bucket, epoch, key, state } });
 }
 
 #[inline(always)]
@@ -242,34 +248,44 @@ fn open<E: Env>(
         _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
         _ => return Verdict::Drop(DropReason::NotFirst),
     };
-    let (rule, commit) = match decide(env, headers, interface) {
+    let (rule, commit, pool) = match decide(env, headers, interface) {
         Ok(decided) => decided,
         Err(reason) => return Verdict::Drop(reason),
     };
     let state = FlowState { phase, confirmed: false, rule, sequence: 1 };
-    let record = FlowRecord { bucket: place.bucket, epoch, key: headers.key, state };
+    let (bucket, key) = (place.bucket, headers.key);
+    let record = FlowRecord { bucket, epoch, key, state, translation: None };
+    if pool != 0 {
+        return translate::open(env, place, &record, pool, commit, now);
+    }
     if matches!(commit, Commit::Sync) && !env.may_begin(&record) {
         return Verdict::Upcall(UpcallReason::Commit);
     }
     match table::insert(env, place.hash, &record, now) {
-        Inserted::New(slot, state) => {
+        Inserted::New(slot, state, _) => {
             count(slot, Direction::Original, bytes, now);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
             Verdict::Forward
         }
+        Inserted::Present(found) if found.is_translated() => Verdict::Stage(Stage::Translate),
         Inserted::Present(found) => pass(env, headers, &found, place, epoch, now, bytes),
         Inserted::Full => Verdict::Drop(DropReason::TableFull),
         Inserted::Busy => Verdict::Upcall(UpcallReason::Contended),
     }
 }
 
-/// The number of the rule that lets the flow in, and whether the peers are to know it before, or why it is not let in.
+/// The number of the rule that lets the flow in, whether the peers are to know it before, and what its source is
+/// translated to; or why it is not let in.
 #[inline(always)]
-fn decide<E: Env>(env: &E, headers: &Headers, interface: u32) -> Result<(u16, Commit), DropReason> {
+fn decide<E: Env>(
+    env: &E,
+    headers: &Headers,
+    interface: u32,
+) -> Result<(u16, Commit, u16), DropReason> {
     let mut first = rule::FirstMatch::new(&headers.key, interface);
     env.scan_rules(&mut first);
     match first.matched() {
-        Some((index, Action::Accept, commit)) => Ok((index, commit)),
+        Some((index, Action::Accept, commit)) => Ok((index, commit, first.pool())),
         Some((_, Action::Drop, _)) => Err(DropReason::Rule),
         None => Err(DropReason::NoRule),
     }

@@ -11,7 +11,7 @@
 //! use: a node owns only some buckets, and its table must still fill evenly.
 
 use crate::bucket::BucketId;
-use crate::flow::{Endpoint, FlowKey};
+use crate::flow::{Endpoint, FlowKey, Protocol};
 use crate::siphash::{HashKey, hash18};
 
 /// A kind of packet, as far as placement tells them apart.
@@ -35,6 +35,17 @@ pub enum PacketType {
 }
 
 impl PacketType {
+    /// The type of packets of a protocol by which flows can be translated, as their endpoints alone tell it.
+    #[must_use]
+    pub const fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::TCP => Self::Tcp,
+            Protocol::UDP => Self::Udp,
+            Protocol::ICMP | Protocol::ICMPV6 => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
+
     /// The packet type of this number; a number that has none is [`PacketType::Other`].
     #[inline(always)]
     pub const fn from_bits(bits: u8) -> Self {
@@ -194,7 +205,7 @@ impl Placer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Address, Protocol};
+    use crate::flow::Address;
     use proptest::prelude::*;
 
     fn placer(buckets: u32) -> Placer {

@@ -98,6 +98,9 @@ pub struct Rule {
     pub destination_ports: Ports,
     /// The number of the interface that the first packet comes in by, or any.
     pub interface: Option<u32>,
+    /// What the source of flows that it accepts is translated to: the number of a pool of addresses, from 1 on;
+    /// 0: it is not translated.
+    pub source_pool: u16,
 }
 
 /// How many 64-bit words a rule takes.
@@ -107,6 +110,7 @@ const ACCEPT: u64 = 1 << 40;
 const HAS_PROTOCOL: u64 = 1 << 41;
 const HAS_INTERFACE: u64 = 1 << 42;
 const SYNC: u64 = 1 << 43;
+const POOL_SHIFT: u32 = 48;
 
 impl Rule {
     /// A rule that every flow matches.
@@ -120,6 +124,7 @@ impl Rule {
             source_ports: Ports::ANY,
             destination_ports: Ports::ANY,
             interface: None,
+            source_pool: 0,
         }
     }
 
@@ -149,6 +154,7 @@ impl Rule {
         if let Some(interface) = self.interface {
             flags |= HAS_INTERFACE | interface as u64;
         }
+        flags |= (self.source_pool as u64) << POOL_SHIFT;
         [
             self.source.value.high,
             self.source.value.low,
@@ -179,6 +185,7 @@ impl Rule {
             source_ports: range(ports, ports >> 16),
             destination_ports: range(ports >> 32, ports >> 48),
             interface: if flags & HAS_INTERFACE == 0 { None } else { Some(flags as u32) },
+            source_pool: pool_of(words),
         }
     }
 }
@@ -218,13 +225,19 @@ pub const fn commit_of(words: &[u64; RULE_WORDS]) -> Commit {
     if words[9] & SYNC != 0 { Commit::Sync } else { Commit::Async }
 }
 
+/// What the source of flows is translated to that the rule of these words accepts.
+#[inline(always)]
+pub const fn pool_of(words: &[u64; RULE_WORDS]) -> u16 {
+    (words[9] >> POOL_SHIFT) as u16
+}
+
 /// Finds the first rule that a flow matches.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstMatch<'a> {
     key: &'a FlowKey,
     interface: u32,
-    /// The rule's number and, above it, 1 for accept, 2 for drop or 3 for accept when the peers know;
-    /// 0 while there is none.
+    /// The rule's number, above it its pool, and above that 1 for accept, 2 for drop or 3 for accept when
+    /// the peers know; 0 while there is none.
     found: u64,
 }
 
@@ -248,6 +261,14 @@ impl<'a> FirstMatch<'a> {
     }
 }
 
+impl FirstMatch<'_> {
+    /// The pool that the flow's source is translated to; 0 if it is not.
+    #[inline(always)]
+    pub const fn pool(&self) -> u16 {
+        (self.found >> 16) as u16
+    }
+}
+
 impl RuleVisitor for FirstMatch<'_> {
     #[inline(always)]
     fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool {
@@ -259,7 +280,7 @@ impl RuleVisitor for FirstMatch<'_> {
             (Action::Drop, _) => 2,
             (Action::Accept, Commit::Sync) => 3,
         };
-        self.found = action << 32 | index as u64;
+        self.found = action << 32 | (pool_of(words) as u64) << 16 | index as u64;
         false
     }
 }

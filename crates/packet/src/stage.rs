@@ -9,7 +9,8 @@
 //! Invariants:
 //!
 //! * The main stage hands a frame over before it has changed the frame, or changed or counted anything for
-//!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again.
+//!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again. On the host it
+//!   has begun the flow of a first packet that is translated, which that packet then is the first of.
 //! * The load of a bucket is counted once a packet: by the stage that finds the bucket to be this node's
 //!   to handle ([`own`] in the stages behind the main one). Whoever hands over behind that point hands over a
 //!   packet that has been counted.
@@ -29,6 +30,7 @@ use crate::pipeline;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
 use crate::related;
+use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::Link;
 
@@ -38,16 +40,19 @@ use crate::wire::Link;
 pub enum Stage {
     /// ICMP errors, which belong to the flow of the packet that they quote: [`related`].
     Related = 0,
+    /// Packets of flows that are translated: [`translate`].
+    Translate = 1,
 }
 
 /// Every stage behind the main one, in the order of its number.
-pub const STAGES: [Stage; 1] = [Stage::Related];
+pub const STAGES: [Stage; 2] = [Stage::Related, Stage::Translate];
 
 impl Stage {
     /// The name of its program in the object that the kernel loads.
     pub const fn program(self) -> &'static str {
         match self {
             Self::Related => "testudo_related",
+            Self::Translate => "testudo_translate",
         }
     }
 }
@@ -71,6 +76,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u32) -> Verdict {
     match stage {
         Stage::Related => related::handle(env, frame, interface),
+        Stage::Translate => translate::handle(env, frame),
     }
 }
 

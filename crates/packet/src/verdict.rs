@@ -35,6 +35,8 @@ pub enum UpcallReason {
     Held = 3,
     /// It begins a flow that the peers are to know before.
     Commit = 4,
+    /// It begins a flow that is translated, and user space chooses to what.
+    Translate = 5,
 }
 
 impl UpcallReason {
@@ -45,6 +47,7 @@ impl UpcallReason {
             2 => Some(Self::Contended),
             3 => Some(Self::Held),
             4 => Some(Self::Commit),
+            5 => Some(Self::Translate),
             _ => None,
         }
     }
@@ -92,6 +95,8 @@ reasons! {
     Internal "drop.internal" "A limit of this build that should not be reachable.",
     CommitFull "drop.commit-full" "Too many packets wait for the peers to know their flows.",
     Unrelated "drop.unrelated" "An ICMP error that is about no packet of a known flow.",
+    NoPort "drop.no-port" "The flow is to be translated, and no endpoint is free for it, or its protocol has no ports.",
+    Untranslated "drop.untranslated" "It belongs to a translated flow and does not carry the endpoints that it should.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

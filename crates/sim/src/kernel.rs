@@ -208,6 +208,7 @@ impl Kernel {
                 let sequence = 1 + (packet.id % 5) as u32;
                 let rule = rule_of(packet.port, self.slots.len(), self.rules);
                 let record = FlowRecord {
+                    translation: None,
                     bucket: BucketId(bucket as u16),
                     epoch: slot.epoch,
                     key: key(packet.port),

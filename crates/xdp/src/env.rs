@@ -3,15 +3,16 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
-use testudo_packet::flow::Address;
+use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::Slots;
+use testudo_packet::verdict::{UpcallReason, Verdict};
 
 use crate::maps::{self, AnswerKey, setting, shared};
 use crate::slot::KernelSlot;
@@ -170,6 +171,12 @@ impl Env for Kernel {
     #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
         number.wrapping_add(maps::unknown_zero())
+    }
+
+    /// User space chooses: it knows which flows are still to come into the table.
+    #[inline(always)]
+    fn translation(&self, _key: &FlowKey, _pool: u16) -> Result<Translation, Verdict> {
+        Err(Verdict::Upcall(UpcallReason::Translate))
     }
 
     #[inline(always)]

@@ -41,6 +41,11 @@ pub fn testudo_related(ctx: XdpContext) -> u32 {
     run(&ctx, Stage::Related)
 }
 
+#[xdp]
+pub fn testudo_translate(ctx: XdpContext) -> u32 {
+    run(&ctx, Stage::Translate)
+}
+
 /// Runs a stage on a frame that the main program has handed over.
 #[inline(always)]
 fn run(ctx: &XdpContext, stage: Stage) -> u32 {

@@ -19,12 +19,14 @@
 //! Memory is never given back.
 
 mod index;
+mod replies;
 mod slots;
 mod summing;
 mod told;
 
 use crate::keys::TableKey;
 use index::{Absent, Index};
+use replies::Replies;
 use slots::{NO_SLOT, Slots};
 use summing::Unsummed;
 use testudo_packet::bucket::{BucketId, Epoch, NodeId};
@@ -123,6 +125,7 @@ pub struct CommonTable {
     /// How many flows there are.
     flows: usize,
     index: Index,
+    replies: Replies,
     buckets: Vec<Bucket>,
     /// Without the flows that are still to be summed up.
     digest: u64,
@@ -142,6 +145,7 @@ impl CommonTable {
             slots: Slots::default(),
             flows: 0,
             index: Index::new(key),
+            replies: Replies::default(),
             buckets: vec![empty; buckets as usize],
             digest: 0,
             unsummed: Unsummed::default(),
@@ -244,6 +248,13 @@ impl CommonTable {
     #[must_use]
     pub fn get(&self, bucket: BucketId, key: &FlowKey) -> Option<FlowRecord> {
         self.slots.record(self.find(bucket, key)?)
+    }
+
+    /// The flow that a packet of this key belongs to, also if it is a reply to a flow that is translated.
+    #[must_use]
+    pub fn of_packet(&self, bucket: BucketId, key: &FlowKey) -> Option<FlowRecord> {
+        let replies_to = || self.at(self.replies.get(bucket, key)?);
+        self.get(bucket, key).or_else(replies_to)
     }
 
     /// The slot of a flow.
@@ -415,7 +426,7 @@ impl CommonTable {
     /// How many bytes the table has taken from the system for its flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.slots.memory() + self.index.memory() + self.told.memory()
+        self.slots.memory() + self.index.memory() + self.told.memory() + self.replies.memory()
     }
 
     fn overwrite(&mut self, slot: SlotId, known: &FlowRecord, record: FlowRecord) {
@@ -424,9 +435,12 @@ impl CommonTable {
             self.add_to_digests(record.bucket, self.weight(known).wrapping_neg());
         }
         // A reference stands for what seldom changes; peers are told of that again when it does.
-        if (record.key, record.state.rule) != (known.key, known.state.rule) {
+        let told_once = |record: &FlowRecord| (record.key, record.state.rule, record.translation);
+        if told_once(&record) != told_once(known) {
             self.told.clear_slot(slot);
         }
+        self.replies.forget(known, slot);
+        self.replies.note(&record, slot);
         self.slots.write(slot, record);
         self.index.note_recent(&record.key, slot);
         if summed {
@@ -446,6 +460,7 @@ impl CommonTable {
         self.bucket_mut(record.bucket)?.first = slot;
         self.told.clear_slot(slot);
         self.index.insert(absent, &record.key, slot);
+        self.replies.note(&record, slot);
         self.flows += 1;
         self.sum_up_later(slot);
         Ok(slot)
@@ -458,6 +473,7 @@ impl CommonTable {
             self.unsummed.remove(slot);
         }
         self.flows -= usize::from(self.index.remove(record.bucket, &record.key, slot));
+        self.replies.forget(record, slot);
         let next = self.slots.unlink(slot);
         let bucket = &mut self.buckets[usize::from(record.bucket.0)];
         bucket.count -= 1;
@@ -492,8 +508,13 @@ impl CommonTable {
     /// What a record adds to the digests: sums are the same in every order, and can be taken back.
     fn weight(&self, record: &FlowRecord) -> u64 {
         let [k0, k1, k2, k3, k4] = record.key.to_words();
-        let bucket = u64::from(record.bucket.0);
-        self.key.hash(&[k0, k1, k2, k3, k4, record.state.to_word(), bucket])
+        let (state, bucket) = (record.state.to_word(), u64::from(record.bucket.0));
+        let weight = self.key.hash(&[k0, k1, k2, k3, k4, state, bucket]);
+        if record.translation.is_none() {
+            return weight;
+        }
+        let [r0, r1, r2, r3, r4] = record.reply_key().to_words();
+        self.key.hash(&[r0, r1, r2, r3, r4, weight, bucket])
     }
 
     fn add_to_digests(&mut self, bucket: BucketId, change: u64) {

@@ -2,11 +2,13 @@
 //!
 //! A slot is one cache line: the seven words of a record, and the two links of its bucket's list.
 //! Bits that a record leaves free say whether the slot is in use, whether its flow is in doubt, whether it
-//! is in the digests, and the slot's generation: how many flows have left it. Slots come in chunks that never move, so growing
-//! copies nothing.
+//! is in the digests, whether it is translated, and the slot's generation: how many flows have left it. Slots come in chunks that never move, so growing
+//! copies nothing. What the few flows that are translated are translated to stands aside.
+
+use std::collections::HashMap;
 
 use testudo_packet::bucket::BucketId;
-use testudo_packet::entry::{FlowRecord, RECORD_WORDS};
+use testudo_packet::entry::{FlowRecord, RECORD_WORDS, Translation};
 use testudo_packet::flow::{FlowKey, KEY_WORDS};
 
 /// The number of a slot. It is another flow's after the flow in it has been taken out.
@@ -34,6 +36,7 @@ const DISTRIBUTION: usize = RECORD_WORDS - 1;
 const IN_USE: u64 = 1 << 16;
 const STALE: u64 = 1 << 17;
 const SUMMED: u64 = 1 << 18;
+const TRANSLATED: u64 = 1 << 19;
 const FLAGS: u64 = 0xffff_0000;
 
 /// Bits 40 to 63 of a record's word of ports have no meaning in the record.
@@ -58,11 +61,13 @@ pub(super) struct Slots {
     touched: u32,
     /// The first of the slots that were used and are free, linked by `next`.
     free: SlotId,
+    translations: HashMap<SlotId, Translation>,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { chunks: Vec::new(), touched: 0, free: NO_SLOT }
+        let translations = HashMap::new();
+        Self { chunks: Vec::new(), touched: 0, free: NO_SLOT, translations }
     }
 }
 
@@ -80,9 +85,11 @@ impl Slots {
         if words[DISTRIBUTION] & IN_USE == 0 {
             return None;
         }
+        let translated = words[DISTRIBUTION] & TRANSLATED != 0;
+        let translation = if translated { self.translations.get(&slot).copied() } else { None };
         words[DISTRIBUTION] &= !FLAGS;
         words[PORTS] &= NO_GENERATION;
-        FlowRecord::from_words(words)
+        FlowRecord::from_words(words).map(|record| FlowRecord { translation, ..record })
     }
 
     /// The place of the flow that is in a slot now.
@@ -128,8 +135,15 @@ impl Slots {
     /// Overwrites the record of a slot in use; the flow is in doubt no longer, and in no digest.
     pub(super) fn write(&mut self, slot: SlotId, record: FlowRecord) {
         let mut words = record.to_words();
-        let slot = self.at(slot);
         words[DISTRIBUTION] |= IN_USE;
+        match record.translation {
+            Some(translation) => {
+                words[DISTRIBUTION] |= TRANSLATED;
+                self.translations.insert(slot, translation);
+            }
+            None => self.forget_translation(slot),
+        }
+        let slot = self.at(slot);
         words[PORTS] |= slot.words[PORTS] & !NO_GENERATION;
         slot.words = words;
     }
@@ -146,8 +160,15 @@ impl Slots {
         slot
     }
 
+    fn forget_translation(&mut self, slot: SlotId) {
+        if self.at(slot).words[DISTRIBUTION] & TRANSLATED != 0 {
+            self.translations.remove(&slot);
+        }
+    }
+
     /// Frees a slot; returns the one behind it in its list.
     pub(super) fn unlink(&mut self, slot: SlotId) -> SlotId {
+        self.forget_translation(slot);
         let Slot { previous, next, words } = *self.at(slot);
         if previous != NO_SLOT {
             self.at(previous).next = next;
@@ -212,5 +233,6 @@ impl Slots {
 
     pub(super) fn memory(&self) -> usize {
         self.chunks.len() * CHUNK * size_of::<Slot>()
+            + self.translations.capacity() * size_of::<(SlotId, Translation)>()
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::keys::Keys;
 use proptest::prelude::*;
 use std::collections::HashMap;
-use testudo_packet::entry::FlowState;
+use testudo_packet::entry::{FlowState, Translation};
 use testudo_packet::flow::{Address, Endpoint};
 use testudo_packet::tracking::Phase;
 
@@ -17,6 +17,7 @@ fn table(capacity: usize) -> CommonTable {
 fn record(port: u16, epoch: u32, sequence: u32) -> FlowRecord {
     let end = |host, port| Endpoint { address: Address::v4(host), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId(port % BUCKETS as u16),
         epoch: Epoch(epoch),
         key: FlowKey {
@@ -291,4 +292,40 @@ proptest! {
             prop_assert_eq!(table.bucket_digest(bucket), fresh.bucket_digest(bucket));
         }
     }
+}
+
+#[test]
+fn a_translated_flow_is_found_by_its_replies_and_sums_up_differently() {
+    let end = |host, port| Endpoint { address: Address::v4(host), port };
+    let plain = record(1, 1, 1);
+    let to =
+        |port| Translation { source: end(0xc000_0201, port), destination: plain.key.responder };
+    let as_port = |port| FlowRecord { translation: Some(to(port)), ..plain };
+    let (mut table, mut other) = (table(10), table(10));
+    table.apply(as_port(7), Authority::Owner).unwrap();
+    assert_eq!(table.get(plain.bucket, &plain.key), Some(as_port(7)));
+    let replies = as_port(7).reply_key();
+    assert_eq!(table.get(plain.bucket, &replies), None);
+    assert_eq!(table.of_packet(plain.bucket, &replies), Some(as_port(7)));
+    other.apply(plain, Authority::Owner).unwrap();
+    assert_ne!(table.digest(), other.digest());
+    other.replace(as_port(8)).unwrap();
+    assert_ne!(table.digest(), other.digest());
+    other.replace(as_port(7)).unwrap();
+    assert_eq!(table.digest(), other.digest());
+    assert_eq!(other.of_packet(plain.bucket, &as_port(8).reply_key()), None);
+
+    // A change keeps what a flow is translated to; what leaves takes it along.
+    let slot = table.find(plain.bucket, &plain.key).unwrap();
+    let place = table.place(slot);
+    table.change(place, Epoch(1), (Phase::Established, true), 2).unwrap();
+    assert_eq!(table.at(slot).unwrap().translation, Some(to(7)));
+    table.remove_at(place, Epoch(1)).unwrap();
+    assert_eq!(table.of_packet(plain.bucket, &replies), None);
+    table.apply(plain, Authority::Owner).unwrap();
+    assert_eq!(table.get(plain.bucket, &plain.key), Some(plain));
+    assert_eq!(table.digest(), {
+        other.replace(plain).unwrap();
+        other.digest()
+    });
 }

@@ -177,6 +177,7 @@ mod tests {
     fn record(port: u16, phase: Phase, sequence: u32) -> FlowRecord {
         let end = |host, port| Endpoint { address: Address::v4(host), port };
         FlowRecord {
+            translation: None,
             bucket: BucketId(port % 2),
             epoch: Epoch(1),
             key: FlowKey {

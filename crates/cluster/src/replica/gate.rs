@@ -166,6 +166,14 @@ impl Gate {
         }
     }
 
+    /// A flow that waits, as it was last heard of.
+    pub(super) fn waiting(&self, record: &FlowRecord) -> Option<FlowRecord> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.waiting.get(&(record.bucket, record.key)).map(|waiting| waiting.record)
+    }
+
     /// Whether a flow waits in this state.
     fn has(&self, record: &FlowRecord) -> bool {
         let waiting = self.waiting.get(&(record.bucket, record.key));
@@ -192,7 +200,9 @@ pub(super) fn is_same(known: &FlowRecord, record: &FlowRecord) -> bool {
         let FlowState { phase, confirmed, rule, .. } = record.state;
         (phase, confirmed, rule)
     };
-    known.key == record.key && state(known) == state(record) && !known.supersedes(record)
+    (known.key, known.translation) == (record.key, record.translation)
+        && state(known) == state(record)
+        && !known.supersedes(record)
 }
 
 impl Replica {
@@ -279,7 +289,7 @@ mod tests {
         let mut key = FlowKey::default();
         key.initiator.port = port;
         let state = FlowState { phase: Phase::SynSent, confirmed: false, rule: 0, sequence: 1 };
-        FlowRecord { bucket: BucketId(bucket), epoch: Epoch(1), key, state }
+        FlowRecord { translation: None, bucket: BucketId(bucket), epoch: Epoch(1), key, state }
     }
 
     fn at(millis: u64) -> Nanos {

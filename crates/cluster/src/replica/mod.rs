@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::event::Event;
+use testudo_packet::event::{Event, EventKind};
 
 use crate::common_table::{Authority, CommonTable, SlotId};
 use crate::config::Cluster;
@@ -399,7 +399,19 @@ impl Replica {
     ///
     /// [`Refused`]; the table and the peers are as they were.
     pub fn handle_event(&mut self, now: Nanos, event: Event) -> Result<(), Refused> {
-        self.learn(now, event.record)
+        let record = self.complete(event);
+        self.learn(now, record)
+    }
+
+    /// An event with what its flow is translated to, of which only the first one tells: whoever changes a flow
+    /// while it lives does not know. A flow of which nothing is known gets nothing here, and the audit finds it.
+    fn complete(&self, Event { kind, record }: Event) -> FlowRecord {
+        if kind == EventKind::Created || record.translation.is_some() {
+            return record;
+        }
+        let known = self.table.get(record.bucket, &record.key);
+        let known = known.or_else(|| self.gate.waiting(&record));
+        FlowRecord { translation: known.and_then(|known| known.translation), ..record }
     }
 
     /// Takes in what a flow of this node's has come to; the peers are told if its rule lets them be.

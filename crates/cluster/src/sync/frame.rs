@@ -308,6 +308,7 @@ mod tests {
     #[test]
     fn every_frame_survives_its_bytes() {
         let record = FlowRecord {
+            translation: None,
             bucket: BucketId(9),
             epoch: Epoch(3),
             key: FlowKey::default(),

@@ -26,7 +26,7 @@ use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::wire::{Reader, Truncated};
 use testudo_packet::bucket::{BucketId, Epoch};
-use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::entry::{FlowRecord, FlowState, Translation};
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::tracking::Phase;
 
@@ -34,7 +34,7 @@ use testudo_packet::tracking::Phase;
 pub const HEAD_BYTES: usize = 4;
 
 /// The longest item of this build.
-pub const MAX_ITEM: usize = 53;
+pub const MAX_ITEM: usize = 89;
 
 /// A bit of a kind: the frame must not be skipped, nor any part of its items.
 pub const CRITICAL: u8 = 0x80;
@@ -69,6 +69,8 @@ pub mod kind {
     pub const DETERMINE_4: u8 = 22;
     pub const DETERMINE_6: u8 = 23;
     pub const DETERMINED: u8 = 24;
+    pub const INTRODUCE_TRANSLATED: u8 = 25;
+    pub const SNAPSHOT_TRANSLATED: u8 = 26;
     pub const ACKNOWLEDGE: u8 = super::UNCOUNTED;
     pub const EPOCH: u8 = super::UNCOUNTED + 1;
 }
@@ -130,6 +132,8 @@ fn least(kind: u8) -> Option<(u8, bool)> {
     Some(match kind {
         kind::INTRODUCE_4 => (25, false),
         kind::INTRODUCE_6 => (49, false),
+        kind::INTRODUCE_TRANSLATED => (85, false),
+        kind::SNAPSHOT_TRANSLATED => (89, false),
         kind::CHANGE => (8, false),
         kind::LEAVE | kind::FORGOTTEN => (3, false),
         kind::REMOVE_4 | kind::SNAPSHOT_4 | kind::DETERMINE_4 => (29, false),
@@ -203,12 +207,18 @@ impl Item {
     pub fn kind(&self) -> u8 {
         match self {
             Self::Introduce { record, .. } | Self::Frame(Frame::Upsert(record)) => {
-                kind::INTRODUCE_4 + wide(record)
+                match record.translation {
+                    Some(_) => kind::INTRODUCE_TRANSLATED,
+                    None => kind::INTRODUCE_4 + wide(record),
+                }
             }
             Self::Change { .. } => kind::CHANGE,
             Self::Leave { .. } => kind::LEAVE,
             Self::Snapshot { record, .. } | Self::Frame(Frame::Snapshot(record)) => {
-                kind::SNAPSHOT_4 + wide(record)
+                match record.translation {
+                    Some(_) => kind::SNAPSHOT_TRANSLATED,
+                    None => kind::SNAPSHOT_4 + wide(record),
+                }
             }
             Self::Forgotten { .. } => kind::FORGOTTEN,
             Self::Epoch { .. } => kind::EPOCH,
@@ -234,8 +244,8 @@ impl Item {
     /// Appends the item, without a head.
     pub fn put(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Introduce { reference, ref record } => put_flow(reference, record, out),
-            Self::Frame(Frame::Upsert(ref record)) => put_flow(None, record, out),
+            Self::Introduce { reference, ref record } => put_whole(reference, record, out),
+            Self::Frame(Frame::Upsert(ref record)) => put_whole(None, record, out),
             Self::Change { reference, phase, confirmed, sequence } => {
                 let [r0, r1, r2, _] = reference.number().to_le_bytes();
                 let [s0, s1, s2, s3] = sequence.to_le_bytes();
@@ -245,15 +255,19 @@ impl Item {
                 out.extend_from_slice(&reference.number().to_le_bytes()[..3]);
             }
             Self::Snapshot { reference, ref record } => {
-                put_flow(reference, record, out);
+                put_whole(reference, record, out);
                 out.extend_from_slice(&record.epoch.0.to_le_bytes());
             }
-            Self::Frame(Frame::Snapshot(ref record) | Frame::Remove(ref record)) => {
-                put_flow(None, record, out);
+            Self::Frame(Frame::Snapshot(ref record)) => {
+                put_whole(None, record, out);
+                out.extend_from_slice(&record.epoch.0.to_le_bytes());
+            }
+            Self::Frame(Frame::Remove(ref record)) => {
+                put_flow(None, record, wide(record) == 1, out);
                 out.extend_from_slice(&record.epoch.0.to_le_bytes());
             }
             Self::Frame(Frame::Determine { number, ref record }) => {
-                put_flow(None, record, out);
+                put_flow(None, record, wide(record) == 1, out);
                 out.extend_from_slice(&number.to_le_bytes());
             }
             Self::Epoch { bucket, epoch } => put_bucket(bucket, &epoch.0.to_le_bytes(), out),
@@ -277,6 +291,10 @@ impl Item {
             kind::FORGOTTEN => {
                 reference(&mut reader).map(|reference| Self::Forgotten { reference })
             }
+            kind::INTRODUCE_TRANSLATED => translated(&mut reader)
+                .map(|(reference, record)| Self::Introduce { reference, record }),
+            kind::SNAPSHOT_TRANSLATED => translated_with_epoch(&mut reader)
+                .map(|(reference, record)| Self::Snapshot { reference, record }),
             kind::SNAPSHOT_4 | kind::SNAPSHOT_6 => {
                 flow_with_epoch(&mut reader, known == kind::SNAPSHOT_6)
                     .map(|(reference, record)| Self::Snapshot { reference, record })
@@ -289,8 +307,12 @@ impl Item {
             }
             kind::DETERMINE_4 | kind::DETERMINE_6 => {
                 match flow_with_epoch(&mut reader, known == kind::DETERMINE_6) {
-                    Ok((None, FlowRecord { epoch: Epoch(number), bucket, key, state })) => {
-                        let record = FlowRecord { bucket, epoch: Epoch(0), key, state };
+                    Ok((
+                        None,
+                        FlowRecord { translation: None, epoch: Epoch(number), bucket, key, state },
+                    )) => {
+                        let record =
+                            FlowRecord { translation: None, bucket, epoch: Epoch(0), key, state };
                         Ok(Self::Frame(Frame::Determine { number, record }))
                     }
                     _ => Err(Meaningless),
@@ -330,8 +352,21 @@ fn put_bucket(bucket: BucketId, rest: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
+/// A flow with what it is translated to: then always with addresses of 16 bytes, and behind it those that it is
+/// translated to, source and destination, and both ports.
+fn put_whole(reference: Option<Reference>, record: &FlowRecord, out: &mut Vec<u8>) {
+    let Some(Translation { source, destination }) = record.translation else {
+        return put_flow(reference, record, wide(record) == 1, out);
+    };
+    put_flow(reference, record, true, out);
+    out.extend_from_slice(&source.address.to_bytes());
+    out.extend_from_slice(&destination.address.to_bytes());
+    out.extend_from_slice(&source.port.to_le_bytes());
+    out.extend_from_slice(&destination.port.to_le_bytes());
+}
+
 /// Reference, phase, bucket, rule, sequence, both addresses, both ports, protocol.
-fn put_flow(reference: Option<Reference>, record: &FlowRecord, out: &mut Vec<u8>) {
+fn put_flow(reference: Option<Reference>, record: &FlowRecord, wide: bool, out: &mut Vec<u8>) {
     let FlowRecord { bucket, key, state, .. } = record;
     let mut head = [0; 12];
     let number = reference.map_or(MAX_REFERENCES, Reference::number);
@@ -342,7 +377,7 @@ fn put_flow(reference: Option<Reference>, record: &FlowRecord, out: &mut Vec<u8>
     head[8..].copy_from_slice(&state.sequence.to_le_bytes());
     out.extend_from_slice(&head);
     let (from, to) = (key.initiator, key.responder);
-    if let (Some(from), Some(to)) = (from.address.as_v4(), to.address.as_v4()) {
+    if let (false, Some(from), Some(to)) = (wide, from.address.as_v4(), to.address.as_v4()) {
         let mut both = [0; 8];
         both[..4].copy_from_slice(&from.to_be_bytes());
         both[4..].copy_from_slice(&to.to_be_bytes());
@@ -439,7 +474,7 @@ fn flow(
     let responder = Endpoint { address: to, port: reader.u16()? };
     let key = FlowKey { initiator, responder, protocol: Protocol(reader.u8()?) };
     let state = FlowState { phase, confirmed, rule, sequence };
-    Ok((reference, FlowRecord { bucket, epoch: Epoch(0), key, state }))
+    Ok((reference, FlowRecord { translation: None, bucket, epoch: Epoch(0), key, state }))
 }
 
 fn flow_with_epoch(
@@ -447,6 +482,21 @@ fn flow_with_epoch(
     wide: bool,
 ) -> Result<(Option<Reference>, FlowRecord), Meaningless> {
     let (reference, record) = flow(reader, wide)?;
+    Ok((reference, FlowRecord { epoch: Epoch(reader.u32()?), ..record }))
+}
+
+fn translated(reader: &mut Reader<'_>) -> Result<(Option<Reference>, FlowRecord), Meaningless> {
+    let (reference, record) = flow(reader, true)?;
+    let (from, to) = (address(reader, true)?, address(reader, true)?);
+    let source = Endpoint { address: from, port: reader.u16()? };
+    let destination = Endpoint { address: to, port: reader.u16()? };
+    Ok((reference, FlowRecord { translation: Some(Translation { source, destination }), ..record }))
+}
+
+fn translated_with_epoch(
+    reader: &mut Reader<'_>,
+) -> Result<(Option<Reference>, FlowRecord), Meaningless> {
+    let (reference, record) = translated(reader)?;
     Ok((reference, FlowRecord { epoch: Epoch(reader.u32()?), ..record }))
 }
 

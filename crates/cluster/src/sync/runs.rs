@@ -19,16 +19,18 @@ pub(super) const MOST_ADDED: usize = 2 * HEAD_BYTES + MAX_ITEM + EPOCH_BYTES;
 const EPOCH_BYTES: usize = 6;
 
 /// The kinds whose items wait, in the order in which they are written.
-const ORDER: [u8; 9] = [
+const ORDER: [u8; 11] = [
     kind::EPOCH,
     kind::LEAVE,
     kind::REMOVE_4,
     kind::REMOVE_6,
     kind::INTRODUCE_4,
     kind::INTRODUCE_6,
+    kind::INTRODUCE_TRANSLATED,
     kind::CHANGE,
     kind::SNAPSHOT_4,
     kind::SNAPSHOT_6,
+    kind::SNAPSHOT_TRANSLATED,
 ];
 
 #[derive(Debug, Default)]

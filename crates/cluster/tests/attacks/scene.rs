@@ -79,6 +79,7 @@ pub fn flow(number: u16, phase: Phase, sequence: u32) -> FlowRecord {
         _ => (Address::v4(0x0a00_0001), Address::v4(0xc000_0201)),
     };
     FlowRecord {
+        translation: None,
         bucket: BucketId(bucket),
         epoch: epoch(bucket),
         key: FlowKey {

@@ -68,6 +68,7 @@ pub fn flow(number: u16, phase: Phase, sequence: u32) -> FlowRecord {
     let protocol = [Protocol::TCP, Protocol::UDP, Protocol::ESP, Protocol::ICMP];
     let bucket = BucketId(number % 4);
     FlowRecord {
+        translation: None,
         bucket,
         epoch: slot(bucket.0).epoch,
         key: FlowKey {

@@ -26,6 +26,7 @@ pub fn cluster(node: u8, max_flows: usize) -> Arc<Cluster> {
 pub fn flow(number: u16, epoch: u32, phase: Phase, sequence: u32) -> FlowRecord {
     let end = |address, port| Endpoint { address: Address::v4(address), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId(number % BUCKETS),
         epoch: Epoch(epoch),
         key: FlowKey {

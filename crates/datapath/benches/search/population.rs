@@ -63,6 +63,7 @@ fn key(net: u32, number: u32) -> FlowKey {
 pub fn record(placer: &Placer, number: u32) -> FlowRecord {
     let key = key(PRESENT_NET, number);
     FlowRecord {
+        translation: None,
         bucket: placer.place(&key, PacketType::Tcp, Identifiers::default()).bucket,
         epoch: Epoch(1),
         key,

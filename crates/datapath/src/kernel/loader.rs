@@ -19,6 +19,7 @@ use crate::Error;
 use crate::committing::Committing;
 use crate::held::Held;
 use crate::memory::Words;
+use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
@@ -76,6 +77,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         buckets,
         shared,
         rules: Vec::new(),
+        pools: Pools::new(&settings.pools, &settings.placer()),
         rule_map: typed(&mut programs, "RULES", Array::try_from)?,
         counts: typed(&mut programs, "COUNTS", PerCpuArray::try_from)?,
         events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,

@@ -43,6 +43,7 @@ use crate::committing::Committing;
 use crate::held::{Held, Released};
 use crate::interface::{BucketLoad, Datapath, Drained};
 use crate::memory::Words;
+use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
@@ -82,6 +83,7 @@ pub struct KernelDatapath {
     buckets: Words,
     shared: Arc<Words>,
     rules: Vec<Rule>,
+    pools: Pools,
     rule_map: Array<MapData, [u64; RULE_WORDS]>,
     counts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,

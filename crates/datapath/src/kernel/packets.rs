@@ -8,24 +8,22 @@ use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
-use testudo_packet::flow::FlowKey;
+use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::reception::Mode;
 use testudo_packet::stage;
 use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
+use testudo_packet::wire;
 
 use super::{KernelDatapath, shared, upcall, upcall::Upcall};
 use crate::frame::SliceFrame;
 use crate::held::Released;
 use crate::host_env::HostEnv;
 use crate::interface::{Datapath, NodeTable};
-use crate::user::{Place, place_of};
+use crate::user::{Place, Resolve, is_taken, place_of};
 
 /// How many packets the ring can hold that takes them up, and a few: one release reads no more.
 const MAX_WAITING: usize = 4096;
-
-/// Asked for a flow that is not in the node table.
-type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>;
 
 impl KernelDatapath {
     /// Handles one packet that came up, or lets it wait.
@@ -136,7 +134,12 @@ impl KernelDatapath {
             self.table.install(&[record], now);
         }
         let mut upcall = upcall;
-        let (verdict, beginning) = self.run(&mut upcall, now, committed);
+        let goes_to = route_of(&mut upcall.packet);
+        let (verdict, beginning) = self.run(&mut upcall, now, committed, missing);
+        if route_of(&mut upcall.packet) != goes_to {
+            // It was looked up for the packet as it came.
+            upcall.next_hop = None;
+        }
         if let (Verdict::Upcall(UpcallReason::Commit), Some(record)) = (verdict, beginning) {
             let bytes = upcall.packet.len();
             let waits = self.committing.begin(record, bytes, upcall);
@@ -153,7 +156,10 @@ impl KernelDatapath {
         upcall: &mut Upcall,
         now: Nanos,
         committed: bool,
+        known: Resolve<'_>,
     ) -> (Verdict, Option<FlowRecord>) {
+        let known = RefCell::new(known);
+        let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, Some(&known), key);
         let env = HostEnv {
             placer: self.settings.placer(),
             settings: &self.settings,
@@ -162,6 +168,8 @@ impl KernelDatapath {
             rules: &self.rules,
             stations: &self.stations,
             loads: None,
+            pools: &self.pools,
+            taken: Some(&taken),
             lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
             now,
             loaded: true,
@@ -203,4 +211,11 @@ impl KernelDatapath {
             }
         }
     }
+}
+
+/// Where a packet goes to.
+fn route_of(packet: &mut [u8]) -> Option<Address> {
+    let frame = SliceFrame(packet);
+    let link = wire::parse_link(&frame).ok()?;
+    wire::destination(&frame, &link)
 }

@@ -157,7 +157,7 @@ fn an_error_finds_a_flow_that_is_still_being_loaded() {
         assert_eq!(node.takes(OUTSIDE, &error).0, Verdict::Upcall(UpcallReason::Loading));
     }
     let state = FlowState { phase: Replied, confirmed: true, rule: 0, sequence: 3 };
-    let record = FlowRecord { bucket, epoch: Epoch(4), key, state };
+    let record = FlowRecord { translation: None, bucket, epoch: Epoch(4), key, state };
     let mut known = None;
     let handled = node.datapath.handle_upcalls(node.now, &mut |asked, quoted| {
         // The first error comes before anybody knows the flow, the second behind it.
@@ -211,7 +211,7 @@ fn an_error_about_a_flow_of_a_moving_bucket_is_sent_once() {
     // The flow has come with its bucket.
     let state = FlowState { phase: Established, confirmed: true, rule: 0, sequence: 3 };
     let key = flow(17, CLIENT, SERVER);
-    let record = FlowRecord { bucket, epoch: Epoch(4), key, state };
+    let record = FlowRecord { translation: None, bucket, epoch: Epoch(4), key, state };
     new.datapath.table().install(&[record], now);
     let released = new.datapath.release_held(now, bucket, &mut handled, &mut |_, _| None);
     assert_eq!(released, Released { sent: 1, skipped: 3, dropped: 0 });

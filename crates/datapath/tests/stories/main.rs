@@ -24,4 +24,5 @@ mod tcp;
 #[path = "../traffic/mod.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod traffic;
+mod translation;
 mod tunnels;

@@ -9,7 +9,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, No
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
 use testudo_packet::event::{Event, EventKind, Handled, Occurrence};
-use testudo_packet::flow::{Endpoint, FlowKey, Protocol};
+use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
@@ -83,6 +83,17 @@ impl Node {
 
     /// The same in another reception mode.
     pub fn in_mode(mode: Mode, node: u8, slots: u32, rules: &[Rule]) -> Self {
+        Self::with_pools(mode, node, slots, rules, Vec::new())
+    }
+
+    /// The same with addresses that sources are translated to.
+    pub fn with_pools(
+        mode: Mode,
+        node: u8,
+        slots: u32,
+        rules: &[Rule],
+        pools: Vec<Vec<Address>>,
+    ) -> Self {
         let answers = [INSIDE, OUTSIDE].into_iter().flat_map(|interface| {
             [CLUSTER_V4, CLUSTER_V6].map(|text| Answer {
                 interface,
@@ -99,6 +110,7 @@ impl Node {
             table_slots: slots,
             answers: answers.collect(),
             mode,
+            pools,
         };
         let mut datapath = UserDatapath::new(settings).expect("good settings");
         datapath.set_rules(rules).expect("few rules");
@@ -211,6 +223,6 @@ pub fn counter(verdict: Verdict) -> &'static str {
         Verdict::Stack => "stack",
         Verdict::Answer => "answered",
         Verdict::Upcall(_) => "upcall",
-        Verdict::Stage(_) => panic!("a stage that nobody ran"),
+        Verdict::Stage(stage) => panic!("{stage:?} was not run through"),
     }
 }

@@ -82,7 +82,7 @@ fn when_the_lease_has_run_out_nothing_is_handled() {
 /// What the common table of a cluster knows of the story's connection.
 fn known(bucket: BucketId) -> FlowRecord {
     let state = FlowState { phase: Established, confirmed: true, rule: 0, sequence: 3 };
-    FlowRecord { bucket, epoch: Epoch(4), key: flow(6, CLIENT, SERVER), state }
+    FlowRecord { translation: None, bucket, epoch: Epoch(4), key: flow(6, CLIENT, SERVER), state }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Packets for tests: well-formed ones of every kind that the pipeline knows, between few endpoints
 //! so that flows recur, and the same packets damaged.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use testudo_packet::flow::FlowKey;
 
 /// The cluster's address on the link in these tests.
 pub const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0x00, 0x01];
@@ -223,6 +226,32 @@ pub fn packet() -> impl Strategy<Value = Vec<u8>> {
         }
         frame
     })
+}
+
+/// An answer of the kind that flow's protocol has, under these endpoints: from the initiator to the responder.
+pub fn answer(key: &FlowKey) -> Vec<u8> {
+    let ports = [key.initiator.port, key.responder.port].map(u16::to_be_bytes).concat();
+    let data = match key.protocol.0 {
+        6 => [&ports[..], &[0; 8], &[0x50, 0x12, 0xff, 0xff, 0x12, 0x34, 0, 0]].concat(),
+        17 => [&ports[..], &[0, 12, 0x56, 0x78, 1, 2, 3, 4]].concat(),
+        1 => [&[0, 0, 0x9a, 0xbc][..], &ports[..2], &[0, 1]].concat(),
+        _ => [&[129, 0, 0xde, 0xf0][..], &ports[..2], &[0, 1]].concat(),
+    };
+    let mut frame = [CLUSTER_MAC, CLIENT_MAC].concat();
+    let addresses = [key.initiator, key.responder].map(|end| IpAddr::from(end.address));
+    match addresses {
+        [IpAddr::V4(from), IpAddr::V4(to)] => {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 20 + data.len() as u8, 0, 0, 0x40, 0, 64]);
+            frame.extend([key.protocol.0, 0x12, 0x34]);
+            frame.extend([from.octets(), to.octets()].concat());
+        }
+        [IpAddr::V6(from), IpAddr::V6(to)] => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, data.len() as u8, key.protocol.0, 64]);
+            frame.extend([from.octets(), to.octets()].concat());
+        }
+        mixed => panic!("{mixed:?} are not of one family"),
+    }
+    [frame, data].concat()
 }
 
 /// The address of a node on the link.

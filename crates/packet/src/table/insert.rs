@@ -1,5 +1,6 @@
 //! How flows come into the node table and leave it. The argument stands in the parent's header.
 
+use super::twin::link;
 use super::{Control, Found, LOCK_TRIES, Occupancy, Slot, Slots, WINDOW, find, home_of, word};
 use crate::bucket::{BucketId, Nanos};
 use crate::entry::{FlowRecord, FlowState};
@@ -7,8 +8,8 @@ use crate::entry::{FlowRecord, FlowState};
 /// What came of an insertion.
 #[derive(Clone, Copy, Debug)]
 pub enum Inserted<S> {
-    /// The flow is new; it lives in this slot, in this state.
-    New(S, FlowState),
+    /// The flow is new; it lives in this slot, in this state, and this names the slot ([`super::twin`]).
+    New(S, FlowState, u64),
     /// The flow was there already.
     Present(Found<S>),
     /// Every slot of the window is taken.
@@ -65,7 +66,7 @@ fn lock<S: Slot>(home: S, holder: u8) -> Option<Home> {
     None
 }
 
-/// Puts a flow in, unless it is there.
+/// Puts a flow in, unless it is there. What it is translated to is not looked at.
 ///
 /// The sequence of the record's state may be raised, so that it does not go back in its slot.
 #[inline(always)]
@@ -75,6 +76,18 @@ pub fn insert<T: Slots>(
     record: &FlowRecord,
     now: Nanos,
 ) -> Inserted<T::Slot> {
+    insert_half(table, hash, record, now, (false, 0))
+}
+
+/// Puts a flow in, or an alias, which names the slot of its other half.
+#[inline(always)]
+pub(super) fn insert_half<T: Slots>(
+    table: &T,
+    hash: u32,
+    record: &FlowRecord,
+    now: Nanos,
+    (alias, twin): (bool, u64),
+) -> Inserted<T::Slot> {
     let home_index = home_of(table, hash);
     let Some(home) = table.slot(home_index) else { return Inserted::Full };
     let Some(before) = lock(home, table.holder()) else { return Inserted::Busy };
@@ -83,21 +96,27 @@ pub fn insert<T: Slots>(
         return Inserted::Present(found);
     }
     for distance in 0..WINDOW {
-        let Some(slot) = table.slot(home_index.wrapping_add(distance) & table.slot_mask()) else {
-            break;
-        };
+        let index = home_index.wrapping_add(distance) & table.slot_mask();
+        let Some(slot) = table.slot(index) else { break };
         if let Some(claimed) = claim(slot, distance as u8, record.bucket) {
             let state = write_record(slot, record, now);
+            if alias {
+                // No state of its own, so that nobody takes it for a flow.
+                slot.store::<{ word::STATE }>(FlowState::gone(state.sequence));
+            }
+            slot.store::<{ word::TWIN }>(twin);
             slot.store::<{ word::ORIGINAL_PACKETS }>(0);
             slot.store::<{ word::ORIGINAL_BYTES }>(0);
             slot.store::<{ word::REPLY_PACKETS }>(0);
             slot.store::<{ word::REPLY_BYTES }>(0);
-            let live = Control { occupancy: Occupancy::Live, ..claimed };
+            let live = Control { occupancy: Occupancy::Live, alias, ..claimed };
             slot.publish::<{ word::CONTROL }>(live.to_word());
             let flows = before.0 | 1u64 << distance;
             home.publish::<{ word::HOME }>(before.with_flows(flows));
-            table.count(1);
-            return Inserted::New(slot, state);
+            if !alias {
+                table.count(1);
+            }
+            return Inserted::New(slot, state, link(index, claimed.generation));
         }
     }
     home.publish::<{ word::HOME }>(before.unlocked());
@@ -117,6 +136,7 @@ fn claim<S: Slot>(slot: S, distance: u8, bucket: BucketId) -> Option<Control> {
         distance,
         bucket,
         generation: control.generation.wrapping_add(1),
+        alias: false,
     };
     slot.compare_exchange::<{ word::CONTROL }>(seen, claimed.to_word()).then_some(claimed)
 }
@@ -171,11 +191,14 @@ pub fn remove<T: Slots>(table: &T, index: u32, control: u64) -> Option<bool> {
         home.publish::<{ word::HOME }>(before.unlocked());
         return None;
     }
-    let empty = Control { occupancy: Occupancy::Empty, distance: 0, bucket: BucketId(0), ..seen };
+    let (distance, bucket, alias) = (0, BucketId(0), false);
+    let empty = Control { occupancy: Occupancy::Empty, distance, bucket, alias, ..seen };
     slot.publish::<{ word::CONTROL }>(empty.to_word());
     let flows = before.0 & !(1u64 << seen.distance);
     home.publish::<{ word::HOME }>(before.with_flows(flows));
-    table.count(-1);
+    if !seen.alias {
+        table.count(-1);
+    }
     Some(true)
 }
 
@@ -214,7 +237,7 @@ fn repair_window<T: Slots>(table: &T, index: u32, seen: Home) {
                 slot.publish::<{ word::CONTROL }>(empty.to_word());
             }
             Occupancy::Live if ours => {
-                if flows >> distance & 1 == 0 {
+                if flows >> distance & 1 == 0 && !control.alias {
                     table.count(1);
                 }
                 flows |= 1 << distance;

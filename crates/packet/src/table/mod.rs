@@ -42,6 +42,11 @@
 //! publishes is a full-order exchange. `model` checks all of this on the host, over every interleaving
 //! that the memory model allows.
 //!
+//! # Translated flows
+//!
+//! Replies carry other endpoints than the flow's first packet, so such a flow lives in two slots, each of which
+//! names the other: [`twin`].
+//!
 //! # When it is full
 //!
 //! A flow finds no room when all slots of its window are taken. It is refused and counted; nothing
@@ -50,8 +55,10 @@
 mod insert;
 #[cfg(test)]
 mod model;
+pub mod twin;
 
 pub use insert::{Inserted, break_locks, insert, remove, write_record};
+pub use twin::{Joined, insert_translated};
 
 use crate::bucket::{BucketId, Epoch};
 use crate::entry::{FlowRecord, FlowState};
@@ -66,7 +73,7 @@ pub const LOCK_TRIES: u32 = 64;
 /// How many 64-bit words a slot has: two cache lines.
 pub const SLOT_WORDS: usize = 16;
 
-/// What the words of a slot hold. Words 14 and 15 are free for the translation and the next hop.
+/// What the words of a slot hold. Word 15 is free for the next hop.
 pub mod word {
     /// Occupancy, place in the window, bucket, generation.
     pub const CONTROL: usize = 0;
@@ -88,6 +95,8 @@ pub mod word {
     pub const REPLY_PACKETS: usize = 12;
     /// Bytes from the responder.
     pub const REPLY_BYTES: usize = 13;
+    /// The slot of the other half of a translated flow ([`super::twin`]); 0 if there is none.
+    pub const TWIN: usize = 14;
 }
 
 /// Access to one slot. All of it is atomic; `W` is a constant so that the verifier can see it.
@@ -144,7 +153,11 @@ pub struct Control {
     pub bucket: BucketId,
     /// How often the slot was claimed.
     pub generation: u32,
+    /// Whether it holds no flow, but the key that a translated flow's replies carry.
+    pub alias: bool,
 }
+
+const ALIAS: u64 = 1 << 9;
 
 impl Control {
     /// The control word as read.
@@ -160,6 +173,7 @@ impl Control {
             distance: (word >> 4 & 31) as u8,
             bucket: BucketId((word >> 16) as u16),
             generation: (word >> 32) as u32,
+            alias: word & ALIAS != 0,
         }
     }
 
@@ -175,6 +189,7 @@ impl Control {
             | ((self.distance & 31) as u64) << 4
             | (self.bucket.0 as u64) << 16
             | (self.generation as u64) << 32
+            | if self.alias { ALIAS } else { 0 }
     }
 }
 
@@ -256,8 +271,8 @@ fn holds<S: Slot>(slot: S, key: &FlowKey) -> Option<(Direction, u64)> {
     (slot.load::<{ word::CONTROL }>() == control).then_some((direction, control))
 }
 
-/// The record of the flow in a slot, as it was while the control word was `control`; `None` if the
-/// slot is not, or no longer, in use for that flow.
+/// The record of the flow in a slot, as it was while the control word was `control`, without its translation;
+/// `None` if the slot is not, or no longer, in use for that flow.
 #[inline(always)]
 pub fn read_record<S: Slot>(slot: S, control: u64) -> Option<FlowRecord> {
     let key: [u64; KEY_WORDS] = [
@@ -271,5 +286,11 @@ pub fn read_record<S: Slot>(slot: S, control: u64) -> Option<FlowRecord> {
     let epoch = Epoch(slot.load::<{ word::EPOCH }>() as u32);
     let unchanged = control & 3 == 2 && slot.load::<{ word::CONTROL }>() == control;
     let bucket = Control::from_word(control).bucket;
-    unchanged.then_some(FlowRecord { bucket, epoch, key: FlowKey::from_words(key), state })
+    unchanged.then_some(FlowRecord {
+        translation: None,
+        bucket,
+        epoch,
+        key: FlowKey::from_words(key),
+        state,
+    })
 }

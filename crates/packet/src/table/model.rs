@@ -123,7 +123,7 @@ fn key(port: u16) -> FlowKey {
 
 fn record(port: u16) -> FlowRecord {
     let state = FlowState { phase: Phase::SynSent, confirmed: false, rule: port, sequence: 1 };
-    FlowRecord { bucket: BucketId(3), epoch: Epoch(1), key: key(port), state }
+    FlowRecord { translation: None, bucket: BucketId(3), epoch: Epoch(1), key: key(port), state }
 }
 
 fn insert_flow(table: &ModelTable, port: u16) -> Inserted<ModelSlot<'_>> {
@@ -271,6 +271,7 @@ fn a_dead_holders_lock_and_claim_are_undone() {
             distance: 1,
             bucket: BucketId(0),
             generation: 1,
+            alias: false,
         };
         (&*table).slot(1).unwrap().publish::<{ word::CONTROL }>(claimed.to_word());
         assert!(matches!(insert_flow(&table, 2), Inserted::Busy));

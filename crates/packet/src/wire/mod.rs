@@ -65,6 +65,8 @@ pub struct Headers {
     pub answer: bool,
     /// Time to live or hop limit.
     pub hops: u8,
+    /// Where the transport header begins, in bytes from the start of the frame.
+    pub offset: u32,
 }
 
 impl Headers {
@@ -89,6 +91,7 @@ impl Headers {
             flags: TcpFlags((rest >> 8) as u8),
             answer: rest >> 16 & 1 == 1,
             hops: (rest >> 24) as u8,
+            offset: self.offset,
         }
     }
 }

@@ -97,6 +97,7 @@ const fn headers(ip: &Network, key: FlowKey, transport: Transport) -> Headers {
         flags: transport.flags,
         answer: transport.answer,
         hops: ip.hops,
+        offset: ip.offset,
     }
 }
 

@@ -232,6 +232,7 @@ fn step(replica: &mut Replica, now: Nanos, own: &[BucketId], number: u32, stage:
     };
     let last = LIFE.len() - 1;
     let record = FlowRecord {
+        translation: None,
         bucket,
         epoch: EPOCH,
         key: FlowKey {

@@ -44,6 +44,7 @@ impl World {
         }
         let Some(daemon) = &mut machine.daemon else { return };
         let record = FlowRecord {
+            translation: None,
             bucket: BucketId(port % self.options.buckets as u16),
             epoch: Epoch(0),
             key: key(port),

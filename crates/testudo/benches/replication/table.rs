@@ -50,6 +50,7 @@ fn record(number: u32, sequence: u32) -> FlowRecord {
     let mixed = number.wrapping_mul(SPREAD);
     let end = |address, port| Endpoint { address: Address::v4(address), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId((mixed >> 16) as u16 % BUCKETS as u16),
         epoch: Epoch(1),
         key: FlowKey {

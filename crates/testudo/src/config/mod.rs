@@ -22,6 +22,7 @@ pub mod node;
 pub mod prefix;
 pub mod probe;
 pub mod rule;
+mod snat;
 #[cfg(test)]
 mod tests;
 mod timeouts;

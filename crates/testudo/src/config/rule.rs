@@ -4,16 +4,18 @@
 //! A rule is kept as the file means it, with names of interfaces, because their numbers are known
 //! only on the machine; [`Rule::compile`] makes it what packets are compared with.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
-use testudo_packet::flow::Protocol;
+use testudo_packet::flow::{Address, Protocol};
 use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
 use super::document::{Section, Value};
 use super::error::Fault;
 use super::interface::Interface;
 use super::prefix::{Prefix, PrefixError};
+use super::snat;
 use crate::protocol_names;
 
 /// The keys of the section.
@@ -29,6 +31,7 @@ pub(super) const KEYS: &[&str] = &[
     "source_ports",
     "destination_ports",
     "interface",
+    "snat",
 ];
 
 /// A rule as the file means it. A flow matches if its first packet matches all that is there.
@@ -54,13 +57,16 @@ pub struct Rule {
     pub destination_ports: Option<Ports>,
     /// The interface that the first packet comes in by, one of the file's; by default any.
     pub interface: Option<String>,
+    /// The addresses that stand in for the source, with ports chosen for each flow; by default none.
+    pub snat: Vec<IpAddr>,
 }
 
 impl Rule {
-    /// The rule as packets are compared with it. `number` gives the kernel's number of an
-    /// interface; its failure is passed on.
+    /// The rule as packets are compared with it. `number` gives the kernel's number of an interface; its failure
+    /// is passed on. `pools`: [`pools`] of all rules.
     pub fn compile<E>(
         &self,
+        pools: &[Vec<Address>],
         number: impl FnOnce(&str) -> Result<u32, E>,
     ) -> Result<packet::Rule, E> {
         Ok(packet::Rule {
@@ -72,8 +78,30 @@ impl Rule {
             source_ports: self.source_ports.unwrap_or(Ports::ANY),
             destination_ports: self.destination_ports.unwrap_or(Ports::ANY),
             interface: self.interface.as_deref().map(number).transpose()?,
+            source_pool: self.pool(pools),
         })
     }
+}
+
+impl Rule {
+    /// The number of its pool, from 1 on; 0 if its flows are not translated.
+    fn pool(&self, pools: &[Vec<Address>]) -> u16 {
+        let own: Vec<Address> = self.snat.iter().copied().map(Address::from).collect();
+        let at = pools.iter().position(|pool| !own.is_empty() && *pool == own);
+        at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
+    }
+}
+
+/// The addresses that sources are translated to, those of rules that name the same ones once.
+pub fn pools(rules: &[Rule]) -> Vec<Vec<Address>> {
+    let mut pools: Vec<Vec<Address>> = Vec::new();
+    for rule in rules.iter().filter(|rule| !rule.snat.is_empty()) {
+        let pool = rule.snat.iter().copied().map(Address::from).collect();
+        if !pools.contains(&pool) {
+            pools.push(pool);
+        }
+    }
+    pools
 }
 
 fn compile_prefix(prefix: Option<Prefix>) -> packet::Prefix {
@@ -88,7 +116,10 @@ pub(super) fn read(sections: &[Section<'_>], interfaces: &[Interface]) -> Result
         let seen = format!("number {}", MAX_RULES + 1);
         return Err(section.refuse(seen, format!("at most {MAX_RULES} sections [[rule]]")));
     }
-    sections.iter().map(|section| read_one(section, interfaces)).collect()
+    let rules: Vec<Rule> =
+        sections.iter().map(|section| read_one(section, interfaces)).collect::<Result<_, _>>()?;
+    snat::check_number(sections, &rules)?;
+    Ok(rules)
 }
 
 fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fault> {
@@ -109,6 +140,7 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
     let destination_ports = ports("destination_ports")?;
     let interface =
         section.value("interface").map(|value| interface(&value, interfaces)).transpose()?;
+    let snat = snat::read(section, action, protocol, source.or(destination))?;
     Ok(Rule {
         action,
         commit,
@@ -120,6 +152,7 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
         source_ports,
         destination_ports,
         interface,
+        snat,
     })
 }
 

@@ -28,7 +28,7 @@ pub use syncing::{
 pub const MAX_REQUEST: usize = 64 * 1024;
 
 /// The longest reply, in bytes, its newline included.
-pub const MAX_REPLY: usize = 64 * 1024 * 1024;
+pub const MAX_REPLY: usize = 96 * 1024 * 1024;
 
 /// The most flows that a reply holds; at a few hundred bytes each they fit [`MAX_REPLY`].
 pub const MAX_FLOWS: u32 = 100_000;
@@ -388,6 +388,9 @@ pub struct Flow {
     pub initiator: Endpoint,
     /// To whom.
     pub responder: Endpoint,
+    /// What its packets are turned into, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translation: Option<Translation>,
     /// Where the flow is in its life: `established` and so on.
     pub phase: String,
     /// Whether the responder has answered.
@@ -439,6 +442,15 @@ pub struct Activity {
     pub idle_ms: u64,
 }
 
+/// What the packets of a flow are turned into on their way from the initiator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Translation {
+    /// What the initiator becomes.
+    pub source: Endpoint,
+    /// What the responder becomes.
+    pub destination: Endpoint,
+}
+
 impl Flow {
     /// A flow as it is shown, from a table's record of it.
     pub fn new(record: &FlowRecord, activity: Option<Activity>) -> Self {
@@ -450,6 +462,10 @@ impl Flow {
             protocol: protocol_names::name(record.key.protocol),
             initiator: endpoint(record.key.initiator),
             responder: endpoint(record.key.responder),
+            translation: record.translation.map(|to| Translation {
+                source: endpoint(to.source),
+                destination: endpoint(to.destination),
+            }),
             phase: record.state.phase.name().to_owned(),
             confirmed: record.state.confirmed,
             rule: record.state.rule,

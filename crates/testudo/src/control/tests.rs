@@ -79,6 +79,7 @@ fn sync_json(connected: bool, sent: u64, pending: u64) -> serde_json::Value {
 fn record() -> FlowRecord {
     let v4 = |a: [u8; 4], port| Endpoint { address: std::net::IpAddr::from(a).into(), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId(7),
         epoch: Epoch(2),
         key: FlowKey {
@@ -307,6 +308,7 @@ fn the_largest_reply_arrives_whole() {
     let widest = Flow {
         initiator: endpoint,
         responder: endpoint,
+        translation: Some(Translation { source: endpoint, destination: endpoint }),
         phase: "syn-received".into(),
         protocol: "icmpv6".into(),
         bucket: u16::MAX,

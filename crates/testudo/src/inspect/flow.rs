@@ -61,11 +61,12 @@ fn show(
     Ok(())
 }
 
-const COMMON: [Column; 9] = [
+const COMMON: [Column; 10] = [
     Column::Left("PROTO"),
     Column::Left("INITIATOR"),
     Column::Left("->"),
     Column::Left("RESPONDER"),
+    Column::Left("AS"),
     Column::Left("PHASE"),
     Column::Left("CONFIRMED"),
     Column::Right("BUCKET"),
@@ -87,23 +88,25 @@ fn render_common(flows: &Flows) -> String {
 }
 
 fn render_node(flows: &Flows) -> String {
-    let columns = std::array::from_fn::<_, 13, _>(|at| {
+    let columns = std::array::from_fn::<_, 14, _>(|at| {
         COMMON.get(at).copied().unwrap_or_else(|| ACTIVITY[at - COMMON.len()])
     });
     let row = |flow: &Flow| {
         let mut cells = common_cells(flow).into_iter().chain(activity_cells(flow));
         std::array::from_fn(|_| cells.next().unwrap_or_default())
     };
-    let rows: Vec<[String; 13]> = flows.flows.iter().map(row).collect();
+    let rows: Vec<[String; 14]> = flows.flows.iter().map(row).collect();
     render(columns, &rows)
 }
 
-fn common_cells(flow: &Flow) -> [String; 9] {
+/// What the responder sees of a translated flow stands under `AS`.
+fn common_cells(flow: &Flow) -> [String; 10] {
     [
         flow.protocol.clone(),
         flow.initiator.to_string(),
         "->".to_owned(),
         flow.responder.to_string(),
+        or_dash(flow.translation.map(|to| to.source.to_string())),
         flow.phase.clone(),
         if flow.confirmed { "yes" } else { "no" }.to_owned(),
         flow.bucket.to_string(),
@@ -125,7 +128,7 @@ fn activity_cells(flow: &Flow) -> [String; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Activity, Endpoint};
+    use crate::control::protocol::{Activity, Endpoint, Translation};
 
     fn flows() -> Flows {
         let endpoint = |address: &str, port| Endpoint { address: address.parse().unwrap(), port };
@@ -133,6 +136,10 @@ mod tests {
             protocol: "tcp".into(),
             initiator: endpoint("10.10.0.9", 40_000),
             responder: endpoint("10.20.0.9", 443),
+            translation: Some(Translation {
+                source: endpoint("192.0.2.1", 2001),
+                destination: endpoint("10.20.0.9", 443),
+            }),
             phase: "established".into(),
             confirmed: true,
             rule: 3,
@@ -152,6 +159,7 @@ mod tests {
             protocol: "udp".into(),
             initiator: endpoint("fd10::9", 5353),
             responder: endpoint("fd20::9", 53),
+            translation: None,
             phase: "unreplied".into(),
             confirmed: false,
             activity: None,
@@ -164,11 +172,11 @@ mod tests {
     #[test]
     fn flows_of_the_node_table_are_counted() {
         let text = "\
-PROTO  INITIATOR        ->  RESPONDER      PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
+PROTO  INITIATOR        ->  RESPONDER      AS              PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
 PACKETS        BYTES  IDLE-S  REPLICATED
-tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  yes             7      2         4    \
+tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001  established  yes             7      2         4    \
 12/10  3400/120000     1.2  yes
-udp    [fd10::9]:5353   ->  [fd20::9]:53   unreplied    no              7      2         4        \
+udp    [fd10::9]:5353   ->  [fd20::9]:53   -               unreplied    no              7      2         4        \
 -            -       -  no
 ";
         assert_eq!(render_node(&flows()), text);
@@ -178,7 +186,7 @@ udp    [fd10::9]:5353   ->  [fd20::9]:53   unreplied    no              7      2
     fn flows_of_the_common_table_are_not() {
         let text = render_common(&flows());
         let first = text.lines().nth(1).unwrap();
-        let expected = "tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  yes             7\
+        let expected = "tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001  established  yes             7\
                         \x20     2         4";
         assert_eq!(first, expected);
     }

@@ -115,6 +115,7 @@ fn play(args: &RunArgs) -> Result<ExitCode> {
         flows: args.flows,
         ipv6: !args.ipv4_only,
         zipf: args.zipf,
+        seen_as: args.snat.then(|| plan::Segment::Outside.cluster()),
         seed,
     };
     // The server's ends go a little later than the client's.

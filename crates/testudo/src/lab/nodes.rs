@@ -53,6 +53,8 @@ pub struct Settings {
     pub still: bool,
     /// Whether first packets of the connections that are opened all the time wait for the peers.
     pub committed: bool,
+    /// Whether the server sees the cluster's addresses in the place of the client's.
+    pub snat: bool,
 }
 
 /// The times that decide how fast a takeover is, in milliseconds.
@@ -181,7 +183,7 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
         }
     }
     if !node.witness {
-        packet_sections(&mut text, state.plan, settings.committed);
+        packet_sections(&mut text, state.plan, settings);
     }
     if settings.patient {
         text.push_str("\n[timeouts]\nunreplied = 86400\nreplied = 86400\n");
@@ -190,7 +192,7 @@ fn configuration(state: &State, node: &Node, secret: &str, settings: &Settings) 
 }
 
 /// The interfaces, with the cluster's addresses where it has some, and the rules.
-fn packet_sections(text: &mut String, plan: Plan, committed: bool) {
+fn packet_sections(text: &mut String, plan: Plan, settings: &Settings) {
     for &segment in plan.data() {
         let _ = write!(text, "\n[[interface]]\nname = \"{}\"\n", segment.node_link());
         if plan.mode == Mode::Shared {
@@ -198,7 +200,12 @@ fn packet_sections(text: &mut String, plan: Plan, committed: bool) {
             let _ = writeln!(text, "addresses = [\"{v4}\", \"{v6}\"]");
         }
     }
-    if committed {
+    // Of IPv4 and of IPv6.
+    let snat = Segment::Outside.cluster().map(|address| match settings.snat {
+        true => format!("snat = [\"{address}\"]\n"),
+        false => String::new(),
+    });
+    if settings.committed {
         let _ = write!(
             text,
             "\n[[rule]]\naction = \"accept\"\ncommit = \"sync\"\nprotocol = \"tcp\"\n\
@@ -208,12 +215,13 @@ fn packet_sections(text: &mut String, plan: Plan, committed: bool) {
         );
     }
     let [client, server] = plan.ends().map(Segment::networks);
-    for ((source, destination), protocols) in client.into_iter().zip(server).zip(ALLOWED) {
+    let families = client.into_iter().zip(server).zip(ALLOWED).zip(snat);
+    for (((source, destination), protocols), snat) in families {
         for protocol in protocols {
             let _ = write!(
                 text,
                 "\n[[rule]]\naction = \"accept\"\nprotocol = \"{protocol}\"\n\
-                 source = \"{}/{}\"\ndestination = \"{}/{}\"\ninterface = \"{}\"\n",
+                 source = \"{}/{}\"\ndestination = \"{}/{}\"\ninterface = \"{}\"\n{snat}",
                 source.0,
                 source.1,
                 destination.0,

@@ -26,7 +26,7 @@ use super::handover::Handover;
 use super::interfaces::{self, Links};
 use super::startup::StartError;
 use super::stations::StationBook;
-use crate::config::{self, Config};
+use crate::config::{self, Config, rule};
 
 /// Where BPF file systems are mounted by custom.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -203,6 +203,7 @@ fn settings(config: &Config, links: &Links) -> Result<testudo_datapath::Settings
         table_slots: config.node.table_entries,
         answers: links.answers(&config.interfaces)?,
         mode: mode(config)?,
+        pools: rule::pools(&config.rules),
     })
 }
 
@@ -231,7 +232,8 @@ fn set_up(
     links: &Links,
     stations: &StationBook,
 ) -> Result<(), StartError> {
-    let rules = config.rules.iter().map(|rule| rule.compile(|name| links.number(name)));
+    let pools = rule::pools(&config.rules);
+    let rules = config.rules.iter().map(|rule| rule.compile(&pools, |name| links.number(name)));
     datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;

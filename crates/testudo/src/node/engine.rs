@@ -371,7 +371,7 @@ impl Engine {
     fn handle_upcalls(&mut self, now: Nanos) {
         let Parts { datapath, replica, .. } = &mut self.parts;
         let table = replica.table();
-        let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
+        let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.of_packet(bucket, key));
         self.tallies.upcalls += handled as u64;
     }
 

@@ -290,6 +290,7 @@ fn new_node(id: NodeId, size: Size, owners: &[NodeId]) -> Result<Node, testudo_d
         grounds: Grounds::default(),
         cluster_mac: Mac::from_bytes(CLUSTER_MAC),
         table_slots: size.slots,
+        pools: Vec::new(),
         answers: Vec::new(),
         mode: Mode::Shared,
     })?;

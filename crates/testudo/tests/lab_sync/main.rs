@@ -6,6 +6,7 @@
 mod admit;
 #[path = "../../../datapath/tests/privileged/mod.rs"]
 mod privileged;
+#[allow(dead_code, reason = "each file of tests uses its part")]
 #[path = "../standing/mod.rs"]
 mod standing;
 

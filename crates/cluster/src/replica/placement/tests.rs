@@ -43,6 +43,7 @@ fn replica(node: NodeId) -> Replica {
 fn flow(port: u16, sequence: u32) -> FlowRecord {
     let end = |host, port| Endpoint { address: Address::v4(host), port };
     FlowRecord {
+        translation: None,
         bucket: BUCKET,
         epoch: Epoch(256),
         key: FlowKey {

@@ -26,11 +26,23 @@ prop_compose! {
         (phase, confirmed) in (phase(), any::<bool>()),
     ) -> FlowRecord {
         FlowRecord {
+            translation: None,
             bucket: BucketId(bucket),
             epoch: Epoch(epoch),
             key: FlowKey { initiator, responder, protocol: Protocol(protocol) },
             state: FlowState { phase, confirmed, rule, sequence },
         }
+    }
+}
+
+prop_compose! {
+    fn whole()(
+        record in record(),
+        (source, destination) in (endpoint(), endpoint()),
+        translated in any::<bool>(),
+    ) -> FlowRecord {
+        let translation = translated.then_some(Translation { source, destination });
+        FlowRecord { translation, ..record }
     }
 }
 
@@ -41,11 +53,11 @@ fn reference() -> impl Strategy<Value = Reference> {
 fn flow_item() -> impl Strategy<Value = Item> {
     let maybe = || prop::option::of(reference());
     prop_oneof![
-        (maybe(), record()).prop_map(|(reference, record)| Item::Introduce {
+        (maybe(), whole()).prop_map(|(reference, record)| Item::Introduce {
             reference,
             record: FlowRecord { epoch: Epoch(0), ..record },
         }),
-        (maybe(), record()).prop_map(|(reference, record)| Item::Snapshot { reference, record }),
+        (maybe(), whole()).prop_map(|(reference, record)| Item::Snapshot { reference, record }),
         record().prop_map(|record| Item::Frame(Frame::Remove(record))),
         (any::<u32>(), record()).prop_map(|(number, record)| {
             let record = FlowRecord { epoch: Epoch(0), ..record };

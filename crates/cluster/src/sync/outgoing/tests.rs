@@ -14,6 +14,7 @@ const ME: NodeId = NodeId(0);
 fn record(port: u16, sequence: u32) -> FlowRecord {
     let end = |host, port| Endpoint { address: Address::v4(host), port };
     FlowRecord {
+        translation: None,
         bucket: BucketId(port % BUCKETS as u16),
         epoch: Epoch(1),
         key: FlowKey {

@@ -24,16 +24,20 @@ fn a_rule_becomes_what_packets_are_compared_with() {
         source_ports: Ports { first: 1024, last: 65_535 },
         destination_ports: Ports { first: 80, last: 80 },
         interface: Some(7),
+        source_pool: 0,
     };
-    assert_eq!(rule.compile(|name| Ok::<_, ()>(if name == "in0" { 7 } else { 0 })), Ok(compiled));
-    assert_eq!(rule.compile(|_| Err("no such device")), Err("no such device"));
+    assert_eq!(
+        rule.compile(&[], |name| Ok::<_, ()>(if name == "in0" { 7 } else { 0 })),
+        Ok(compiled)
+    );
+    assert_eq!(rule.compile(&[], |_| Err("no such device")), Err("no such device"));
 }
 
 #[test]
 fn what_a_rule_does_not_name_is_any() {
     let (before, _) = GOOD.split_once("protocol =").unwrap();
     let rule = parse(Path::new("f"), &format!("{before}{TLS}")).unwrap().rules.remove(0);
-    assert_eq!(rule.compile(|_| Err(())), Ok(packet::Rule::any(Action::Accept)));
+    assert_eq!(rule.compile(&[], |_| Err(())), Ok(packet::Rule::any(Action::Accept)));
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn a_rule_says_whether_first_packets_wait_for_the_peers() {
         let rule = with(more);
         let seen = (rule.commit, rule.commit_timeout);
         assert_eq!(seen, (commit, Duration::from_millis(milliseconds)), "{more}");
-        assert_eq!(rule.compile(|_| Ok::<_, ()>(7)).unwrap().commit, commit);
+        assert_eq!(rule.compile(&[], |_| Ok::<_, ()>(7)).unwrap().commit, commit);
     }
     refused(&[
         (
@@ -302,4 +306,44 @@ fn timeouts_are_seconds_and_never_zero() {
              tcp_closing, tcp_time_wait, tcp_reset, unreplied, replied",
         ),
     ]);
+}
+
+#[test]
+fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
+    let interface = "interface = \"in0\"";
+    let one = |snat: &str| format!("{interface}\nsnat = {snat}");
+    let config = changed(interface, &one(r#"["192.0.2.1", "192.0.2.2"]"#)).unwrap();
+    let mut rules = config.rules.clone();
+    rules.push(rules[0].clone());
+    rules.push(super::super::rule::Rule {
+        snat: vec!["192.0.2.9".parse().unwrap()],
+        ..rules[0].clone()
+    });
+    rules.push(super::super::rule::Rule { snat: Vec::new(), ..rules[0].clone() });
+    let pools = super::super::rule::pools(&rules);
+    assert_eq!(pools.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    let numbers =
+        rules.iter().map(|rule| rule.compile(&pools, |_| Ok::<_, ()>(7)).unwrap().source_pool);
+    assert_eq!(numbers.collect::<Vec<_>>(), [1, 1, 2, 0]);
+}
+
+#[test]
+fn addresses_that_can_stand_in_for_no_source_are_refused() {
+    let interface = "interface = \"in0\"";
+    for snat in [
+        "\"192.0.2.1\"",
+        "[]",
+        "[\"192.0.2\"]",
+        "[\"0.0.0.0\"]",
+        "[\"::ffff:192.0.2.1\"]",
+        "[\"224.0.0.1\"]",
+        "[\"2001:db8::1\"]",
+        "[\"192.0.2.1\", \"192.0.2.1\"]",
+    ] {
+        let error = changed(interface, &format!("{interface}\nsnat = {snat}")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("snat") && text.contains('^'), "{snat}: {text}");
+    }
+    let drop = changed("action = \"accept\"", "action = \"drop\"\nsnat = [\"192.0.2.1\"]");
+    assert!(drop.unwrap_err().to_string().contains("lets no flow begin"));
 }

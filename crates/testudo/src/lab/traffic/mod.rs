@@ -49,6 +49,8 @@ pub struct Load {
     pub ipv6: bool,
     /// Whether the flows' paces follow Zipf's law, and are not all the same.
     pub zipf: bool,
+    /// The addresses that the server is to see in the place of the client's, if it is.
+    pub seen_as: Option<[IpAddr; 2]>,
     /// Paces and contents follow from it.
     pub seed: u64,
 }
@@ -57,11 +59,17 @@ pub struct Load {
 impl Default for Load {
     fn default() -> Load {
         let server = [std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
-        Load { server, connections: 10, flows: 1, ipv6: true, zipf: false, seed: 3 }
+        Load { server, connections: 10, flows: 1, ipv6: true, zipf: false, seen_as: None, seed: 3 }
     }
 }
 
 impl Load {
+    /// The address of whoever the server was not to see.
+    fn exposes(&self, from: SocketAddr) -> Option<IpAddr> {
+        let from = from.ip().to_canonical();
+        self.seen_as.is_some_and(|addresses| !addresses.contains(&from)).then_some(from)
+    }
+
     /// The server's endpoint for the connection or flow of this number.
     fn endpoint(&self, number: u32) -> SocketAddr {
         let [v4, v6] = self.server;

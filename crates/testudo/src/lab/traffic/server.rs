@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct Peer {
     /// Bytes checked since they were last reported.
     served: u64,
     pushed: bool,
+    /// Where it comes from, if the server was not to see that.
+    exposed: Option<IpAddr>,
 }
 
 /// Listen on all addresses of both families.
@@ -65,6 +67,10 @@ pub fn echo(socket: &UdpSocket, shared: &Shared) -> Result<Vec<Half>> {
         // One that can't be read might be of any flow: it is held against the first.
         let flow = flow.filter(|flow| (*flow as usize) < halves.len()).unwrap_or_default();
         let half = &mut halves[flow as usize];
+        if shared.load.exposes(from).is_some() {
+            half.arrived.corrupt += 1;
+            continue;
+        }
         let Some(number) = half.take(bytes, Kind::Ask, flow, key, now) else { continue };
         half.sent.note(number, now);
         let answer = Message { kind: Kind::Answer, connection: flow, number };
@@ -112,8 +118,8 @@ fn accept(
     shared: &Shared,
 ) -> Result<()> {
     loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let (mut stream, from) = match listener.accept() {
+            Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if transient(&error) => continue,
             Err(error) => return Err(error).context("accept a connection"),
@@ -124,7 +130,9 @@ fn accept(
         let _ = stream.set_nodelay(true);
         poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let framed = Framed::new(stream, shared.load.seed);
-        peers.insert(token, Peer { framed, connection: None, asked: 0, served: 0, pushed: false });
+        let exposed = shared.load.exposes(from);
+        let (connection, asked, served, pushed) = (None, 0, 0, false);
+        peers.insert(token, Peer { framed, connection, asked, served, pushed, exposed });
     }
 }
 
@@ -153,6 +161,9 @@ impl Peer {
         let end = self.framed.receive(&mut messages);
         for message in messages {
             let connection = *self.connection.get_or_insert(message.connection);
+            if let Some(seen) = self.exposed {
+                return Err(Broken::Exposed(seen));
+            }
             let expected = Message { kind: Kind::Ask, connection, number: self.asked };
             if message != expected {
                 return Err(Broken::Unexpected { seen: message, expected: self.asked });

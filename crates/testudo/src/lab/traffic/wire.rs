@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use mio::net::TcpStream;
 
@@ -94,6 +95,8 @@ pub enum Broken {
         /// The number that was to come.
         expected: u32,
     },
+    /// It came from an address that the server was not to see.
+    Exposed(IpAddr),
     /// The kernel gave up.
     Failed(io::Error),
 }
@@ -106,6 +109,9 @@ impl fmt::Display for Broken {
             Broken::Corrupt => f.write_str("bytes came that were not sent"),
             Broken::Unexpected { seen, expected } => {
                 write!(f, "{:?} {} came, expected {expected}", seen.kind, seen.number)
+            }
+            Broken::Exposed(seen) => {
+                write!(f, "it came from {seen}, which is not the cluster's address")
             }
             Broken::Failed(error) => error.fmt(f),
         }

@@ -90,7 +90,7 @@ impl Answerer {
         let bucket = placer.place(&key, packet_type, Identifiers::default()).bucket;
         let phase = if key.protocol == Protocol::TCP { Phase::SynSent } else { Phase::Unreplied };
         let state = FlowState { phase, confirmed: false, rule: NO_RULE, sequence: 0 };
-        let record = FlowRecord { bucket, epoch: Epoch(0), key, state };
+        let record = FlowRecord { translation: None, bucket, epoch: Epoch(0), key, state };
         let question = |answers| engine::Input::Determine(Question { record, answers });
         let outcome = ask("engine", &self.engine, question)?.ok_or(NotAdmitted::Many)?;
         let name = |node: NodeId| match node {

@@ -183,7 +183,7 @@ impl Engine {
     fn let_go_on(&mut self, now: Nanos, key: &FlowKey) {
         let Parts { datapath, replica, .. } = &mut self.parts;
         let table = replica.table();
-        datapath.release_committed(now, key, &mut |bucket, key| table.get(bucket, key));
+        datapath.release_committed(now, key, &mut |bucket, key| table.of_packet(bucket, key));
     }
 }
 
@@ -204,7 +204,13 @@ mod tests {
         let (initiator, responder) = (end(1, port), end(2, 80));
         let key = FlowKey { initiator, responder, protocol: Protocol::TCP };
         let state = FlowState { phase: Phase::SynSent, confirmed: false, rule, sequence: 1 };
-        let record = FlowRecord { bucket: BucketId(port % 2), epoch: Epoch(1), key, state };
+        let record = FlowRecord {
+            translation: None,
+            bucket: BucketId(port % 2),
+            epoch: Epoch(1),
+            key,
+            state,
+        };
         Waiting { record, ticket: Ticket::default(), since: at(0) }
     }
 

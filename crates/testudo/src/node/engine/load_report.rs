@@ -146,7 +146,7 @@ mod tests {
         let end = |host, port| Endpoint { address: Address::v4(host), port };
         let key = FlowKey { initiator: end(1, 7), responder: end(2, 7), protocol };
         let state = FlowState { phase: Phase::Unreplied, confirmed: false, rule: 0, sequence: 1 };
-        FlowRecord { bucket: BucketId(bucket), epoch: Epoch(1), key, state }
+        FlowRecord { translation: None, bucket: BucketId(bucket), epoch: Epoch(1), key, state }
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Engine {
             }
             let now = clock::now();
             total = sum(total, datapath.table().install(&loading.chunk, now));
-            let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
+            let handled =
+                datapath.handle_upcalls(now, &mut |bucket, key| table.of_packet(bucket, key));
             tallies.upcalls += handled as u64;
             takeover::look(first_packet, datapath.as_ref(), cluster.buckets(), tallies);
             // What brings packets here may need this core, and would wait for the end of a slice.

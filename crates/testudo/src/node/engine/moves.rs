@@ -72,7 +72,7 @@ impl Engine {
         let table = replica.table();
         // What has come up and was not taken yet waits for the same.
         let now = clock::now();
-        let taken = datapath.handle_upcalls(now, &mut |bucket, key| table.get(bucket, key));
+        let taken = datapath.handle_upcalls(now, &mut |bucket, key| table.of_packet(bucket, key));
         self.tallies.upcalls += taken as u64;
         let released = datapath.release_held(
             now,
@@ -84,7 +84,7 @@ impl Engine {
                 }
                 _ => false,
             },
-            &mut |bucket, key| table.get(bucket, key),
+            &mut |bucket, key| table.of_packet(bucket, key),
         );
         self.tallies.held_sent += released.sent as u64;
         self.tallies.held_skipped += released.skipped as u64;

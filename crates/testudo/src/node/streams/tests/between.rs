@@ -151,6 +151,7 @@ fn flow(number: u16, sequence: u32) -> FlowRecord {
     let end = |last: u32, port| Endpoint { address: Address::v4(0x0a00_0000 + last), port };
     let bucket = BucketId(number % 4);
     FlowRecord {
+        translation: None,
         bucket,
         epoch: slot(bucket).epoch,
         key: FlowKey {

@@ -1,0 +1,44 @@
+//! Which translated flow a reply belongs to: its key is not the flow's reversed.
+//!
+//! Invariant: the keys are those of the replies of all translated flows in the table, and lead to their slots. Of two
+//! flows that claim the same replies, which no two nodes that are right say, the later one has them.
+
+use std::collections::HashMap;
+
+use super::slots::SlotId;
+use testudo_packet::bucket::BucketId;
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::FlowKey;
+
+/// Keys of replies.
+#[derive(Debug, Default)]
+pub(super) struct Replies(HashMap<(BucketId, FlowKey), SlotId>);
+
+impl Replies {
+    pub(super) fn get(&self, bucket: BucketId, key: &FlowKey) -> Option<SlotId> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&(bucket, *key)).copied()
+    }
+
+    pub(super) fn note(&mut self, record: &FlowRecord, slot: SlotId) {
+        if record.translation.is_some() {
+            self.0.insert((record.bucket, record.reply_key()), slot);
+        }
+    }
+
+    pub(super) fn forget(&mut self, record: &FlowRecord, slot: SlotId) {
+        if record.translation.is_none() {
+            return;
+        }
+        let key = (record.bucket, record.reply_key());
+        if self.0.get(&key) == Some(&slot) {
+            self.0.remove(&key);
+        }
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.0.capacity() * size_of::<((BucketId, FlowKey), SlotId)>()
+    }
+}

@@ -1,0 +1,234 @@
+//! The stage of translated flows (NAT): what comes of their packets, and how they are rewritten.
+//!
+//! [`crate::pipeline::handle`] hands a frame over when its flow is translated; here the flow is found by either of
+//! its keys ([`crate::table::twin`]), the packet makes its step in it like any other, and then the frame carries the
+//! other side's endpoints. A packet that comes under the wrong key of the two is dropped: nobody outside reaches an
+//! inside address that way.
+//!
+//! Invariants: the reply's bucket is the flow's, because the translated endpoint is of the class of the one that it
+//! stands for; so whoever owns the flow gets its replies, on every node. A frame is rewritten last, when a
+//! yielding bucket's packet has been reported as it came: the next owner holds the same bytes.
+//!
+//! Checksums change by the difference of what was rewritten (RFC 1624, equation 3); a sum that was wrong stays wrong,
+//! for its receiver to find.
+
+use crate::bucket::{BucketState, Nanos};
+use crate::entry::{FlowRecord, Translation};
+use crate::env::{Env, Frame};
+use crate::event::{Event, EventKind};
+use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::pipeline;
+use crate::placement::Placement;
+use crate::reception::Mode;
+use crate::rule::Commit;
+use crate::stage::Stage;
+use crate::table::{self, Found, Inserted, Joined, insert_translated, twin};
+use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::wire::{self, Headers, Link, Payload};
+
+/// Decides what becomes of a frame that the main stage has found to be of a translated flow, and rewrites it.
+#[inline(always)]
+pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
+    let link = match wire::parse_link(frame) {
+        Ok(link) => link,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let headers = match wire::parse(frame, &link) {
+        Ok(headers) => headers.opaque(env),
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let now = env.now();
+    let slot = match pipeline::admit(env, place.bucket, now) {
+        Ok(slot) => slot,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let Some(met) = Met::find(env, place, &headers.key) else {
+        return Verdict::Drop(DropReason::Untranslated);
+    };
+    let Met { found, key, turned } = met;
+    let bytes = frame.len();
+    let inside = Headers { key, ..headers };
+    let verdict = pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes);
+    if matches!(slot.state, BucketState::Yielding) && !matches!(env.mode(), Mode::Steered) {
+        pipeline::report(env, frame, place.bucket, verdict);
+    }
+    if matches!(verdict, Verdict::Forward) && rewrite(frame, &link, &headers, &turned).is_none() {
+        return Verdict::Drop(DropReason::Internal);
+    }
+    verdict
+}
+
+/// A translated flow, as a packet meets it.
+struct Met<S> {
+    /// The flow's own slot, and which way the packet travels.
+    found: Found<S>,
+    /// The flow's key as packets of this direction would spell it without translation.
+    key: FlowKey,
+    /// What the packet is turned into.
+    turned: Translation,
+}
+
+impl<S: table::Slot> Met<S> {
+    #[inline(always)]
+    fn find<E: Env<Slot = S>>(env: &E, place: Placement, key: &FlowKey) -> Option<Self> {
+        let half = table::lookup(env, place.hash, key)?;
+        // Each half is met in its own direction only: the other one would be under the wrong key.
+        if !matches!(half.direction, Direction::Original) {
+            return None;
+        }
+        let (other, _, control) = twin::other_half(env, half.slot)?;
+        let there = twin::read_key(other);
+        if half.is_alias() {
+            let found = Found { slot: other, direction: Direction::Reply, control };
+            let turned = Translation { source: there.responder, destination: there.initiator };
+            return Some(Self { found, key: there.reversed(), turned });
+        }
+        Some(Self { found: half, key: *key, turned: twin::translation_of(there) })
+    }
+}
+
+/// The first packet of a flow that is to be translated by a pool.
+#[inline(always)]
+pub(crate) fn open<E: Env>(
+    env: &E,
+    place: Placement,
+    record: &FlowRecord,
+    pool: u16,
+    commit: Commit,
+    now: Nanos,
+) -> Verdict {
+    let translation = match env.translation(&record.key, pool) {
+        Ok(translation) => translation,
+        Err(verdict) => return verdict,
+    };
+    let record = FlowRecord { translation: Some(translation), ..*record };
+    if matches!(commit, Commit::Sync) && !env.may_begin(&record) {
+        return Verdict::Upcall(UpcallReason::Commit);
+    }
+    let hashes = (place.hash, env.placer().table_hash(&record.reply_key()));
+    match insert_translated(env, hashes, &record, now) {
+        Joined::Flow(Inserted::New(_, state, _)) => {
+            env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
+            Verdict::Stage(Stage::Translate)
+        }
+        Joined::Flow(Inserted::Present(_)) => Verdict::Stage(Stage::Translate),
+        Joined::Flow(Inserted::Full) => Verdict::Drop(DropReason::TableFull),
+        Joined::Flow(Inserted::Busy) => Verdict::Upcall(UpcallReason::Contended),
+        Joined::Taken => Verdict::Drop(DropReason::NoPort),
+    }
+}
+
+/// What a checksum changes by, as a sum of sixteen-bit words (RFC 1624, equation 3: ~m + m').
+#[derive(Clone, Copy)]
+struct Change(u32);
+
+impl Change {
+    #[inline(always)]
+    const fn word(self, old: u16, new: u16) -> Self {
+        Self(self.0 + !old as u32 + new as u32)
+    }
+
+    #[inline(always)]
+    const fn two_words(self, old: u32, new: u32) -> Self {
+        self.word((old >> 16) as u16, (new >> 16) as u16).word(old as u16, new as u16)
+    }
+
+    #[inline(always)]
+    const fn address(self, old: Endpoint, new: Endpoint, v4: bool) -> Self {
+        let (old, new) = (old.address, new.address);
+        if v4 {
+            return self.two_words(old.low as u32, new.low as u32);
+        }
+        self.two_words((old.high >> 32) as u32, (new.high >> 32) as u32)
+            .two_words(old.high as u32, new.high as u32)
+            .two_words((old.low >> 32) as u32, (new.low >> 32) as u32)
+            .two_words(old.low as u32, new.low as u32)
+    }
+
+    /// The checksum after the change.
+    #[inline(always)]
+    const fn applied_to(self, checksum: u16) -> u16 {
+        let sum = !checksum as u32 + self.0;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        !(sum as u16)
+    }
+}
+
+/// Gives a packet other endpoints.
+#[inline(always)]
+fn rewrite<F: Frame>(
+    frame: &mut F,
+    link: &Link,
+    headers: &Headers,
+    to: &Translation,
+) -> Option<()> {
+    let (from, at, v4) = (headers.key, link.offset, matches!(link.payload, Payload::V4));
+    let addresses = Change(0).address(from.initiator, to.source, v4).address(
+        from.responder,
+        to.destination,
+        v4,
+    );
+    rewrite_transport(frame, headers, to, addresses, v4)?;
+    let (source, destination) = (to.source.address, to.destination.address);
+    if v4 {
+        frame.set_u32(at + 12, source.as_v4()?)?;
+        frame.set_u32(at + 16, destination.as_v4()?)?;
+        let checksum = addresses.applied_to(frame.u16(at + 10)?);
+        return frame.set_u16(at + 10, checksum);
+    }
+    frame.set_u64(at + 8, source.high)?;
+    frame.set_u64(at + 16, source.low)?;
+    frame.set_u64(at + 24, destination.high)?;
+    frame.set_u64(at + 32, destination.low)
+}
+
+/// Ports and the checksum over them, which covers the addresses, too (RFC 9293 §3.1, RFC 768, RFC 4443 §2.3), but for
+/// ICMP (RFC 792).
+#[inline(always)]
+fn rewrite_transport<F: Frame>(
+    frame: &mut F,
+    headers: &Headers,
+    to: &Translation,
+    addresses: Change,
+    v4: bool,
+) -> Option<()> {
+    let (from, at) = (headers.key, headers.offset);
+    let (source, destination) = (to.source.port, to.destination.port);
+    let ports = addresses.word(from.initiator.port, source).word(from.responder.port, destination);
+    match from.protocol {
+        Protocol::TCP => {
+            frame.set_u16(at, source)?;
+            frame.set_u16(at + 2, destination)?;
+            let checksum = ports.applied_to(frame.u16(at + 16)?);
+            frame.set_u16(at + 16, checksum)
+        }
+        Protocol::UDP => {
+            frame.set_u16(at, source)?;
+            frame.set_u16(at + 2, destination)?;
+            match frame.u16(at + 6)? {
+                // The sender has made none.
+                0 if v4 => Some(()),
+                checksum => {
+                    let checksum = ports.applied_to(checksum);
+                    frame.set_u16(at + 6, if checksum == 0 { 0xffff } else { checksum })
+                }
+            }
+        }
+        // Both ends have one identifier, which stands there once.
+        Protocol::ICMP => {
+            frame.set_u16(at + 4, source)?;
+            let identifier = Change(0).word(from.initiator.port, source);
+            let checksum = identifier.applied_to(frame.u16(at + 2)?);
+            frame.set_u16(at + 2, checksum)
+        }
+        Protocol::ICMPV6 => {
+            frame.set_u16(at + 4, source)?;
+            let identifier = addresses.word(from.initiator.port, source);
+            let checksum = identifier.applied_to(frame.u16(at + 2)?);
+            frame.set_u16(at + 2, checksum)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,83 @@
+//! `snat` of `[[rule]]`: the addresses that stand in for the source of its flows.
+
+use std::net::IpAddr;
+
+use testudo_datapath::pools::MAX_ADDRESSES;
+use testudo_packet::flow::Protocol;
+use testudo_packet::rule::Action;
+
+use super::document::{Section, Value};
+use super::error::Fault;
+use super::prefix::Prefix;
+use super::rule::{self, Rule};
+use crate::protocol_names;
+
+/// The most addresses of one rule.
+const MAX_OF_RULE: usize = 64;
+
+const EXPECTED: &str = r#"a list of 1 to 64 addresses such as ["192.0.2.1"]"#;
+
+/// Reads the key, if it is there.
+pub(super) fn read(
+    section: &Section<'_>,
+    action: Action,
+    protocol: Option<Protocol>,
+    about: Option<Prefix>,
+) -> Result<Vec<IpAddr>, Fault> {
+    let Some(list) = section.value("snat") else { return Ok(Vec::new()) };
+    if action == Action::Drop {
+        return Err(list.refuse_because("but the rule lets no flow begin", "a rule that accepts"));
+    }
+    let translatable = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6]
+        .map(Some)
+        .contains(&protocol);
+    if !translatable {
+        let why = match protocol {
+            Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
+            None => "but the rule names no protocol".to_owned(),
+        };
+        return Err(list.refuse_because(&why, "it beside protocol = tcp, udp, icmp or icmpv6 only"));
+    }
+    let mut addresses = Vec::new();
+    for item in list.items(EXPECTED)? {
+        let address = address(&item)?;
+        if let Some(prefix) = about.filter(|prefix| prefix.is_ipv4() != address.is_ipv4()) {
+            let why = format!("but the rule is about {prefix}");
+            return Err(item.refuse_because(&why, "addresses of its family"));
+        }
+        if addresses.contains(&address) {
+            return Err(item.refuse_because("listed twice", "each address once"));
+        }
+        addresses.push(address);
+    }
+    if addresses.is_empty() || addresses.len() > MAX_OF_RULE {
+        let seen = format!("snat is a list of {}", addresses.len());
+        return Err(list.refuse_as(seen, EXPECTED));
+    }
+    Ok(addresses)
+}
+
+fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {
+    let expected = "an address that packets can come from";
+    let address: IpAddr = value.text(expected)?.parse().map_err(|_| value.refuse(expected))?;
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || mapped {
+        return Err(value.refuse(expected));
+    }
+    Ok(address)
+}
+
+/// Refuses more addresses than there is room for, of all rules together.
+pub(super) fn check_number(sections: &[Section<'_>], rules: &[Rule]) -> Result<(), Fault> {
+    let mut together = 0;
+    for (section, so_far) in sections.iter().zip(1..) {
+        together = rule::pools(&rules[..so_far]).iter().map(Vec::len).sum();
+        if together > MAX_ADDRESSES {
+            let seen = format!("snat with {together} addresses in all rules up to here");
+            let expected = format!("at most {MAX_ADDRESSES}; rules with the same list share it");
+            return Err(section.refuse(seen, expected));
+        }
+    }
+    debug_assert!(together <= MAX_ADDRESSES, "checked rule by rule");
+    Ok(())
+}

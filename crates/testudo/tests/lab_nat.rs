@@ -1,0 +1,66 @@
+//! Flows whose source the cluster translates, with the real program, the real kernel and real TCP: the server sees the
+//! cluster's addresses and no other, whatever happens to the nodes.
+//!
+//! Needs root; ignored, with the reason, without it. The labs run one after the other.
+
+#[path = "../../datapath/tests/privileged/mod.rs"]
+mod privileged;
+
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Runs a lab with translation, which has to pass, and returns its report.
+fn lab(arguments: &[&str]) -> Value {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_testudo"));
+    let output =
+        lab.args(["lab", "--json", "--snat"]).args(arguments).output().expect("the lab starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{arguments:?}: no report ({error}): {said}"));
+    assert_eq!(report["failures"], serde_json::json!([]), "{report}");
+    assert_eq!(report["passed"], true, "{report}");
+    report
+}
+
+fn number(report: &Value, path: &str) -> u64 {
+    report.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path} in {report}"))
+}
+
+fn connections_outlive_a_node_under_the_clusters_addresses() {
+    let report =
+        lab(&["--scenario", "kill", "--connections", "200", "--flows", "20", "--hold", "2"]);
+    assert_eq!(number(&report, "/connections/alive"), 200);
+    assert!(number(&report, "/connections/verified_bytes") > 1_000_000, "{report}");
+}
+
+fn moves_lose_and_double_nothing_that_is_translated() {
+    let report =
+        lab(&["--scenario", "moves", "--connections", "50", "--flows", "60", "--buckets", "64"]);
+    for way in ["up", "down"] {
+        assert!(number(&report, &format!("/{way}/sent")) > 1_000, "{report}");
+        for what in ["lost", "doubled"] {
+            assert_eq!(number(&report, &format!("/{way}/{what}")), 0, "{report}");
+        }
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    privileged::run(
+        &[
+            (
+                "connections_outlive_a_node_under_the_clusters_addresses",
+                connections_outlive_a_node_under_the_clusters_addresses,
+            ),
+            (
+                "moves_lose_and_double_nothing_that_is_translated",
+                moves_lose_and_double_nothing_that_is_translated,
+            ),
+        ],
+        &[],
+    )
+}
