@@ -11,7 +11,7 @@ use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::Rule;
+use testudo_packet::rule::{Matched, Rule, note_report};
 use testudo_packet::table::{self, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
@@ -28,6 +28,10 @@ pub struct HostEnv<'a> {
     pub table: &'a SharedTable,
     pub buckets: &'a Words,
     pub rules: &'a [Rule],
+    /// How many flows each of them has let in or refused.
+    pub hits: &'a Words,
+    /// What a packet that a rule refuses may go up by; `None` for one that has.
+    pub reports: Option<&'a Cell<u64>>,
     pub stations: &'a Stations,
     /// Packets and bytes of each bucket; `None` for a packet that has been counted.
     pub loads: Option<&'a Words>,
@@ -43,6 +47,8 @@ pub struct HostEnv<'a> {
     pub committed: bool,
     /// The flow that would have begun if they did.
     pub beginning: Cell<Option<FlowRecord>>,
+    /// What a rule has refused that wants that to be told.
+    pub refused: Cell<Option<(Matched, FlowKey)>>,
     pub occurrences: RefCell<Vec<Occurrence>>,
 }
 
@@ -130,8 +136,12 @@ impl Env for HostEnv<'_> {
         Some(mine.own)
     }
 
-    fn may_begin(&self, record: &FlowRecord) -> bool {
+    fn may_begin(&self, rule: &Matched, record: &FlowRecord) -> bool {
         if !self.committed {
+            // Of a packet that has come up: the one that is to wait.
+            if self.reports.is_none() {
+                self.count_rule(rule.index);
+            }
             self.beginning.set(Some(*record));
         }
         self.committed
@@ -144,6 +154,22 @@ impl Env for HostEnv<'_> {
         };
         let chosen = self.pools.choose(&self.placer, pool, key, free);
         chosen.ok_or(Verdict::Drop(DropReason::NoPort))
+    }
+
+    fn may_report(&self, rule: &Matched, key: &FlowKey) -> bool {
+        let Some(reports) = self.reports else {
+            self.refused.set(Some((*rule, *key)));
+            return false;
+        };
+        let next = note_report(reports.get(), self.now);
+        next.inspect(|next| reports.set(*next)).is_some()
+    }
+
+    fn count_rule(&self, index: u32) {
+        // A flow that has waited was counted when it began to.
+        if let Some(hits) = self.hits.as_slice().get(index as usize).filter(|_| !self.committed) {
+            hits.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn emit(&self, event: &Event) {

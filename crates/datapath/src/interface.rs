@@ -84,6 +84,14 @@ pub trait NodeTable {
     ) -> usize {
         self.expire_part(0..self.capacity(), now, timeouts, expired)
     }
+    /// Takes out every flow in these slots that `unwanted` says is, and shows each as it was. A packet that
+    /// has found the flow just before may still tell of a change of it.
+    fn take_out_part(
+        &self,
+        slots: Range<usize>,
+        unwanted: &dyn Fn(&FlowRecord) -> bool,
+        taken: &mut dyn FnMut(&FlowRecord),
+    );
     /// The flow of this key, in either direction; a translated one also by the key that its replies carry.
     fn get(&self, key: &FlowKey) -> Option<EntryView>;
     /// How many flows are in the table.
@@ -120,6 +128,15 @@ impl Drained {
     }
 }
 
+/// A flow that did not begin, because a rule refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The number of the rule.
+    pub rule: u16,
+    /// The flow.
+    pub key: FlowKey,
+}
+
 /// What a bucket has cost this node so far; both only rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BucketLoad {
@@ -144,8 +161,15 @@ pub trait Datapath {
     fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot);
     /// Until when packets are handled, unless this is called again.
     fn set_lease(&mut self, deadline: Nanos);
-    /// Replaces the rules. Flows that are established stay.
+    /// Replaces the rules, all at once. Flows that are established stay, with the number of the rule that
+    /// has let them in ([`Rule::mark`]). After an error the rules before are in force.
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error>;
+    /// The rules in force.
+    fn rules(&self) -> &[Rule];
+    /// How many flows each of them has let in or refused since it came into force.
+    fn rule_hits(&self) -> Vec<u64>;
+    /// The next flow that a rule has refused which wants that to be told.
+    fn poll_refused(&mut self) -> Option<Refused>;
     /// Replaces the node's own addresses, beside the cluster's: in `steered` mode, packets to them are
     /// for the node's own stack.
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error>;

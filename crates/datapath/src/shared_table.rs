@@ -296,6 +296,20 @@ impl NodeTable for SharedTable {
         count
     }
 
+    fn take_out_part(
+        &self,
+        slots: Range<usize>,
+        unwanted: &dyn Fn(&FlowRecord) -> bool,
+        taken: &mut dyn FnMut(&FlowRecord),
+    ) {
+        self.each_live_in(slots, |index, slot, control| {
+            let Some(record) = self.record(slot, control) else { return };
+            if unwanted(&record) && self.take_out(index, slot, control) {
+                taken(&record);
+            }
+        });
+    }
+
     fn get(&self, key: &FlowKey) -> Option<EntryView> {
         let found = table::lookup(&self, self.placer.table_hash(key), key)?;
         if found.is_alias() {

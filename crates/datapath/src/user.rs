@@ -18,7 +18,7 @@ use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::{PacketHash, packet_hash};
 use testudo_packet::placement::{Identifiers, PacketType};
-use testudo_packet::rule::{MAX_RULES, Rule};
+use testudo_packet::rule::{Action, MAX_RULES, Matched, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
 use testudo_packet::wire;
@@ -28,9 +28,10 @@ use crate::committing::Committing;
 use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
-use crate::interface::{BucketLoad, Datapath, Drained, NodeTable};
+use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
+use crate::reject;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
@@ -56,6 +57,9 @@ pub struct UserDatapath {
     table: SharedTable,
     buckets: Words,
     rules: Vec<Rule>,
+    hits: Words,
+    reports: Cell<u64>,
+    refused: VecDeque<Refused>,
     lease: Nanos,
     pools: Pools,
     stations: Stations,
@@ -89,6 +93,9 @@ impl UserDatapath {
             table,
             buckets,
             rules: Vec::new(),
+            hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
+            reports: Cell::new(0),
+            refused: VecDeque::new(),
             lease: Nanos(0),
             pools,
             stations: Stations::default(),
@@ -108,7 +115,7 @@ impl UserDatapath {
     /// answer, one that is passed carries the owner's address; one that is forwarded is unchanged, for
     /// there are no routes here. One that goes up is kept for [`Datapath::handle_upcalls`].
     pub fn handle(&mut self, frame: &mut [u8], interface: u32, now: Nanos) -> Verdict {
-        let (verdict, _) = self.run(frame, interface, now, Known::default(), None);
+        let verdict = self.run(frame, interface, now, Known::default(), None).verdict;
         if let Verdict::Upcall(reason) = verdict {
             if self.upcalls.len() >= MAX_UPCALLS {
                 return self.count(Verdict::Drop(DropReason::UpcallFull));
@@ -123,7 +130,7 @@ impl UserDatapath {
         std::mem::take(&mut self.released)
     }
 
-    /// What becomes of a frame, and the flow that would have begun if the peers knew it.
+    /// What becomes of a frame.
     fn run(
         &mut self,
         frame: &mut [u8],
@@ -131,7 +138,7 @@ impl UserDatapath {
         now: Nanos,
         Known { loaded, committed }: Known,
         known: Option<Resolve<'_>>,
-    ) -> (Verdict, Option<FlowRecord>) {
+    ) -> Ran {
         let known = known.map(RefCell::new);
         let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, known.as_ref(), key);
         let env = HostEnv {
@@ -140,6 +147,8 @@ impl UserDatapath {
             table: &self.table,
             buckets: &self.buckets,
             rules: &self.rules,
+            hits: &self.hits,
+            reports: (!loaded).then_some(&self.reports),
             stations: &self.stations,
             loads: (!loaded).then_some(&self.loads),
             pools: &self.pools,
@@ -149,10 +158,11 @@ impl UserDatapath {
             loaded,
             committed,
             beginning: Cell::new(None),
+            refused: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
         let verdict = stage::handle(&env, &mut SliceFrame(frame), interface);
-        let beginning = env.beginning.take();
+        let (beginning, refused) = (env.beginning.take(), env.refused.take());
         for occurrence in env.occurrences.into_inner() {
             if self.occurrences.len() < MAX_EVENTS {
                 self.occurrences.push(occurrence);
@@ -163,7 +173,10 @@ impl UserDatapath {
                 Occurrence::Handled(_) => self.lost_handled += 1,
             }
         }
-        (verdict, beginning)
+        let refused = refused.inspect(|(rule, key)| {
+            push_refused(&mut self.refused, Refused { rule: rule.number, key: *key });
+        });
+        Ran { verdict, beginning, refused: refused.map(|(rule, _)| rule) }
     }
 
     /// Decides a packet that went up, unless its bucket is still on its way: then it waits.
@@ -223,7 +236,16 @@ impl UserDatapath {
             self.table.install(&[record], now);
         }
         let known = Known { loaded: true, committed };
-        let (verdict, beginning) = self.run(&mut frame, interface, now, known, Some(missing));
+        let Ran { verdict, beginning, refused } =
+            self.run(&mut frame, interface, now, known, Some(missing));
+        if let Some(rule) = refused
+            && is_rejected(&self.rules, &rule)
+            && let Some(answer) = reject::answer(&self.settings, &mut frame, interface)
+        {
+            self.count(Verdict::Answer);
+            self.released.push((answer, Verdict::Answer));
+            return false;
+        }
         if let (Verdict::Upcall(UpcallReason::Commit), Some(record)) = (verdict, beginning) {
             let bytes = frame.len();
             let waits = self.committing.begin(record, bytes, Waiting { frame, interface, reason });
@@ -333,7 +355,23 @@ impl Datapath for UserDatapath {
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error> {
         check_rules(rules)?;
         self.rules = rules.to_vec();
+        for hits in self.hits.as_slice() {
+            hits.store(0, Ordering::Relaxed);
+        }
         Ok(())
+    }
+
+    fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    fn rule_hits(&self) -> Vec<u64> {
+        let hits = self.hits.as_slice().iter().take(self.rules.len());
+        hits.map(|hits| hits.load(Ordering::Relaxed)).collect()
+    }
+
+    fn poll_refused(&mut self) -> Option<Refused> {
+        self.refused.pop_front()
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -450,6 +488,31 @@ impl Datapath for UserDatapath {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         (0..).zip(self.counters).filter_map(|(i, n)| Some((counter_name(i)?, n))).collect()
+    }
+}
+
+/// What has become of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Ran {
+    verdict: Verdict,
+    /// The flow that would have begun if the peers knew it.
+    beginning: Option<FlowRecord>,
+    /// The rule that has refused it, if that wants to be told.
+    refused: Option<Matched>,
+}
+
+/// Whether whoever has sent a packet that this rule refuses is to hear of it.
+pub(crate) fn is_rejected(rules: &[Rule], rule: &Matched) -> bool {
+    rules.get(rule.index as usize).is_some_and(|rule| rule.action == Action::Reject)
+}
+
+/// How many refused flows wait to be told of at most; more are forgotten.
+const MAX_REFUSED: usize = 1024;
+
+/// Keeps a refused flow until it is told of.
+pub(crate) fn push_refused(queue: &mut VecDeque<Refused>, refused: Refused) {
+    if queue.len() < MAX_REFUSED {
+        queue.push_back(refused);
     }
 }
 

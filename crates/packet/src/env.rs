@@ -10,7 +10,7 @@ use crate::flow::{Address, FlowKey};
 use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
 use crate::reception::Mode;
-use crate::rule::RULE_WORDS;
+use crate::rule::{Matched, RULE_WORDS};
 use crate::table::Slots;
 use crate::verdict::Verdict;
 
@@ -96,7 +96,8 @@ pub trait Env: Slots {
     fn lease(&self) -> Nanos;
     /// The slot of a bucket; `None` only beyond the cluster's count.
     fn bucket(&self, bucket: BucketId) -> Option<BucketSlot>;
-    /// Shows the rules in their order, one at a time, until one is taken.
+    /// Shows the rules in their order, one at a time, until one is taken. The index that each is shown with
+    /// is where it is kept: less than twice [`crate::rule::MAX_RULES`].
     fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V);
     /// The node's own address on an interface, if the cluster has this address there.
     fn answers(&self, interface: u32, address: Address) -> Option<Mac>;
@@ -107,8 +108,13 @@ pub trait Env: Slots {
         number
     }
     /// Whether a flow may begin now that the peers are to know before; if not, it has not begun, and
-    /// its packet goes up.
-    fn may_begin(&self, record: &FlowRecord) -> bool;
+    /// its packet goes up. There it is counted by the rule when it begins to wait, and not when it goes on.
+    fn may_begin(&self, rule: &Matched, record: &FlowRecord) -> bool;
+    /// Whether the packet that wants to begin this flow goes up now that the rule which refuses it asks for
+    /// that; if not, it is dropped here, and counted by the rule. It was not counted before it went up.
+    fn may_report(&self, rule: &Matched, key: &FlowKey) -> bool;
+    /// Counts a flow that has begun by the rule of this index, or was refused by it.
+    fn count_rule(&self, index: u32);
     /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
     /// error is what becomes of its packet instead.
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;

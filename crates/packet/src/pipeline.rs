@@ -24,7 +24,7 @@ use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
-use crate::rule::{self, Action, Commit};
+use crate::rule::{self, Commit, Matched, Outcome};
 use crate::stage::Stage;
 use crate::table::{self, Control, Found, Inserted, Slot, word};
 use crate::tracking::{self, Phase, Step};
@@ -248,22 +248,23 @@ fn open<E: Env>(
         _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
         _ => return Verdict::Drop(DropReason::NotFirst),
     };
-    let (rule, commit, pool) = match decide(env, headers, interface) {
+    let (rule, commit) = match decide(env, headers, interface) {
         Ok(decided) => decided,
-        Err(reason) => return Verdict::Drop(reason),
+        Err(verdict) => return verdict,
     };
-    let state = FlowState { phase, confirmed: false, rule, sequence: 1 };
+    let state = FlowState { phase, confirmed: false, rule: rule.number, sequence: 1 };
     let (bucket, key) = (place.bucket, headers.key);
     let record = FlowRecord { bucket, epoch, key, state, translation: None };
-    if pool != 0 {
-        return translate::open(env, place, &record, pool, commit, now);
+    if rule.pool != 0 {
+        return translate::open(env, place, &record, &rule, commit, now);
     }
-    if matches!(commit, Commit::Sync) && !env.may_begin(&record) {
+    if matches!(commit, Commit::Sync) && !env.may_begin(&rule, &record) {
         return Verdict::Upcall(UpcallReason::Commit);
     }
     match table::insert(env, place.hash, &record, now) {
         Inserted::New(slot, state, _) => {
             count(slot, Direction::Original, bytes, now);
+            env.count_rule(rule.index);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
             Verdict::Forward
         }
@@ -274,20 +275,27 @@ fn open<E: Env>(
     }
 }
 
-/// The number of the rule that lets the flow in, whether the peers are to know it before, and what its source is
-/// translated to; or why it is not let in.
+/// The rule that lets the flow in, and whether the peers are to know it before, or what becomes of its packet.
+/// A refusal is counted by the rule here, and a flow when it has got its entry; so each counts once, however
+/// often its packet is looked at.
 #[inline(always)]
 fn decide<E: Env>(
     env: &E,
     headers: &Headers,
     interface: u32,
-) -> Result<(u16, Commit, u16), DropReason> {
+) -> Result<(Matched, Commit), Verdict> {
     let mut first = rule::FirstMatch::new(&headers.key, interface);
     env.scan_rules(&mut first);
-    match first.matched() {
-        Some((index, Action::Accept, commit)) => Ok((index, commit, first.pool())),
-        Some((_, Action::Drop, _)) => Err(DropReason::Rule),
-        None => Err(DropReason::NoRule),
+    let Some(rule) = first.matched() else { return Err(Verdict::Drop(DropReason::NoRule)) };
+    match rule.outcome {
+        Outcome::Accept(commit) => Ok((rule, commit)),
+        Outcome::Report if env.may_report(&rule, &headers.key) => {
+            Err(Verdict::Upcall(UpcallReason::Refused))
+        }
+        Outcome::Drop | Outcome::Report => {
+            env.count_rule(rule.index);
+            Err(Verdict::Drop(DropReason::Rule))
+        }
     }
 }
 

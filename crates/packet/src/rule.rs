@@ -5,11 +5,30 @@
 //! place. A rule is a fixed number of words; prefixes are stored with their masks, which makes a
 //! comparison four instructions and no branch on the prefix length.
 
+use crate::bucket::Nanos;
 use crate::env::RuleVisitor;
 use crate::flow::{Address, FlowKey, Protocol};
 
 /// The most rules that a packet is compared with.
 pub const MAX_RULES: u32 = 1024;
+
+/// How many first packets go up at most within about a second because a rule refuses them. More are dropped
+/// without a word: a flood of them is to cost no more than that.
+pub const MAX_REPORTS: u32 = 1000;
+
+/// The word that counts what goes up, as it is after one more packet; `None` if that is one too many. Two CPUs
+/// that count at once may count one packet: the bound is no exact one.
+#[inline(always)]
+pub const fn note_report(word: u64, now: Nanos) -> Option<u64> {
+    let second = now.0 >> 30 & 0xffff_ffff;
+    if word >> 32 != second {
+        Some(second << 32 | 1)
+    } else if (word as u32) < MAX_REPORTS {
+        Some(word + 1)
+    } else {
+        None
+    }
+}
 
 /// What a rule says about a flow that matches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +37,8 @@ pub enum Action {
     Accept,
     /// It may not.
     Drop,
+    /// It may not, and whoever wants it is told so.
+    Reject,
 }
 
 /// Whether the packet that creates a flow waits for the peers.
@@ -58,10 +79,11 @@ impl Prefix {
         Some(Self { value: address, mask })
     }
 
+    /// The bits in which the address is outside; 0 if it is not.
     #[inline(always)]
-    fn contains(&self, address: Address) -> bool {
-        address.high & self.mask.high == self.value.high
-            && address.low & self.mask.low == self.value.low
+    const fn differs(&self, address: Address) -> u64 {
+        (address.high & self.mask.high ^ self.value.high)
+            | (address.low & self.mask.low ^ self.value.low)
     }
 }
 
@@ -101,16 +123,22 @@ pub struct Rule {
     /// What the source of flows that it accepts is translated to: the number of a pool of addresses, from 1 on;
     /// 0: it is not translated.
     pub source_pool: u16,
+    /// Whether user space is to hear of the first packets that it refuses.
+    pub reports: bool,
+    /// What user space knows the rule by. Its low 16 bits are the number that flows remember.
+    pub mark: u64,
 }
 
 /// How many 64-bit words a rule takes.
-pub const RULE_WORDS: usize = 10;
+pub const RULE_WORDS: usize = 11;
 
 const ACCEPT: u64 = 1 << 40;
 const HAS_PROTOCOL: u64 = 1 << 41;
 const HAS_INTERFACE: u64 = 1 << 42;
 const SYNC: u64 = 1 << 43;
 const POOL_SHIFT: u32 = 48;
+const REJECT: u64 = 1 << 44;
+const REPORTS: u64 = 1 << 45;
 
 impl Rule {
     /// A rule that every flow matches.
@@ -125,6 +153,8 @@ impl Rule {
             destination_ports: Ports::ANY,
             interface: None,
             source_pool: 0,
+            reports: false,
+            mark: 0,
         }
     }
 
@@ -144,7 +174,11 @@ impl Rule {
         let mut flags = match self.action {
             Action::Accept => ACCEPT,
             Action::Drop => 0,
+            Action::Reject => REJECT,
         };
+        if self.reports {
+            flags |= REPORTS;
+        }
         if let Commit::Sync = self.commit {
             flags |= SYNC;
         }
@@ -166,12 +200,13 @@ impl Rule {
             self.destination.mask.low,
             ports,
             flags,
+            self.mark,
         ]
     }
 
     /// The rule that [`Rule::to_words`] made these words of.
     pub fn from_words(words: &[u64; RULE_WORDS]) -> Self {
-        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags] = *words;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, mark] = *words;
         let range = |first: u64, last: u64| Ports { first: first as u16, last: last as u16 };
         Self {
             action: action_of(words),
@@ -186,6 +221,8 @@ impl Rule {
             destination_ports: range(ports >> 32, ports >> 48),
             interface: if flags & HAS_INTERFACE == 0 { None } else { Some(flags as u32) },
             source_pool: pool_of(words),
+            reports: flags & REPORTS != 0,
+            mark,
         }
     }
 }
@@ -201,22 +238,36 @@ fn prefix(value_high: u64, value_low: u64, mask_high: u64, mask_low: u64) -> Pre
 /// [`Rule::matches`] on the words of a rule, as the pipeline reads them.
 #[inline(always)]
 pub fn matches_words(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bool {
-    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags] = *words;
+    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, _] = *words;
     let (source, destination) = (key.initiator, key.responder);
-    (flags & HAS_PROTOCOL == 0 || (flags >> 32) as u8 == key.protocol.0)
+    // Both addresses at once: one after the other, all words would be kept on the stack until their turn comes,
+    // and the verifier gives no more of that.
+    let differs = prefix(s0, s1, s2, s3).differs(source.address)
+        | prefix(d0, d1, d2, d3).differs(destination.address);
+    differs == 0
+        && (flags & HAS_PROTOCOL == 0 || (flags >> 32) as u8 == key.protocol.0)
         && (flags & HAS_INTERFACE == 0 || flags as u32 == interface)
         && source.port >= ports as u16
         && source.port <= (ports >> 16) as u16
         && destination.port >= (ports >> 32) as u16
         && destination.port <= (ports >> 48) as u16
-        && prefix(s0, s1, s2, s3).contains(source.address)
-        && prefix(d0, d1, d2, d3).contains(destination.address)
 }
 
 /// What the rule of these words says.
 #[inline(always)]
 pub const fn action_of(words: &[u64; RULE_WORDS]) -> Action {
-    if words[9] & ACCEPT != 0 { Action::Accept } else { Action::Drop }
+    match words[9] & (ACCEPT | REJECT) {
+        ACCEPT => Action::Accept,
+        0 => Action::Drop,
+        _ => Action::Reject,
+    }
+}
+
+/// Whether user space is to hear of the first packets that the rule of these words refuses: to be told, or
+/// to tell whoever has sent them.
+#[inline(always)]
+const fn goes_up(words: &[u64; RULE_WORDS]) -> bool {
+    words[9] & (REPORTS | REJECT) != 0
 }
 
 /// What the first packet of a flow waits for that the rule of these words accepts.
@@ -231,13 +282,37 @@ pub const fn pool_of(words: &[u64; RULE_WORDS]) -> u16 {
     (words[9] >> POOL_SHIFT) as u16
 }
 
+/// What the rule says that a flow has matched first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matched {
+    /// The number that flows remember.
+    pub number: u16,
+    /// Where the rule is kept.
+    pub index: u32,
+    /// What the source is translated to; 0: it is not.
+    pub pool: u16,
+    /// What becomes of the flow.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a flow that wants to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It may, and its first packet waits for this.
+    Accept(Commit),
+    /// It may not.
+    Drop,
+    /// It may not, and user space is to hear of it.
+    Report,
+}
+
 /// Finds the first rule that a flow matches.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstMatch<'a> {
     key: &'a FlowKey,
     interface: u32,
-    /// The rule's number, above it its pool, and above that 1 for accept, 2 for drop or 3 for accept when
-    /// the peers know; 0 while there is none.
+    /// The rule's number, its index and, above them, 1 for accept, 2 for drop, 3 for accept when the peers
+    /// know or 4 for drop and tell, and above that its pool; 0 while there is none.
     found: u64,
 }
 
@@ -248,24 +323,19 @@ impl<'a> FirstMatch<'a> {
         Self { key, interface, found: 0 }
     }
 
-    /// The rule's number and what it says.
+    /// The rule, if there is one.
     #[inline(always)]
-    pub const fn matched(&self) -> Option<(u16, Action, Commit)> {
-        let number = self.found as u16;
-        match self.found >> 32 {
-            0 => None,
-            1 => Some((number, Action::Accept, Commit::Async)),
-            2 => Some((number, Action::Drop, Commit::Async)),
-            _ => Some((number, Action::Accept, Commit::Sync)),
-        }
-    }
-}
-
-impl FirstMatch<'_> {
-    /// The pool that the flow's source is translated to; 0 if it is not.
-    #[inline(always)]
-    pub const fn pool(&self) -> u16 {
-        (self.found >> 16) as u16
+    pub const fn matched(&self) -> Option<Matched> {
+        let (number, index) = (self.found as u16, (self.found >> 16) as u16 as u32);
+        let pool = (self.found >> 48) as u16;
+        let outcome = match (self.found >> 32) as u16 {
+            0 => return None,
+            1 => Outcome::Accept(Commit::Async),
+            2 => Outcome::Drop,
+            3 => Outcome::Accept(Commit::Sync),
+            _ => Outcome::Report,
+        };
+        Some(Matched { number, index, pool, outcome })
     }
 }
 
@@ -275,12 +345,16 @@ impl RuleVisitor for FirstMatch<'_> {
         if !matches_words(words, self.key, self.interface) {
             return true;
         }
-        let action = match (action_of(words), commit_of(words)) {
+        let outcome = match (action_of(words), commit_of(words)) {
             (Action::Accept, Commit::Async) => 1,
-            (Action::Drop, _) => 2,
             (Action::Accept, Commit::Sync) => 3,
+            _ if goes_up(words) => 4,
+            _ => 2,
         };
-        self.found = action << 32 | (pool_of(words) as u64) << 16 | index as u64;
+        self.found = (pool_of(words) as u64) << 48
+            | outcome << 32
+            | (index as u16 as u64) << 16
+            | words[10] & 0xffff;
         false
     }
 }
@@ -330,24 +404,54 @@ mod tests {
     #[test]
     fn words_give_the_rule_back() {
         let plain = Rule { interface: Some(u32::MAX), ..Rule::any(Action::Accept) };
-        let sync = Rule { commit: Commit::Sync, protocol: Some(Protocol(255)), ..plain };
-        for rule in [plain, sync, Rule { action: Action::Drop, ..plain }] {
+        let sync =
+            Rule { commit: Commit::Sync, protocol: Some(Protocol(255)), source_pool: 3, ..plain };
+        let reject = Rule { action: Action::Reject, reports: true, mark: u64::MAX - 1, ..plain };
+        for rule in [plain, sync, reject, Rule { action: Action::Drop, ..plain }] {
             assert_eq!(Rule::from_words(&rule.to_words()), rule);
         }
         let key = key("10.1.0.1", "10.2.0.9", 80);
         let mut first = FirstMatch::new(&key, u32::MAX);
-        assert!(!first.visit(7, &Rule { protocol: None, ..sync }.to_words()));
-        assert_eq!(first.matched(), Some((7, Action::Accept, Commit::Sync)));
+        assert!(!first.visit(2047, &Rule { protocol: None, mark: 7 << 16 | 9, ..sync }.to_words()));
+        let outcome = Outcome::Accept(Commit::Sync);
+        assert_eq!(first.matched(), Some(Matched { number: 9, index: 2047, pool: 3, outcome }));
+    }
+
+    #[test]
+    fn user_space_hears_of_what_is_rejected_or_reported() {
+        let key = key("10.1.0.1", "10.2.0.9", 80);
+        for (action, reports, outcome) in [
+            (Action::Drop, false, Outcome::Drop),
+            (Action::Drop, true, Outcome::Report),
+            (Action::Reject, false, Outcome::Report),
+            (Action::Accept, true, Outcome::Accept(Commit::Async)),
+        ] {
+            let mut first = FirstMatch::new(&key, 1);
+            first.visit(3, &Rule { reports, ..Rule::any(action) }.to_words());
+            assert_eq!(first.matched().map(|rule| rule.outcome), Some(outcome), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn so_many_go_up_in_a_second_and_no_more() {
+        let second = |n: u64| Nanos(n << 30);
+        let mut word = 0;
+        for n in 0..MAX_REPORTS {
+            word = note_report(word, Nanos(second(7).0 + u64::from(n))).expect("room");
+        }
+        assert_eq!(note_report(word, Nanos(second(8).0 - 1)), None);
+        assert!(note_report(word, second(8)).is_some());
     }
 
     #[test]
     fn any_is_both_families_and_zero_lengths_are_one() {
         let v4 = Prefix::new(address("0.0.0.0"), 0).unwrap();
         let v6 = Prefix::new(address("2001:db8::"), 32).unwrap();
-        assert!(Prefix::ANY.contains(address("10.0.0.1")));
-        assert!(Prefix::ANY.contains(address("2001:db8::1")));
-        assert!(v4.contains(address("10.0.0.1")) && !v4.contains(address("2001:db8::1")));
-        assert!(v6.contains(address("2001:db8::1")) && !v6.contains(address("10.0.0.1")));
+        let contains = |prefix: Prefix, text| prefix.differs(address(text)) == 0;
+        assert!(contains(Prefix::ANY, "10.0.0.1"));
+        assert!(contains(Prefix::ANY, "2001:db8::1"));
+        assert!(contains(v4, "10.0.0.1") && !contains(v4, "2001:db8::1"));
+        assert!(contains(v6, "2001:db8::1") && !contains(v6, "10.0.0.1"));
     }
 
     #[test]

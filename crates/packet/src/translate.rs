@@ -20,7 +20,7 @@ use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::pipeline;
 use crate::placement::Placement;
 use crate::reception::Mode;
-use crate::rule::Commit;
+use crate::rule::{Commit, Matched};
 use crate::stage::Stage;
 use crate::table::{self, Found, Inserted, Joined, insert_translated, twin};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
@@ -94,21 +94,22 @@ pub(crate) fn open<E: Env>(
     env: &E,
     place: Placement,
     record: &FlowRecord,
-    pool: u16,
+    rule: &Matched,
     commit: Commit,
     now: Nanos,
 ) -> Verdict {
-    let translation = match env.translation(&record.key, pool) {
+    let translation = match env.translation(&record.key, rule.pool) {
         Ok(translation) => translation,
         Err(verdict) => return verdict,
     };
     let record = FlowRecord { translation: Some(translation), ..*record };
-    if matches!(commit, Commit::Sync) && !env.may_begin(&record) {
+    if matches!(commit, Commit::Sync) && !env.may_begin(rule, &record) {
         return Verdict::Upcall(UpcallReason::Commit);
     }
     let hashes = (place.hash, env.placer().table_hash(&record.reply_key()));
     match insert_translated(env, hashes, &record, now) {
         Joined::Flow(Inserted::New(_, state, _)) => {
+            env.count_rule(rule.index);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
             Verdict::Stage(Stage::Translate)
         }

@@ -37,6 +37,8 @@ pub enum UpcallReason {
     Commit = 4,
     /// It begins a flow that is translated, and user space chooses to what.
     Translate = 5,
+    /// A rule refuses it, and whoever has sent it is to hear of that, or the log is.
+    Refused = 6,
 }
 
 impl UpcallReason {
@@ -48,6 +50,7 @@ impl UpcallReason {
             3 => Some(Self::Held),
             4 => Some(Self::Commit),
             5 => Some(Self::Translate),
+            6 => Some(Self::Refused),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ mod operate;
 mod pki;
 mod protocol_names;
 mod replay;
+mod rules;
 
 /// A stateful gateway of N Linux machines in which any node can die without a connection noticing.
 #[derive(Debug, Parser)]
@@ -36,6 +37,8 @@ enum Command {
     Bucket(inspect::BucketArgs),
     /// Show which flows there are, and let one in.
     Flow(inspect::FlowArgs),
+    /// Check a file of rules, show those in force with what they have let in, put others in force.
+    Rule(operate::RuleArgs),
     /// Make the certificates that nodes know each other by.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Map(args) => inspect::map(&args),
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
+        Command::Rule(args) => operate::rule(&args),
         Command::Pki(command) => pki::run(&command),
         Command::Sync(args) => operate::sync(&args),
         Command::Lab(args) => lab::run(args),

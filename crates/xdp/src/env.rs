@@ -10,6 +10,7 @@ use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
+use testudo_packet::rule::{self, Matched};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::Slots;
 use testudo_packet::verdict::{UpcallReason, Verdict};
@@ -32,7 +33,8 @@ unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::f
     // SAFETY: `scan_rules` passes a pointer to this, which outlives the loop.
     let scan = unsafe { &mut *context.cast::<RuleScan<V>>() };
     // A rule that is in force is not written; see `set_rules` of the daemon's half.
-    match maps::RULES.get(scan.first + index) {
+    let index = scan.first + index;
+    match maps::RULES.get(index) {
         Some(words) if scan.visitor.visit(index, words) => 0,
         _ => 1,
     }
@@ -180,8 +182,27 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn may_begin(&self, _record: &FlowRecord) -> bool {
+    fn may_begin(&self, _rule: &Matched, _record: &FlowRecord) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn may_report(&self, _rule: &Matched, _key: &FlowKey) -> bool {
+        let Some(word) = maps::shared_word(shared::REPORTS) else { return false };
+        // SAFETY: the map gave the pointer.
+        let next = rule::note_report(unsafe { word.read_volatile() }, self.now());
+        let Some(next) = next else { return false };
+        // SAFETY: as above. Other CPUs write whole words, too.
+        unsafe { word.write_volatile(next) };
+        true
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, index: u32) {
+        if let Some(hits) = maps::RULE_HITS.get_ptr_mut(index) {
+            // SAFETY: each CPU has a value of its own, and the program is not interrupted by itself.
+            unsafe { *hits += 1 };
+        }
     }
 
     #[inline(always)]

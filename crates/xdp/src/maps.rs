@@ -28,6 +28,10 @@ pub static SHARED: Array<u64> = Array::with_max_entries(shared::WORDS, MMAPABLE)
 #[map]
 pub static RULES: Array<[u64; RULE_WORDS]> = Array::with_max_entries(2 * MAX_RULES, 0);
 
+/// Flows that each rule has let in or refused, by its place in [`RULES`].
+#[map]
+pub static RULE_HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_RULES, 0);
+
 /// Packets by what became of them.
 #[map]
 pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
@@ -92,6 +96,8 @@ pub mod shared {
     pub const LOST_EVENTS: u32 = 3;
     /// Handled packets of yielding buckets that found no room.
     pub const LOST_HANDLED: u32 = 4;
+    /// How many first packets that a rule refuses have gone up in this second.
+    pub const REPORTS: u32 = 6;
     /// How many words there are; those that are not named here are the daemon's.
     pub const WORDS: u32 = 128;
 }

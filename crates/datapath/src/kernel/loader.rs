@@ -1,5 +1,6 @@
 //! Loads the committed object, makes its maps, and puts its programs on interfaces.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArra
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
+use testudo_packet::rule::MAX_RULES;
 use testudo_packet::stage::STAGES;
 use testudo_packet::table::SLOT_WORDS;
 
@@ -25,11 +27,12 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 13] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
     "RULES",
+    "RULE_HITS",
     "COUNTS",
     "ANSWERS",
     "EVENTS",
@@ -79,6 +82,9 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         rules: Vec::new(),
         pools: Pools::new(&settings.pools, &settings.placer()),
         rule_map: typed(&mut programs, "RULES", Array::try_from)?,
+        hit_map: typed(&mut programs, "RULE_HITS", PerCpuArray::try_from)?,
+        own_hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
+        refused: VecDeque::new(),
         counts: typed(&mut programs, "COUNTS", PerCpuArray::try_from)?,
         events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,
         upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,

@@ -20,14 +20,15 @@ mod send;
 mod stations;
 mod upcall;
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, Occurrence};
@@ -41,7 +42,7 @@ use testudo_packet::verdict::{COUNTERS, counter_name};
 use crate::Error;
 use crate::committing::Committing;
 use crate::held::{Held, Released};
-use crate::interface::{BucketLoad, Datapath, Drained};
+use crate::interface::{BucketLoad, Datapath, Drained, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::settings::Settings;
@@ -85,6 +86,12 @@ pub struct KernelDatapath {
     rules: Vec<Rule>,
     pools: Pools,
     rule_map: Array<MapData, [u64; RULE_WORDS]>,
+    /// Flows by the rule that has let them in or refused them, for both sets of rules.
+    hit_map: PerCpuArray<MapData, u64>,
+    /// As [`Self::hit_map`], of packets that were handled here, for the set in force.
+    own_hits: Words,
+    /// Flows that were refused and are to be told of.
+    refused: VecDeque<Refused>,
     counts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     upcalls: RingBuf<MapData>,
@@ -180,6 +187,22 @@ impl KernelDatapath {
         pinning::unpin(directory)
     }
 
+    /// Begins to count anew for rules that are about to come into force. What packets are still counted that
+    /// met the rules before is lost.
+    fn forget_hits(&mut self, first: u32, count: u32) -> Result<(), Error> {
+        let failed = |said: String| Error::Map { map: "RULE_HITS", said };
+        let cpus =
+            aya::util::nr_cpus().map_err(|(file, error)| failed(format!("{file}: {error}")))?;
+        for index in first..first + count {
+            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(|e| failed(e.to_string()))?;
+            self.hit_map.set(index, zeros, 0).map_err(|error| failed(error.to_string()))?;
+        }
+        for hits in self.own_hits.as_slice() {
+            hits.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// The lease, for a thread that keeps it and does nothing else.
     pub fn lease_handle(&self) -> LeaseHandle {
         LeaseHandle(self.shared.clone())
@@ -231,10 +254,31 @@ impl Datapath for KernelDatapath {
             let written = self.rule_map.set(index, rule.to_words(), 0);
             written.map_err(|error| Error::Map { map: "RULES", said: error.to_string() })?;
         }
+        self.forget_hits(first, rules.len() as u32)?;
         let word = u64::from(first) | (rules.len() as u64) << 32;
         self.shared.as_slice()[shared::RULES].store(word, Ordering::Release);
         self.rules = rules.to_vec();
         Ok(())
+    }
+
+    fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    fn rule_hits(&self) -> Vec<u64> {
+        let first = self.shared.as_slice()[shared::RULES].load(Ordering::Acquire) as u32;
+        let hits = |(index, own): (u32, &AtomicU64)| {
+            let kernel: u64 = match self.hit_map.get(&(first + index), 0) {
+                Ok(values) => values.iter().sum(),
+                Err(_) => 0,
+            };
+            kernel + own.load(Ordering::Relaxed)
+        };
+        (0..).zip(self.own_hits.as_slice()).take(self.rules.len()).map(hits).collect()
+    }
+
+    fn poll_refused(&mut self) -> Option<Refused> {
+        self.refused.pop_front()
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

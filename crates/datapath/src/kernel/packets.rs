@@ -19,8 +19,9 @@ use super::{KernelDatapath, shared, upcall, upcall::Upcall};
 use crate::frame::SliceFrame;
 use crate::held::Released;
 use crate::host_env::HostEnv;
-use crate::interface::{Datapath, NodeTable};
-use crate::user::{Place, Resolve, is_taken, place_of};
+use crate::interface::{Datapath, NodeTable, Refused};
+use crate::reject;
+use crate::user::{Place, Resolve, is_rejected, is_taken, place_of, push_refused};
 
 /// How many packets the ring can hold that takes them up, and a few: one release reads no more.
 const MAX_WAITING: usize = 4096;
@@ -166,6 +167,8 @@ impl KernelDatapath {
             table: &self.table,
             buckets: &self.buckets,
             rules: &self.rules,
+            hits: &self.own_hits,
+            reports: None,
             stations: &self.stations,
             loads: None,
             pools: &self.pools,
@@ -175,11 +178,21 @@ impl KernelDatapath {
             loaded: true,
             committed,
             beginning: Cell::new(None),
+            refused: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
         let verdict = stage::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
-        let beginning = env.beginning.take();
+        let (beginning, refused) = (env.beginning.take(), env.refused.take());
         self.own_occurrences.extend(env.occurrences.into_inner());
+        let Some((rule, key)) = refused else { return (verdict, beginning) };
+        push_refused(&mut self.refused, Refused { rule: rule.number, key });
+        if is_rejected(&self.rules, &rule)
+            && let Some(answer) =
+                reject::answer(&self.settings, &mut upcall.packet, upcall.interface)
+        {
+            upcall.packet = answer;
+            return (Verdict::Answer, beginning);
+        }
         (verdict, beginning)
     }
 
@@ -199,7 +212,13 @@ impl KernelDatapath {
             }
             // What comes up is a packet of an owned bucket; a lock that is held again is given up on.
             (Verdict::Upcall(_), _) => return (DropReason::UpcallFull.counter(), false),
-            (Verdict::Stack | Verdict::Answer | Verdict::Stage(_), _) => {
+            // Made here, of a packet that a rule rejects. The stack knows the way back, also if another node
+            // has passed the packet here.
+            (Verdict::Answer, _) => match self.sender.send_by_stack(&mut upcall.packet) {
+                Ok(()) => return (Counter::Answered as u32, false),
+                Err(error) => Err(error),
+            },
+            (Verdict::Stack | Verdict::Stage(_), _) => {
                 return (DropReason::Internal.counter(), false);
             }
         };

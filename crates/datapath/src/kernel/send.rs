@@ -74,6 +74,13 @@ impl Sender {
         Ok(Counter::ForwardedByStack)
     }
 
+    /// Has the node's own stack send an IP packet, without its link header.
+    pub fn send_by_stack(&self, frame: &mut [u8]) -> io::Result<()> {
+        let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "not an IP packet");
+        let link = wire::parse_link(&SliceFrame(frame)).map_err(|_| unreadable())?;
+        self.send_ip(frame, link.offset as usize, link.payload)
+    }
+
     /// Sends a frame out of an interface as it is.
     pub fn send_as_is(&self, frame: &[u8], interface: u32) -> io::Result<()> {
         let short = || io::Error::new(io::ErrorKind::InvalidData, "shorter than its link header");

@@ -18,6 +18,7 @@ mod neighbours;
 mod node;
 mod ownership;
 mod packets;
+mod rules;
 mod steered;
 mod tap;
 mod tcp;

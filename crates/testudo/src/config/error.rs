@@ -84,7 +84,7 @@ impl fmt::Display for Quoted<'_> {
 
 /// A refusal by one of the checks, which know bytes of the text but neither file nor lines.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub struct Fault {
     /// The bytes of the wrong word.
     pub span: Range<usize>,
     /// What stands there.
@@ -96,6 +96,20 @@ pub(super) struct Fault {
 impl Fault {
     /// The refusal with its place in the file.
     pub fn locate(self, file: &Path, source: &str) -> ConfigError {
+        self.locate_unless(file, source, may_hold_secret)
+    }
+
+    /// The same in a file without secrets: the line is always quoted.
+    pub fn locate_open(self, file: &Path, source: &str) -> ConfigError {
+        self.locate_unless(file, source, |_| false)
+    }
+
+    fn locate_unless(
+        self,
+        file: &Path,
+        source: &str,
+        is_secret: impl Fn(&str) -> bool,
+    ) -> ConfigError {
         let start = floor(source, self.span.start);
         let end = floor(source, self.span.end).max(start);
         let line_start = source[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -112,7 +126,7 @@ impl Fault {
             indent: before.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect(),
             carets: word.chars().count().max(1),
         };
-        let quote = (!may_hold_secret(line)).then(|| Box::new(quote));
+        let quote = (!is_secret(line)).then(|| Box::new(quote));
         let file = file.to_owned();
         ConfigError::Invalid { file, place, seen: self.seen, expected: self.expected, quote }
     }

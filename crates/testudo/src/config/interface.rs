@@ -84,13 +84,14 @@ const NAME: &str = "an interface name of 1 to 15 bytes";
 /// The name of an interface.
 pub(super) fn device(value: &Value<'_>) -> Result<String, Fault> {
     let name = value.text(NAME)?;
-    // As the kernel's dev_valid_name().
+    if is_device(name) { Ok(name.to_owned()) } else { Err(value.refuse(NAME)) }
+}
+
+/// Whether an interface can have this name: as the kernel's dev_valid_name().
+pub fn is_device(name: &str) -> bool {
     let reserved = matches!(name, "" | "." | "..");
     let spoilt = name.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
-    if reserved || spoilt || name.len() > 15 {
-        return Err(value.refuse(NAME));
-    }
-    Ok(name.to_owned())
+    !reserved && !spoilt && name.len() <= 15
 }
 
 fn addresses(list: &Value<'_>, name: &str, before: &[Interface]) -> Result<Vec<IpAddr>, Fault> {

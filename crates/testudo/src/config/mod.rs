@@ -47,6 +47,8 @@ use node::Node;
 use probe::Probe;
 use rule::Rule;
 
+use crate::rules::{self, Lines, Surroundings};
+
 /// The exit code of a command whose configuration is refused.
 pub const EXIT_REFUSED: u8 = 2;
 
@@ -65,8 +67,11 @@ pub struct Config {
     pub members: Vec<Member>,
     /// The interfaces whose packets are handled.
     pub interfaces: Vec<Interface>,
-    /// Which flows may begin; the first match decides, none is a drop.
+    /// The sections `[[rule]]`.
     pub rules: Vec<Rule>,
+    /// Which flows may begin, by these sections or by the file in their place; the first match decides, none
+    /// is a drop.
+    pub lines: Lines,
     /// Whom to reach is to be in good health.
     pub probes: Vec<Probe>,
     /// What is good health.
@@ -86,13 +91,34 @@ impl Config {
     pub fn own_member(&self) -> &Member {
         &self.members[usize::from(self.own.0)]
     }
+
+    /// The names of the interfaces whose packets are handled.
+    pub fn interface_names(&self) -> Vec<String> {
+        self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
+    /// Whether packets go to an analyser, and so none is answered.
+    pub fn is_tap(&self) -> bool {
+        self.cluster.mode == Mode::Tap
+    }
 }
 
 /// The largest file that is read, in bytes: several times one with all the rules and members.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Reads the configuration in a file.
+/// Reads the configuration in a file, and the file of rules that it names.
 pub fn load(file: &Path) -> Result<Config, ConfigError> {
+    let mut config = load_alone(file)?;
+    if let Some(file) = &config.node.rules {
+        let interfaces = config.interface_names();
+        let surroundings = Surroundings { interfaces: Some(&interfaces), tap: config.is_tap() };
+        config.lines = rules::load(file, surroundings)?;
+    }
+    Ok(config)
+}
+
+/// Reads the configuration in a file, and no file that it names: with such a file it has no rules.
+pub fn load_alone(file: &Path) -> Result<Config, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     let opened = File::open(file).map_err(unreadable)?;
@@ -116,7 +142,7 @@ pub fn load(file: &Path) -> Result<Config, ConfigError> {
     }
 }
 
-/// Reads the configuration in a text that stands in `file`.
+/// Reads the configuration in a text that stands in `file`; see [`load_alone`].
 pub fn parse(file: &Path, source: &str) -> Result<Config, ConfigError> {
     read(source).map_err(|fault| fault.locate(file, source))
 }
@@ -149,7 +175,9 @@ fn read(source: &str) -> Result<Config, Fault> {
         let seen = "in the file of a witness, which handles no packets";
         return Err(section.refuse(seen, "no [[rule]]"));
     }
+    check_one_kind(&own_section, &sections, witness)?;
     let rules = rule::read(&sections, &interfaces)?;
+    let lines = Lines::of_sections(&rules);
     let probes = probe::read(&file.sections("probe", "[[probe]]")?)?;
     let health = health::read(file.section("health", "[health]")?.as_ref(), &cluster.timing)?;
     let timeouts = match file.section("timeouts", "[timeouts]")? {
@@ -164,11 +192,28 @@ fn read(source: &str) -> Result<Config, Fault> {
         members,
         interfaces,
         rules,
+        lines,
         probes,
         health,
         timeouts,
         own,
     })
+}
+
+/// Rules are in a file or in sections, not in both.
+fn check_one_kind(own: &Section<'_>, sections: &[Section<'_>], witness: bool) -> Result<(), Fault> {
+    let Some(value) = own.value(node::RULES) else { return Ok(()) };
+    if witness {
+        let why = "in the file of a witness, which handles no packets";
+        return Err(value.refuse_because(why, "no rules"));
+    }
+    match sections.first() {
+        None => Ok(()),
+        Some(section) => {
+            let seen = "beside rules in [node]";
+            Err(section.refuse(seen, "a file of rules or sections [[rule]], not both"))
+        }
+    }
 }
 
 /// In tap mode packets go out by an interface that none come in by.

@@ -8,7 +8,11 @@ use super::error::Fault;
 use super::{interface, names};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "control", "table_entries", "state", "tap", "pins"];
+pub(super) const KEYS: &[&str] =
+    &["name", "control", "table_entries", "state", "tap", "pins", "rules"];
+
+/// The key of the file of rules.
+pub(super) const RULES: &str = "rules";
 
 /// The section within this one.
 pub(super) const TLS: &str = "tls";
@@ -47,6 +51,8 @@ pub struct Node {
     /// machine would forward packets itself. In the other modes nobody else takes them, and the default
     /// is none.
     pub pins: Option<PathBuf>,
+    /// The file of the rules: an absolute path; by default none, and the sections `[[rule]]` are the rules.
+    pub rules: Option<PathBuf>,
 }
 
 /// Reads and checks the section.
@@ -70,7 +76,8 @@ pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fau
         None => None,
     };
     let tap = tap(section, cluster.mode)?;
-    Ok(Node { name, control, table_entries, state, tap, pins })
+    let rules = section.value(RULES).map(|value| value.absolute_path()).transpose()?;
+    Ok(Node { name, control, table_entries, state, tap, pins, rules })
 }
 
 /// Whether it is missing is not known here: a witness needs none.

@@ -85,7 +85,7 @@ impl Prefix {
     }
 
     /// Whether this is an IPv6 prefix that all of IPv4 in its mapped form is in.
-    pub(super) const fn takes_in_mapped(self) -> bool {
+    pub const fn takes_in_mapped(self) -> bool {
         matches!(self.address, IpAddr::V6(v6) if v6.is_unspecified()) && self.length <= 80
     }
 

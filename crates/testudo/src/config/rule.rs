@@ -2,14 +2,15 @@
 //! not.
 //!
 //! A rule is kept as the file means it, with names of interfaces, because their numbers are known
-//! only on the machine; [`Rule::compile`] makes it what packets are compared with.
+//! only on the machine. What packets are compared with is made of its line ([`crate::rules`]), which a file of
+//! rules has as well.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::{Address, Protocol};
-use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
+use testudo_packet::rule::{Action, Commit, MAX_RULES, Ports};
 
 use super::document::{Section, Value};
 use super::error::Fault;
@@ -17,6 +18,7 @@ use super::interface::Interface;
 use super::prefix::{Prefix, PrefixError};
 use super::snat;
 use crate::protocol_names;
+use crate::rules::COMMIT_TIMEOUT;
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &[
@@ -61,37 +63,6 @@ pub struct Rule {
     pub snat: Vec<IpAddr>,
 }
 
-impl Rule {
-    /// The rule as packets are compared with it. `number` gives the kernel's number of an interface; its failure
-    /// is passed on. `pools`: [`pools`] of all rules.
-    pub fn compile<E>(
-        &self,
-        pools: &[Vec<Address>],
-        number: impl FnOnce(&str) -> Result<u32, E>,
-    ) -> Result<packet::Rule, E> {
-        Ok(packet::Rule {
-            action: self.action,
-            commit: self.commit,
-            protocol: self.protocol,
-            source: compile_prefix(self.source),
-            destination: compile_prefix(self.destination),
-            source_ports: self.source_ports.unwrap_or(Ports::ANY),
-            destination_ports: self.destination_ports.unwrap_or(Ports::ANY),
-            interface: self.interface.as_deref().map(number).transpose()?,
-            source_pool: self.pool(pools),
-        })
-    }
-}
-
-impl Rule {
-    /// The number of its pool, from 1 on; 0 if its flows are not translated.
-    fn pool(&self, pools: &[Vec<Address>]) -> u16 {
-        let own: Vec<Address> = self.snat.iter().copied().map(Address::from).collect();
-        let at = pools.iter().position(|pool| !own.is_empty() && *pool == own);
-        at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
-    }
-}
-
 /// The addresses that sources are translated to, those of rules that name the same ones once.
 pub fn pools(rules: &[Rule]) -> Vec<Vec<Address>> {
     let mut pools: Vec<Vec<Address>> = Vec::new();
@@ -102,12 +73,6 @@ pub fn pools(rules: &[Rule]) -> Vec<Vec<Address>> {
         }
     }
     pools
-}
-
-fn compile_prefix(prefix: Option<Prefix>) -> packet::Prefix {
-    let Some(prefix) = prefix else { return packet::Prefix::ANY };
-    packet::Prefix::new(prefix.address().into(), prefix.length())
-        .expect("a parsed prefix has no host bits and a length of its family")
 }
 
 /// Reads and checks all sections.
@@ -176,9 +141,6 @@ fn waiting(section: &Section<'_>, action: Action) -> Result<(Commit, Duration), 
 }
 
 const COMMIT: &str = r#""async" or "sync""#;
-
-/// How long first packets wait if the file does not say.
-const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
 
 fn commit(value: &Value<'_>) -> Result<Commit, Fault> {
     match value.text(COMMIT)? {

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::connect::connect;
 use super::protocol::{
-    Admitted, Buckets, Flows, Health, History, MAX_REPLY, Map, Plan, Refusal, Request, Restarting,
-    Status, Syncs, Table, Verification, Verifying,
+    Admitted, Buckets, Flows, Health, History, Loaded, MAX_REPLY, Map, Plan, Refusal, Request,
+    Restarting, Rules, Status, Syncs, Table, Verification, Verifying,
 };
 
 /// How long a step takes at most, unless the caller knows better.
@@ -158,6 +158,16 @@ impl Client {
     /// Hands the node over to a new process.
     pub fn restart(&mut self) -> Result<Restarting, ClientError> {
         self.ask(&Request::Restart {})
+    }
+
+    /// Which rules are in force.
+    pub fn rules(&mut self) -> Result<Rules, ClientError> {
+        self.ask(&Request::Rules {})
+    }
+
+    /// Puts the rules of a file in their place.
+    pub fn load(&mut self, file: PathBuf, flush: bool) -> Result<Loaded, ClientError> {
+        self.ask(&Request::Load { file, flush })
     }
 
     /// How far entries have got to the peers.

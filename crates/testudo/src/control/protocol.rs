@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 mod operating;
+mod ruling;
 mod syncing;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ pub use operating::{
     Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
     Restarting, Share,
 };
+pub use ruling::{Loaded, RuleLine, Rules};
 pub use syncing::{
     Commits, Copies, Difference, KeptBack, Sync, SyncPeer, Syncs, Verification, Verifying,
 };
@@ -115,6 +118,16 @@ pub enum Request {
     /// Hand the node over to a new process of the program as it is installed now. Answered by
     /// [`Restarting`].
     Restart {},
+    /// Which rules are in force. Answered by [`Rules`].
+    Rules {},
+    /// Put the rules of a file in their place, all at once or not at all. Answered by [`Loaded`].
+    Load {
+        /// The file, as the node can read it: an absolute path.
+        file: PathBuf,
+        /// End flows, from now on, that the new rules would not let in.
+        #[serde(default)]
+        flush: bool,
+    },
     /// How far entries have got to the peers. Answered by [`Syncs`].
     Sync {},
     /// Compare the tables of all nodes. Answered by [`Verifying`], at once.
@@ -167,6 +180,10 @@ pub enum Reply {
     Health(Health),
     /// To [`Request::Restart`].
     Restarting(Restarting),
+    /// To [`Request::Rules`].
+    Rules(Rules),
+    /// To [`Request::Load`].
+    Loaded(Loaded),
     /// To [`Request::Sync`].
     Syncs(Syncs),
     /// To [`Request::Verify`].
@@ -395,8 +412,9 @@ pub struct Flow {
     pub phase: String,
     /// Whether the responder has answered.
     pub confirmed: bool,
-    /// The rule that let it in, by its place in the configuration, from 0; 65535 if a program has
-    /// ([`Request::Admit`]).
+    /// The rule that let it in, by its number in [`Rules`]; 65535 if a program has ([`Request::Admit`]). If
+    /// another node has let the flow in, it is that node's number, which is the same if both have loaded the
+    /// same files in turn.
     pub rule: u16,
     /// The bucket that it belongs to.
     pub bucket: u16,

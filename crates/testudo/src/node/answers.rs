@@ -6,9 +6,11 @@
 //! for.
 
 mod admission;
+mod ruling;
 mod verification;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
 use super::credentials::keeper::Handle;
+use super::interfaces::Links;
 use super::mailbox::Sender;
 use super::question::{MAX_LOOKED_FOR, Question, Standing};
 use super::{clock, engine, heartbeat};
@@ -48,6 +51,9 @@ enum NoAnswer {
     /// A flow was not let in.
     #[error(transparent)]
     NotAdmitted(#[from] admission::NotAdmitted),
+    /// Rules were not loaded.
+    #[error(transparent)]
+    NotLoaded(#[from] ruling::NotLoaded),
     /// Too many want to know.
     #[error("four comparisons of all tables are under way, or were a moment ago; ask again")]
     Verifying,
@@ -83,6 +89,12 @@ pub struct Answerer {
     pub heartbeats: Sender<heartbeat::Input>,
     /// Who does what operators ask for.
     pub operator: Operator,
+    /// The links that packets come and go by.
+    pub links: Links,
+    /// Their interfaces, in the order of the configuration.
+    pub interfaces: Vec<String>,
+    /// The file of rules that the configuration names.
+    pub configured: Option<PathBuf>,
     /// What a scan for others' entries has found.
     pub scanned: Mutex<Scanned>,
 }
@@ -126,6 +138,8 @@ impl Answerer {
             Request::History { limit } => Reply::History(operator.history(limit)?),
             Request::Health {} => Reply::Health(operator.health()),
             Request::Restart {} => Reply::Restarting(operator.restart()?),
+            Request::Rules {} => Reply::Rules(self.rules()?),
+            Request::Load { file, flush } => Reply::Loaded(self.load(&file, flush)?),
             Request::Sync {} => Reply::Syncs(self.syncs()?),
             Request::Verify {} => Reply::Verifying(self.begin_verifying()?),
             Request::Verified { number } => Reply::Verification(self.verification(number)?),
@@ -168,7 +182,10 @@ impl Answerer {
                     .filter(|&micros| micros > 0),
             },
             buckets_taken: standing.tallies.buckets_taken,
-            counters: counters(&standing, view.counters),
+            counters: counters(&standing, view.counters)
+                .into_iter()
+                .chain(self.counted()?)
+                .collect(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! then. What was left is taken off the interfaces before; the others take its buckets when the pause
 //! that they have granted is over, or when they have admitted the new life.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ use super::interfaces::{self, Links};
 use super::startup::StartError;
 use super::stations::StationBook;
 use crate::config::{self, Config, rule};
+use crate::rules::numbers;
+use crate::rules::ruling::Ruling;
 
 /// Where BPF file systems are mounted by custom.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -46,6 +49,8 @@ pub struct Beginning {
     pub replica: Replica,
     /// Who is on its links.
     pub stations: StationBook,
+    /// Which flows may begin.
+    pub ruling: Arc<Ruling>,
     /// Whether it goes on where another process has stopped.
     pub resumed: bool,
 }
@@ -105,11 +110,13 @@ impl Beginning {
 
     fn anew(config: &Config, cluster: &Arc<Cluster>, links: &Links) -> Result<Self, StartError> {
         let stations = stations(config, links, &[]);
+        let ruling = ruling(config, links, &Ruling::default(), &BTreeSet::new())?;
         let (datapath, lease) = match config.own_member().witness {
             true => (witness(config, links)?, None),
             false => {
                 let mut datapath = KernelDatapath::load(settings(config, links)?)?;
-                set_up(&mut datapath, config, links, &stations)?;
+                datapath.set_rules(&ruling.compiled.rules)?;
+                set_up(&mut datapath, config, &stations)?;
                 let lease = datapath.lease_handle();
                 (Box::new(datapath) as AnyDatapath, Some(lease))
             }
@@ -119,8 +126,9 @@ impl Beginning {
             datapath,
             lease,
             membership: Membership::new(cluster.clone(), incarnation, clock::now()),
-            replica: keeping_back(config, Replica::new(cluster.clone(), incarnation)),
+            replica: keeping_back(&ruling, Replica::new(cluster.clone(), incarnation)),
             stations,
+            ruling: Arc::new(ruling),
             resumed: false,
         })
     }
@@ -134,20 +142,21 @@ impl Beginning {
         let begun = clock::now();
         let frozen = Frozen::decode(cluster, &handover.membership)?;
         let stations = stations(config, links, &handover.stations);
-        let (datapath, lease) = match (config.own_member().witness, handover.packets) {
-            (true, None) => (witness(config, links)?, None),
+        let (datapath, lease, ruling) = match (config.own_member().witness, handover.packets) {
+            (true, None) => (witness(config, links)?, None, Ruling::default()),
             (false, Some(number)) => {
                 let directory = NamelessFileSystem::directory(number);
                 let settings = settings(config, links)?;
                 let mut datapath =
                     KernelDatapath::adopt(&directory, settings).map_err(StartError::from)?;
                 check(&datapath, cluster, &frozen)?;
-                set_up(&mut datapath, config, links, &stations)?;
+                let ruling = go_on_ruling(&mut datapath, config, links)?;
+                set_up(&mut datapath, config, &stations)?;
                 datapath.leave_nothing().map_err(StartError::from)?;
                 let millis = clock::between(begun, clock::now()).as_millis();
                 tracing::info!(millis, "the packet handling was taken over");
                 let lease = datapath.lease_handle();
-                (Box::new(datapath) as AnyDatapath, Some(lease))
+                (Box::new(datapath) as AnyDatapath, Some(lease), ruling)
             }
             _ => return Err(Obstacle::Witness),
         };
@@ -156,19 +165,45 @@ impl Beginning {
             lease,
             membership: Membership::resume(cluster.clone(), &frozen, clock::now())?,
             replica: keeping_back(
-                config,
+                &ruling,
                 Replica::resume(cluster.clone(), frozen.incarnation(), frozen.slots()),
             ),
             stations,
+            ruling: Arc::new(ruling),
             resumed: true,
         })
     }
 }
 
 /// A replica that keeps back what the rules say.
-fn keeping_back(config: &Config, mut replica: Replica) -> Replica {
-    replica.set_policies(config.rules.iter().map(|rule| rule.replicate).collect());
+fn keeping_back(ruling: &Ruling, mut replica: Replica) -> Replica {
+    replica.set_policies(ruling.replicates());
     replica
+}
+
+/// The rules of the configuration, after those of a process before.
+fn ruling(
+    config: &Config,
+    links: &Links,
+    before: &Ruling,
+    flows: &BTreeSet<u16>,
+) -> Result<Ruling, StartError> {
+    let (file, lines) = (config.node.rules.clone(), config.lines.clone());
+    let pools = rule::pools(&config.rules);
+    Ok(before.next(file, lines, flows, &pools, |name| links.number(name))?)
+}
+
+/// Puts the rules of the configuration in the place of those that were left. Of the flows that are there nothing
+/// is known but their numbers.
+fn go_on_ruling(
+    datapath: &mut KernelDatapath,
+    config: &Config,
+    links: &Links,
+) -> Result<Ruling, StartError> {
+    let before = Ruling::left(numbers::marks(datapath.rules()));
+    let ruling = ruling(config, links, &before, &numbers::of_flows(datapath.table()))?;
+    datapath.set_rules(&ruling.compiled.rules)?;
+    Ok(ruling)
 }
 
 /// Whether packets meet the slots that the membership takes for granted.
@@ -225,16 +260,12 @@ fn witness(config: &Config, links: &Links) -> Result<AnyDatapath, StartError> {
     Ok(Box::new(UserDatapath::new(settings)?))
 }
 
-/// Gives the packet handling its rules, its addresses and its interfaces.
+/// Gives the packet handling its addresses and its interfaces; it has its rules.
 fn set_up(
     datapath: &mut KernelDatapath,
     config: &Config,
-    links: &Links,
     stations: &StationBook,
 ) -> Result<(), StartError> {
-    let pools = rule::pools(&config.rules);
-    let rules = config.rules.iter().map(|rule| rule.compile(&pools, |name| links.number(name)));
-    datapath.set_rules(&rules.collect::<Result<Vec<_>, _>>()?)?;
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;
         datapath.set_peers(&stations.all())?;

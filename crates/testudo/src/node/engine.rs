@@ -19,12 +19,14 @@
 mod audit;
 pub mod commits;
 pub mod determined;
+mod flush;
 mod hand_over;
 mod letters;
 mod load_report;
 mod loading;
 mod moves;
 mod rest;
+pub mod ruling;
 mod sweep;
 mod takeover;
 mod tallies;
@@ -50,11 +52,13 @@ use testudo_packet::tracking::Timeouts;
 
 use self::commits::Commits;
 use self::determined::Determining;
+use self::flush::Flush;
 pub use self::hand_over::HandOverError;
 use self::load_report::LoadReport;
 use self::loading::Loading;
 use self::moves::Yields;
 use self::rest::Rest;
+use self::ruling::Rulings;
 use self::sweep::Sweep;
 use self::takeover::Takeover;
 pub use self::tallies::Tallies;
@@ -69,6 +73,7 @@ use super::stations::StationBook;
 use super::streams::Streams;
 use super::throttle::Throttle;
 use super::watchdog::Turns;
+use crate::rules::ruling::Ruling;
 
 /// What the engine is told and asked.
 #[derive(Debug)]
@@ -86,6 +91,8 @@ pub enum Input {
     Verify(verify::Question),
     /// A flow is to be let in.
     Determine(determined::Question),
+    /// Somebody wants to know about rules, or to change them.
+    Rules(ruling::Question),
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -154,8 +161,8 @@ pub struct Parts {
     pub stations: StationBook,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
-    /// How long the first packet of a flow waits for the peers at most, for each rule.
-    pub commit_timeouts: Vec<Duration>,
+    /// Which flows may begin.
+    pub ruling: Arc<Ruling>,
     /// What the engine shows its life by.
     pub turns: Turns,
 }
@@ -171,6 +178,8 @@ pub struct Engine {
     sweep: Sweep,
     rounds: audit::Rounds,
     commits: Commits,
+    rulings: Rulings,
+    flush: Option<Flush>,
     determining: Determining,
     verifying: verify::Verifying,
     yields: Yields,
@@ -190,7 +199,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine at rest.
-    pub fn new(mut parts: Parts) -> io::Result<Self> {
+    pub fn new(parts: Parts) -> io::Result<Self> {
         let registry = parts.poll.registry();
         let mailbox = parts.mailbox.as_fd().as_raw_fd();
         registry.register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
@@ -198,11 +207,13 @@ impl Engine {
             let packets = packets.as_raw_fd();
             registry.register(&mut SourceFd(&packets), PACKETS, Interest::READABLE)?;
         }
-        let commits = Commits::new(std::mem::take(&mut parts.commit_timeouts));
+        let waits = parts.ruling.waits();
         Ok(Self {
             sweep: Sweep::new(parts.cluster.buckets()),
             rounds: audit::Rounds::default(),
-            commits,
+            commits: Commits::new(waits),
+            rulings: Rulings::new(parts.ruling.clone()),
+            flush: None,
             determining: Determining::default(),
             verifying: verify::Verifying::default(),
             yields: Yields::default(),
@@ -276,6 +287,7 @@ impl Engine {
         more |= self.determining.take_placed();
         self.parts.replica.handle_moves(clock::now());
         more |= self.sweep_some(now);
+        more |= self.flush_some(now);
         more |= self.look_for_first_packet();
         more | self.load_some()
     }
@@ -292,6 +304,7 @@ impl Engine {
                 Some(Input::Ask(question)) => self.answer(question),
                 Some(Input::Verify(question)) => self.verify(question),
                 Some(Input::Determine(question)) => self.determine(question),
+                Some(Input::Rules(question)) => self.ruling(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
@@ -345,12 +358,13 @@ impl Engine {
     }
 
     fn drain_events(&mut self, now: Nanos) {
-        let Self { parts, tallies, refused, yields, load_report, .. } = self;
+        let Self { parts, tallies, refused, yields, load_report, rulings, .. } = self;
         let Parts { datapath, replica, .. } = parts;
         let drained = datapath.drain_events(&mut |occurrence| match occurrence {
             Occurrence::Handled(handled) => yields.note(handled),
             Occurrence::Flow(event) => {
                 load_report.note(&event);
+                rulings.note(now, &event);
                 if let Err(error) = replica.handle_event(now, event) {
                     tallies.refused_events += 1;
                     if let Some(held_back) = refused.admit(now) {
@@ -373,6 +387,7 @@ impl Engine {
         let table = replica.table();
         let handled = datapath.handle_upcalls(now, &mut |bucket, key| table.of_packet(bucket, key));
         self.tallies.upcalls += handled as u64;
+        self.note_refused();
     }
 
     fn do_what_is_due(&mut self, now: Nanos) {

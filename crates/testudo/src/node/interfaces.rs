@@ -68,6 +68,11 @@ impl Links {
         self.0.get(name).map(|link| link.number).ok_or_else(missing)
     }
 
+    /// The numbers of all of them.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.0.values().map(|link| link.number).collect()
+    }
+
     /// All of them by number and address, in the order of the configuration.
     pub fn all(&self, interfaces: &[Interface]) -> Vec<(u32, Mac)> {
         let links = interfaces.iter().filter_map(|interface| self.0.get(&interface.name));

@@ -41,6 +41,7 @@ use crate::config::error::ConfigError;
 use crate::config::{self, Config};
 use crate::control::server::{Server, SocketError};
 use crate::operate::Operator;
+use crate::rules::ruling::RulingError;
 
 /// How many messages a thread may be behind with. Changes of ownership are folded by their sender,
 /// and clients ask one question after the other, so tens would do.
@@ -107,6 +108,9 @@ pub enum StartError {
     /// The node could prove to nobody who it is.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// The rules can't come into force.
+    #[error(transparent)]
+    Rules(#[from] RulingError<InterfaceError>),
     /// There are no random numbers.
     #[error("no random number: {0}")]
     Random(#[from] getrandom::Error),
@@ -227,7 +231,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     let table = Arc::new(OnceLock::new());
     let health = watch(&config, &mail)?;
     let known = (table.clone(), credentials.clone());
-    let server = serve(&config, &cluster, &mail, known, health.handle())?;
+    let server = serve(&config, &cluster, &mail, known, (links.clone(), health.handle()))?;
     let agreement = Agreement::prepare(&config, &cluster)?;
     let beginning = Beginning::find(&config, &cluster, &links, resume)?;
     let own = config.own_member().sync;
@@ -269,7 +273,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
         coordination: mail.coordination.0,
         health: health.handle(),
         timeouts: config.timeouts,
-        commit_timeouts: config.rules.iter().map(|rule| rule.commit_timeout).collect(),
+        ruling: beginning.ruling,
         turns,
     })
     .map_err(os("the engine's mailbox can't be waited for"))?;
@@ -323,7 +327,7 @@ fn serve(
     cluster: &Arc<Cluster>,
     mail: &Mail,
     (table, credentials): (Arc<OnceLock<SharedTable>>, Option<keeper::Handle>),
-    health: health::Handle,
+    (links, health): (Links, health::Handle),
 ) -> Result<Server, StartError> {
     let operator = Operator::new(cluster.clone(), mail.coordination.0.clone(), health);
     let answerer = Answerer {
@@ -334,6 +338,9 @@ fn serve(
         engine: mail.engine.0.clone(),
         heartbeats: mail.heartbeats.0.clone(),
         operator,
+        links,
+        interfaces: config.interface_names(),
+        configured: config.node.rules.clone(),
         scanned: Mutex::default(),
     };
     Ok(Server::start(&config.node.control, move |request| answerer.answer(request))?)

@@ -245,7 +245,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap, pins, tls",
+             table_entries, state, tap, pins, rules, tls",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),

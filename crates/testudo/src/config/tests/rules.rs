@@ -9,6 +9,16 @@ use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
 use super::{GOOD, TLS, changed, parse, refusal, refused};
+use crate::config::rule::Rule;
+use crate::rules::{Lines, compiled};
+
+/// What packets are compared with for a section.
+fn compile<E>(rule: &Rule, number: impl Fn(&str) -> Result<u32, E>) -> Result<packet::Rule, E> {
+    let lines = Lines::of_sections(std::slice::from_ref(rule));
+    let mut compiled = compiled::compile(&lines, &[], |_| 0, number)?;
+    assert_eq!(compiled.rules.len(), 1);
+    Ok(compiled.rules.remove(0))
+}
 
 #[test]
 fn a_rule_becomes_what_packets_are_compared_with() {
@@ -25,19 +35,18 @@ fn a_rule_becomes_what_packets_are_compared_with() {
         destination_ports: Ports { first: 80, last: 80 },
         interface: Some(7),
         source_pool: 0,
+        reports: false,
+        mark: 0,
     };
-    assert_eq!(
-        rule.compile(&[], |name| Ok::<_, ()>(if name == "in0" { 7 } else { 0 })),
-        Ok(compiled)
-    );
-    assert_eq!(rule.compile(&[], |_| Err("no such device")), Err("no such device"));
+    assert_eq!(compile(rule, |name| Ok::<_, ()>(if name == "in0" { 7 } else { 0 })), Ok(compiled));
+    assert_eq!(compile(rule, |_| Err("no such device")), Err("no such device"));
 }
 
 #[test]
 fn what_a_rule_does_not_name_is_any() {
     let (before, _) = GOOD.split_once("protocol =").unwrap();
     let rule = parse(Path::new("f"), &format!("{before}{TLS}")).unwrap().rules.remove(0);
-    assert_eq!(rule.compile(&[], |_| Err(())), Ok(packet::Rule::any(Action::Accept)));
+    assert_eq!(compile(&rule, |_| Err(())), Ok(packet::Rule::any(Action::Accept)));
 }
 
 #[test]
@@ -53,7 +62,7 @@ fn a_rule_says_whether_first_packets_wait_for_the_peers() {
         let rule = with(more);
         let seen = (rule.commit, rule.commit_timeout);
         assert_eq!(seen, (commit, Duration::from_millis(milliseconds)), "{more}");
-        assert_eq!(rule.compile(&[], |_| Ok::<_, ()>(7)).unwrap().commit, commit);
+        assert_eq!(compile(&rule, |_| Ok::<_, ()>(7)).unwrap().commit, commit);
     }
     refused(&[
         (
@@ -322,8 +331,9 @@ fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
     rules.push(super::super::rule::Rule { snat: Vec::new(), ..rules[0].clone() });
     let pools = super::super::rule::pools(&rules);
     assert_eq!(pools.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-    let numbers =
-        rules.iter().map(|rule| rule.compile(&pools, |_| Ok::<_, ()>(7)).unwrap().source_pool);
+    let lines = Lines::of_sections(&rules);
+    let compiled = compiled::compile(&lines, &pools, |_| 0, |_| Ok::<_, ()>(7)).unwrap();
+    let numbers = compiled.rules.iter().map(|rule| rule.source_pool);
     assert_eq!(numbers.collect::<Vec<_>>(), [1, 1, 2, 0]);
 }
 
@@ -346,4 +356,55 @@ fn addresses_that_can_stand_in_for_no_source_are_refused() {
     }
     let drop = changed("action = \"accept\"", "action = \"drop\"\nsnat = [\"192.0.2.1\"]");
     assert!(drop.unwrap_err().to_string().contains("lets no flow begin"));
+}
+
+#[test]
+fn rules_are_in_a_file_or_in_sections() {
+    let control = "control = \"/run/testudo/n1.sock\"";
+    let with = |key: &str| format!("{control}\n{key}");
+    refused(&[
+        (
+            control,
+            &with("rules = \"/etc/testudo/n1.rules\""),
+            "f:21:1: [[rule]] beside rules in [node]; expected a file of rules or sections [[rule]], not \
+             both",
+        ),
+        (
+            control,
+            &with("rules = \"n1.rules\""),
+            "f:10:9: rules is \"n1.rules\"; expected an absolute path of at most 1024 bytes",
+        ),
+    ]);
+    let (before, rest) = GOOD.split_once("[[rule]]").unwrap();
+    let (_, after) = rest.split_once("[timeouts]").unwrap();
+    let text = format!("{before}[timeouts]{after}").replace(control, &with("rules = \"/r\""));
+    let config = parse(Path::new("f"), &text).unwrap();
+    assert_eq!(config.node.rules.as_deref(), Some(Path::new("/r")));
+    assert_eq!((config.rules.len(), config.lines.0.len()), (0, 0));
+}
+
+#[test]
+fn a_file_of_rules_is_read_with_the_configuration_that_names_it() {
+    let directory = std::env::temp_dir();
+    let file = |name: &str| directory.join(format!("testudo-{}-{name}", std::process::id()));
+    let (config, rules) = (file("n1.toml"), file("n1.rules"));
+    let (before, rest) = GOOD.split_once("[[rule]]").unwrap();
+    let (_, after) = rest.split_once("[timeouts]").unwrap();
+    let key = format!("table_entries = 4096\nrules = \"{}\"", rules.display());
+    let text = format!("{before}[timeouts]{after}").replace("table_entries = 4096", &key);
+    std::fs::write(&config, text).unwrap();
+    let read = |text: &str| {
+        std::fs::write(&rules, text).unwrap();
+        crate::config::load(&config)
+    };
+    let lines = read("iif in0 proto tcp dport { 80, 443 } accept\ndrop").unwrap().lines;
+    assert_eq!((lines.0.len(), lines.size()), (2, 3));
+    let error = read("drop\niif in1 accept").unwrap_err().to_string();
+    let said =
+        format!("{}:2:5: the interface in1; expected one of in0\n 2 | iif in1", rules.display());
+    assert!(error.starts_with(&said), "{error}");
+    std::fs::remove_file(&rules).unwrap();
+    let missing = crate::config::load(&config).unwrap_err().to_string();
+    assert!(missing.starts_with(&format!("{}: ", rules.display())), "{missing}");
+    std::fs::remove_file(&config).unwrap();
 }

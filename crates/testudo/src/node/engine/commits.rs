@@ -82,6 +82,11 @@ impl Commits {
         }
     }
 
+    /// Other rules are in force; flows that wait are still found among them.
+    pub(super) fn set_timeouts(&mut self, timeouts: Vec<Duration>) {
+        self.timeouts = timeouts;
+    }
+
     /// The flow of this key, if it waits.
     pub(super) fn get(&self, key: &FlowKey) -> Option<FlowRecord> {
         self.waiting.iter().map(|waiting| waiting.record).find(|record| record.key == *key)

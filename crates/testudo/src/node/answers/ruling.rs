@@ -1,0 +1,104 @@
+//! Rules that are shown, and rules that are loaded.
+//!
+//! All but the change itself is done here, in the thread of the control socket: reading, checking, going over the
+//! node table for the numbers that flows have. The engine then changes them in one step, if nobody else has
+//! meanwhile.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Answerer, NoAnswer, ask, engine};
+use crate::config::cluster::Mode;
+use crate::config::error::ConfigError;
+use crate::control::protocol::{Loaded, RuleLine, Rules};
+use crate::node::engine::ruling::{LoadError, Question};
+use crate::node::interfaces::InterfaceError;
+use crate::rules::ruling::RulingError;
+use crate::rules::{self, Surroundings, numbers};
+
+/// Why rules were not loaded; those before them are in force.
+#[derive(Debug, thiserror::Error)]
+pub enum NotLoaded {
+    /// A witness compares no packets with rules.
+    #[error("this node is a witness, which handles no packets; expected a node that does")]
+    Witness,
+    /// Not a path that means the same to everybody.
+    #[error("the file {seen:?}; expected an absolute path")]
+    Relative {
+        /// What was given.
+        seen: String,
+    },
+    /// The file is wrong.
+    #[error("{0}\nthe rules in force stay")]
+    Config(#[from] ConfigError),
+    /// The file can't come into force here.
+    #[error(transparent)]
+    Ruling(#[from] RulingError<InterfaceError>),
+    /// The engine did not take it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl Answerer {
+    pub(super) fn rules(&self) -> Result<Rules, NoAnswer> {
+        self.table()?;
+        let shown =
+            ask("engine", &self.engine, |answers| engine::Input::Rules(Question::Show(answers)))?;
+        let lines = shown.ruling.lines.0.iter().zip(&shown.ruling.marks).zip(shown.flows);
+        let lines = lines.map(|((line, mark), flows)| RuleLine {
+            line: line.at as u64,
+            number: mark.number(),
+            rules: line.says.size() as u64,
+            flows,
+            text: line.text.clone(),
+        });
+        Ok(Rules {
+            node: self.cluster.member(self.cluster.node()).to_owned(),
+            file: shown.ruling.file.clone(),
+            lines: lines.collect(),
+        })
+    }
+
+    /// The counters of lines that ask for one.
+    pub(super) fn counted(&self) -> Result<Vec<(String, u64)>, NoAnswer> {
+        let counted = ask("engine", &self.engine, |answers| {
+            engine::Input::Rules(Question::Counted(answers))
+        })?;
+        Ok(counted.into_iter().map(|(line, flows)| (format!("rule_{line}"), flows)).collect())
+    }
+
+    pub(super) fn load(&self, file: &Path, flush: bool) -> Result<Loaded, NoAnswer> {
+        let table = self.table()?;
+        if self.interfaces.is_empty() {
+            return Err(NotLoaded::Witness.into());
+        }
+        if !file.is_absolute() {
+            return Err(NotLoaded::Relative { seen: file.display().to_string() }.into());
+        }
+        let tap = self.mode == Mode::Tap;
+        let surroundings = Surroundings { interfaces: Some(&self.interfaces), tap };
+        let lines = rules::load(file, surroundings).map_err(NotLoaded::from)?;
+        let before = ask("engine", &self.engine, |answers| {
+            engine::Input::Rules(Question::InForce(answers))
+        })?;
+        let flows = numbers::of_flows(table);
+        let number = |name: &str| self.links.number(name);
+        let next = before.next(Some(file.to_owned()), lines, &flows, &[], number);
+        let next = Arc::new(next.map_err(NotLoaded::from)?);
+        let question = |answers| {
+            let flush = flush.then(|| self.links.numbers());
+            let (before, next) = (before.clone(), next.clone());
+            engine::Input::Rules(Question::Load { before, next, flush, answers })
+        };
+        ask("engine", &self.engine, question)?.map_err(NotLoaded::from)?;
+        let kept = next.marks.iter().filter(|mark| before.marks.contains(mark)).count();
+        Ok(Loaded {
+            node: self.cluster.member(self.cluster.node()).to_owned(),
+            lines: next.lines.0.len() as u64,
+            kept: kept as u64,
+            rules: next.compiled.rules.len() as u64,
+            lasting: self.configured.as_deref() == Some(file),
+            configured: self.configured.clone().filter(|configured| configured != file),
+        })
+    }
+}

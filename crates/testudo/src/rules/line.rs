@@ -1,0 +1,226 @@
+//! A line of a rule file as it is meant, and as it is written.
+//!
+//! Invariant: what a [`Statement`] is printed as is read as the same one again. So nodes can be compared
+//! by what they print, and a line keeps its number from one reading to the next ([`super::numbers`]).
+
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use testudo_cluster::replica::Replicate;
+use testudo_packet::flow::Protocol;
+use testudo_packet::rule::{Action, Commit, Ports};
+
+use crate::config::prefix::Prefix;
+use crate::config::rule::Rule;
+use crate::protocol_names;
+
+/// A rule and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The line of the file, or the place among the sections `[[rule]]`, from 1.
+    pub at: usize,
+    /// The line as it stands in the file, on one line and without its comment sign.
+    pub text: String,
+    /// What it says.
+    pub says: Statement,
+}
+
+/// What a rule says. A flow matches if its first packet matches every part, and a list if it matches one
+/// item; an empty list is any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The interface that the first packet comes in by, or any.
+    pub interface: Option<String>,
+    /// Where it comes from.
+    pub sources: Vec<Prefix>,
+    /// Where it goes to.
+    pub destinations: Vec<Prefix>,
+    /// Its protocol, or any.
+    pub protocol: Option<Protocol>,
+    /// Whether the line names the one ICMP message that begins flows.
+    pub echo: bool,
+    /// Its source port.
+    pub source_ports: Vec<Ports>,
+    /// Its destination port.
+    pub destination_ports: Vec<Ports>,
+    /// What stands in for the source; a file has no words for it yet.
+    pub snat: Vec<IpAddr>,
+    /// What becomes of the flow.
+    pub action: Action,
+    /// From when on the other nodes are told of it.
+    pub replicate: Replicate,
+    /// Whether its first packet waits for them.
+    pub commit: Commit,
+    /// How long at most.
+    pub commit_timeout: Duration,
+    /// Whether each such flow is told in the log, and what the message begins with.
+    pub log: Option<String>,
+    /// Whether the status of the node shows the line's count among its counters.
+    pub count: bool,
+    /// For people.
+    pub comment: Option<String>,
+}
+
+impl Statement {
+    /// One that matches every flow.
+    pub const fn any(action: Action) -> Self {
+        Self {
+            interface: None,
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            protocol: None,
+            echo: false,
+            source_ports: Vec::new(),
+            destination_ports: Vec::new(),
+            snat: Vec::new(),
+            action,
+            replicate: Replicate::FirstPacket,
+            commit: Commit::Async,
+            commit_timeout: super::COMMIT_TIMEOUT,
+            log: None,
+            count: false,
+            comment: None,
+        }
+    }
+
+    /// What a section `[[rule]]` says.
+    pub fn of_section(rule: &Rule) -> Self {
+        Self {
+            interface: rule.interface.clone(),
+            sources: Vec::from_iter(rule.source),
+            destinations: Vec::from_iter(rule.destination),
+            protocol: rule.protocol,
+            source_ports: Vec::from_iter(rule.source_ports),
+            destination_ports: Vec::from_iter(rule.destination_ports),
+            snat: rule.snat.clone(),
+            replicate: rule.replicate,
+            commit: rule.commit,
+            commit_timeout: rule.commit_timeout,
+            ..Self::any(rule.action)
+        }
+    }
+
+    /// How long first packets wait for the peers at most, if they do.
+    pub fn waits(&self) -> Option<Duration> {
+        (self.commit == Commit::Sync).then_some(self.commit_timeout)
+    }
+
+    /// How many rules packets are compared with for this one; 0 if no packet can match it.
+    pub fn size(&self) -> usize {
+        let ports = |ports: &[Ports]| ports.len().max(1);
+        // Reckoned, not gone through: two long lists have more pairs than anybody waits for.
+        let of = |list: &[Prefix], ipv4: bool| {
+            list.iter().filter(|prefix| prefix.is_ipv4() == ipv4).count()
+        };
+        let pairs = |ipv4: bool| {
+            let lists = [&self.sources, &self.destinations];
+            let given = lists.iter().filter(|list| !list.is_empty());
+            given.map(|list| of(list, ipv4)).fold(1usize, usize::saturating_mul)
+        };
+        let pairs = match self.ipv4_only() {
+            _ if self.sources.is_empty() && self.destinations.is_empty() => 1,
+            Some(ipv4) => pairs(ipv4),
+            None => pairs(true).saturating_add(pairs(false)),
+        };
+        let ports = ports(&self.source_ports).saturating_mul(ports(&self.destination_ports));
+        pairs.saturating_mul(ports)
+    }
+
+    /// Whether the protocol is IPv4's, or IPv6's; nothing if it is of both.
+    fn ipv4_only(&self) -> Option<bool> {
+        match self.protocol {
+            Some(Protocol::ICMP) => Some(true),
+            Some(Protocol::ICMPV6) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Each source with each destination, of one family and of that of the protocol.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (Option<Prefix>, Option<Prefix>)> + '_ {
+        let any = |list: &[Prefix]| list.is_empty().then_some(None);
+        let each = |list: &'_ [Prefix]| list.iter().copied().map(Some).collect::<Vec<_>>();
+        let sources = any(&self.sources).into_iter().chain(each(&self.sources));
+        let destinations: Vec<_> =
+            any(&self.destinations).into_iter().chain(each(&self.destinations)).collect();
+        let family = self.ipv4_only();
+        let fits = move |pair: &(Option<Prefix>, Option<Prefix>)| {
+            let [source, destination] = [pair.0, pair.1].map(|p| p.map(Prefix::is_ipv4));
+            let equal =
+                source.zip(destination).is_none_or(|(source, destination)| source == destination);
+            equal && family.zip(source.or(destination)).is_none_or(|(family, seen)| family == seen)
+        };
+        sources
+            .flat_map(move |source| destinations.clone().into_iter().map(move |d| (source, d)))
+            .filter(fits)
+    }
+}
+
+impl Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(interface) = &self.interface {
+            write!(f, "iif \"{interface}\" ")?;
+        }
+        list(f, "saddr", self.sources.iter().map(Prefix::to_string))?;
+        list(f, "daddr", self.destinations.iter().map(Prefix::to_string))?;
+        if let Some(protocol) = self.protocol {
+            write!(f, "proto {} ", protocol_names::name(protocol))?;
+        }
+        if self.echo {
+            f.write_str("type echo-request ")?;
+        }
+        list(f, "sport", self.source_ports.iter().map(range))?;
+        list(f, "dport", self.destination_ports.iter().map(range))?;
+        if let Some(prefix) = &self.log {
+            f.write_str("log ")?;
+            if !prefix.is_empty() {
+                write!(f, "\"{prefix}\" ")?;
+            }
+        }
+        f.write_str(match self.action {
+            Action::Accept => "accept",
+            Action::Drop => "drop",
+            Action::Reject => "reject",
+        })?;
+        match self.replicate {
+            Replicate::FirstPacket => {}
+            Replicate::Established => f.write_str(" replicate established")?,
+            Replicate::After(time) => write!(f, " replicate after {}ms", time.as_millis())?,
+            Replicate::Never => f.write_str(" replicate never")?,
+        }
+        if let Some(time) = self.waits() {
+            write!(f, " commit sync timeout {}ms", time.as_millis())?;
+        }
+        if self.count {
+            f.write_str(" count")?;
+        }
+        list(f, " snat", self.snat.iter().map(IpAddr::to_string))?;
+        match &self.comment {
+            Some(comment) => write!(f, " comment \"{comment}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+fn range(ports: &Ports) -> String {
+    match ports {
+        Ports { first, last } if first == last => first.to_string(),
+        Ports { first, last } => format!("{first}-{last}"),
+    }
+}
+
+fn list(
+    f: &mut fmt::Formatter<'_>,
+    key: &str,
+    items: impl ExactSizeIterator<Item = String>,
+) -> fmt::Result {
+    let several = items.len() > 1;
+    for (at, item) in items.enumerate() {
+        match (at, several) {
+            (0, false) => write!(f, "{key} {item} ")?,
+            (0, true) => write!(f, "{key} {{ {item}")?,
+            _ => write!(f, ", {item}")?,
+        }
+    }
+    if several { f.write_str(" } ") } else { f.write_str("") }
+}

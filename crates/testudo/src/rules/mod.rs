@@ -1,0 +1,156 @@
+//! Which flows may begin: the lines of a rule file, or the sections `[[rule]]` of a node's configuration.
+//!
+//! The first line that a flow's first packet matches decides; with none, the flow may not begin. A line is
+//! what people write and are shown: it may have lists, and comes to one rule in the kernel for each
+//! combination of their items ([`compiled`]). Each of these knows the number of its line, which is what
+//! flows remember of how they came in ([`numbers`]).
+//!
+//! Invariant: [`Lines`] are valid as a whole. What would not fit the packet handling is refused while the
+//! file is read, with the place in the file, and nothing is loaded in part.
+
+mod checks;
+pub mod compiled;
+mod lexer;
+pub mod line;
+pub mod numbers;
+mod parser;
+pub mod ruling;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use testudo_packet::rule::{Action, MAX_RULES};
+
+use crate::config::error::{ConfigError, Fault};
+use crate::config::rule::Rule;
+use lexer::{Kind, Token};
+use line::{Line, Statement};
+use parser::{Parser, Sets};
+
+/// How long first packets wait for the peers unless the line says otherwise.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// The largest rule file that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Lines, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines(pub Vec<Line>);
+
+/// What is known of the node that a file is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// Its interfaces; nothing if they are not known.
+    pub interfaces: Option<&'a [String]>,
+    /// Whether it hands packets to an analyser, and so answers none.
+    pub tap: bool,
+}
+
+impl Lines {
+    /// The sections of a configuration.
+    pub fn of_sections(rules: &[Rule]) -> Self {
+        let line = |(at, rule)| {
+            let says = Statement::of_section(rule);
+            Line { at, text: says.to_string(), says }
+        };
+        Self((1..).zip(rules).map(line).collect())
+    }
+
+    /// How many rules packets are compared with.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(|line| line.says.size()).sum()
+    }
+}
+
+/// Reads a rule file.
+pub fn load(file: &Path, surroundings: Surroundings<'_>) -> Result<Lines, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(unreadable)?;
+    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let seen = format!("more than {MAX_FILE} bytes");
+        let fault = Fault { span: 0..0, seen, expected: "a rule file".to_owned() };
+        return Err(fault.locate_open(file, ""));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(source) => parse(file, source, surroundings),
+        Err(error) => {
+            let start = error.valid_up_to();
+            let seen = format!("the byte 0x{:02x}", bytes[start]);
+            let fault = Fault { span: start..start, seen, expected: "UTF-8".to_owned() };
+            Err(fault.locate_open(file, &String::from_utf8_lossy(&bytes)))
+        }
+    }
+}
+
+/// Reads the rules in a text that stands in `file`.
+pub fn parse(
+    file: &Path,
+    source: &str,
+    surroundings: Surroundings<'_>,
+) -> Result<Lines, ConfigError> {
+    read(source, surroundings).map_err(|fault| fault.locate_open(file, source))
+}
+
+fn read(source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Fault> {
+    let mut sets = Sets::new();
+    let mut lines = Lines::default();
+    let mut size = 0;
+    for tokens in lexer::statements(source)? {
+        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { continue };
+        let span = first.span.start..last.span.end;
+        let is_set = first.kind == Kind::Word("set");
+        let parser = Parser { tokens: &tokens, sets: &sets, end: span.end };
+        if is_set {
+            let (name, prefixes) = parser.set()?;
+            sets.insert(name, prefixes);
+            continue;
+        }
+        let says = parser.rule()?;
+        check_surroundings(&says, &tokens, surroundings)?;
+        let own = says.size();
+        size = own.saturating_add(size);
+        if size > MAX_RULES as usize {
+            let seen = format!("a line that comes to {own} rules, {size} with those before it");
+            let expected = format!(
+                "at most {MAX_RULES} rules in all: one for each combination of what a line lists"
+            );
+            return Err(Fault { span, seen, expected });
+        }
+        let text = match &source[span.clone()] {
+            broken if broken.contains('\n') => says.to_string(),
+            text => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        let at = source[..span.start].matches('\n').count() + 1;
+        lines.0.push(Line { at, text, says });
+    }
+    Ok(lines)
+}
+
+/// What a line has to do with the node.
+fn check_surroundings(
+    says: &Statement,
+    tokens: &[Token<'_>],
+    surroundings: Surroundings<'_>,
+) -> Result<(), Fault> {
+    let behind = |word| tokens.iter().position(|token| token.kind == Kind::Word(word));
+    let span =
+        |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or(0..0, |t| t.span.clone());
+    if let (Some(name), Some(known)) = (&says.interface, surroundings.interfaces)
+        && !known.contains(name)
+    {
+        let span = span(behind("iif").map(|at| at + 1));
+        let expected = format!("one of {}", known.join(", "));
+        return Err(Fault { span, seen: format!("the interface {name}"), expected });
+    }
+    if says.action == Action::Reject && surroundings.tap {
+        let seen = "reject, in tap mode, where nothing is answered".to_owned();
+        return Err(Fault { span: span(behind("reject")), seen, expected: "drop".to_owned() });
+    }
+    Ok(())
+}
