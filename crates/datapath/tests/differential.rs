@@ -74,7 +74,7 @@ fn rules() -> Vec<Rule> {
         },
         Rule {
             commit: Commit::Sync,
-            source_ports: Ports { first: 40_001, last: 40_003 },
+            source_ports: Ports { first: 40_001, last: 40_005 },
             ..Rule::any(Action::Accept)
         },
         Rule {
@@ -90,7 +90,7 @@ fn rules() -> Vec<Rule> {
             ..Rule::any(Action::Drop)
         },
         Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Drop) },
-        Rule { source_ports: Ports { first: 0, last: 40_004 }, ..Rule::any(Action::Accept) },
+        Rule { source_ports: Ports { first: 0, last: 40_006 }, ..Rule::any(Action::Accept) },
     ];
     let numbered = (0..).zip(rules).map(|(number, rule)| Rule { mark: number, ..rule });
     numbered.collect()

@@ -191,6 +191,12 @@ fn talk(tap: &mut Tap, stop: &AtomicBool) -> u32 {
     unreachable!("a test of days")
 }
 
+fn maps_of_stages(pins: &Path) -> usize {
+    let names =
+        std::fs::read_dir(pins).expect("pins").map(|entry| entry.expect("a pin").file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("stages_")).count()
+}
+
 /// What an analyser gets while daemons come and go; the last one takes everything away.
 fn restart(directory: &Path, mode: Mode, interface: &str) {
     let pins = directory.join("cluster-node");
@@ -208,6 +214,7 @@ fn restart(directory: &Path, mode: Mode, interface: &str) {
         std::thread::sleep(Duration::from_millis(100));
         let mut next = KernelDatapath::adopt(&pins, settings(mode)).expect("adopted");
         next.attach(interface).expect("attached already");
+        assert_eq!(maps_of_stages(&pins), 1, "the last one's has gone with its programs");
         assert_eq!((flows, next.table().len()), (8, flows));
         let slot = next.bucket(BucketId(3));
         assert_eq!((slot.owner, slot.epoch), (NodeId(0), Epoch(1)));
