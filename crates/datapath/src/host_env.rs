@@ -38,8 +38,8 @@ pub struct HostEnv<'a> {
     pub lease: Nanos,
     pub now: Nanos,
     pub pools: &'a Pools,
-    /// Whether another flow than those of the table has replies of this key. `None`: what a flow is translated
-    /// to is not chosen here, its packet goes up.
+    /// Whether another flow than those of the table has replies of this key. `None`: this stands for the kernel, in
+    /// which no translation is chosen and no error turned; such packets go up.
     pub taken: Option<&'a dyn Fn(&FlowKey) -> bool>,
     /// Whether a miss in a loading bucket is known to be a new flow.
     pub loaded: bool,
@@ -170,6 +170,10 @@ impl Env for HostEnv<'_> {
         if let Some(hits) = self.hits.as_slice().get(index as usize).filter(|_| !self.committed) {
             hits.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn turns_errors(&self) -> bool {
+        self.taken.is_some()
     }
 
     fn emit(&self, event: &Event) {

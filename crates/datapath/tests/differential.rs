@@ -370,12 +370,14 @@ fn compare(mode: Mode, seed: u64, count: usize) {
             handle_upcalls(&mut kernel, &mut user);
             committed += commit(&mut kernel, &mut user);
             for reply in replies(user.table()) {
-                let mut frame = traffic::answer(&reply);
-                if mode == Mode::Steered {
-                    frame[..6].copy_from_slice(&traffic::node_mac(1));
+                let told = [traffic::answer(&reply), traffic::error_to(&reply.reversed())];
+                for mut frame in told {
+                    if mode == Mode::Steered {
+                        frame[..6].copy_from_slice(&traffic::node_mac(1));
+                    }
+                    let which = format!("a reply or error after packet {index} of seed {seed}");
+                    run_in_both(&mut kernel, &mut user, mode, &frame, &which);
                 }
-                let which = format!("a reply after packet {index} of seed {seed}");
-                run_in_both(&mut kernel, &mut user, mode, &frame, &which);
                 answered += 1;
             }
         }

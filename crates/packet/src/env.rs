@@ -118,6 +118,9 @@ pub trait Env: Slots {
     /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
     /// error is what becomes of its packet instead.
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;
+    /// Whether ICMP errors about translated flows are rewritten here. Where not, they go up: the verifier would
+    /// follow more paths than it is willing to, and such errors are rare.
+    fn turns_errors(&self) -> bool;
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.

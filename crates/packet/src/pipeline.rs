@@ -255,6 +255,10 @@ fn open<E: Env>(
     let state = FlowState { phase, confirmed: false, rule: rule.number, sequence: 1 };
     let (bucket, key) = (place.bucket, headers.key);
     let record = FlowRecord { bucket, epoch, key, state, translation: None };
+    // The stack tells its sender, by the packet as it was sent.
+    if rule.pool != 0 && headers.hops <= 1 && env.mode().is_inline() {
+        return Verdict::Forward;
+    }
     if rule.pool != 0 {
         return translate::open(env, place, &record, &rule, commit, now);
     }

@@ -30,8 +30,9 @@ use crate::pipeline::admit;
 use crate::placement::Placement;
 use crate::stage;
 use crate::table::{self, Control, Found};
+use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
-use crate::wire::{self, Headers, quote};
+use crate::wire::{self, quote};
 
 /// Decides what becomes of an ICMP error that the main stage has handed over.
 #[inline(always)]
@@ -54,21 +55,42 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(slot) => slot,
         Err(verdict) => return verdict,
     };
-    let verdict = decide(env, &quoted, place, slot, now);
+    let found = table::lookup(env, place.hash, &quoted.key);
+    let verdict = match decide(env, &found, place, slot, now) {
+        Verdict::Forward
+            if found.is_some_and(|found| found.is_translated()) && !env.turns_errors() =>
+        {
+            Verdict::Upcall(UpcallReason::Translate)
+        }
+        verdict => verdict,
+    };
     stage::report(env, frame, place, slot, verdict);
-    verdict
+    if !env.turns_errors() {
+        return verdict;
+    }
+    let translated =
+        found.filter(|found| matches!(verdict, Verdict::Forward) && found.is_translated());
+    let Some(half) = translated else { return verdict };
+    match translate::turned(env, &half) {
+        Some(turned) => match translate::turn_error(env, frame, &link, &error, &quoted, &turned) {
+            Some(()) => Verdict::Forward,
+            None => Verdict::Drop(DropReason::Truncated),
+        },
+        None => Verdict::Drop(DropReason::Unrelated),
+    }
 }
 
-/// An error about a packet of a bucket that is this node's to handle.
+/// An error about a packet of a bucket that is this node's to handle, and of this flow. The flow was found in the
+/// direction of the quoted packet; the error travels the other way.
 #[inline(always)]
 fn decide<E: Env>(
     env: &E,
-    quoted: &Headers,
+    found: &Option<Found<E::Slot>>,
     place: Placement,
     slot: BucketSlot,
     now: Nanos,
 ) -> Verdict {
-    let Some(found) = find(env, quoted, place) else {
+    let Some(found) = found else {
         return if slot.state == BucketState::Loading {
             Verdict::Upcall(UpcallReason::Loading)
         } else {
@@ -83,10 +105,4 @@ fn decide<E: Env>(
         return Verdict::Drop(reason);
     }
     Verdict::Forward
-}
-
-/// The flow of a quoted packet. Its direction is the quoted packet's; the error travels the other way.
-#[inline(always)]
-fn find<E: Env>(env: &E, quoted: &Headers, place: Placement) -> Option<Found<E::Slot>> {
-    table::lookup(env, place.hash, &quoted.key)
 }

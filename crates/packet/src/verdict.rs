@@ -35,7 +35,7 @@ pub enum UpcallReason {
     Held = 3,
     /// It begins a flow that the peers are to know before.
     Commit = 4,
-    /// It begins a flow that is translated, and user space chooses to what.
+    /// It begins a flow that is translated, and user space chooses to what; or it is an ICMP error about such a flow.
     Translate = 5,
     /// A rule refuses it, and whoever has sent it is to hear of that, or the log is.
     Refused = 6,

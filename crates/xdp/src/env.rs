@@ -187,6 +187,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn turns_errors(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn may_report(&self, _rule: &Matched, _key: &FlowKey) -> bool {
         let Some(word) = maps::shared_word(shared::REPORTS) else { return false };
         // SAFETY: the map gave the pointer.

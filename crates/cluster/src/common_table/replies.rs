@@ -19,7 +19,9 @@ impl Replies {
         if self.0.is_empty() {
             return None;
         }
-        self.0.get(&(bucket, *key)).copied()
+        // The other way round it is spelled by what somebody quotes who has seen the flow's own packets outside.
+        let keys = [*key, key.reversed()];
+        keys.into_iter().find_map(|key| self.0.get(&(bucket, key)).copied())
     }
 
     pub(super) fn note(&mut self, record: &FlowRecord, slot: SlotId) {

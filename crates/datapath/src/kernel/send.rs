@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use testudo_packet::env::{Frame, Mac};
-use testudo_packet::pipeline;
+use testudo_packet::pipeline::{self, NotDirect};
 use testudo_packet::verdict::Counter;
 use testudo_packet::wire::{self, Payload};
 
@@ -63,6 +63,9 @@ impl Sender {
     pub fn send(&self, frame: &mut [u8], next_hop: Option<NextHop>) -> io::Result<Counter> {
         let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "not an IP packet");
         let link = wire::parse_link(&SliceFrame(frame)).map_err(|_| unreadable())?;
+        if pipeline::check_direct(&SliceFrame(frame), &link) == Err(NotDirect::Hops) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no hop left"));
+        }
         if let Some(hop) = next_hop {
             let mut view = SliceFrame(&mut *frame);
             if pipeline::forward(&mut view, &link, hop.source, hop.destination).is_ok() {

@@ -16,7 +16,7 @@ use testudo_packet::tracking::Timeouts;
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::node::{INSIDE, Node, OUTSIDE, Seen, flow, seen_of, slot};
-use crate::packets::{ACK, End, SYN, SYN_ACK, checksum, datagram, echo, ip, tcp, udp};
+use crate::packets::{ACK, End, SYN, SYN_ACK, checksum, datagram, echo, error, ip, tcp, udp};
 
 const CLIENT: End = ("10.10.2.7", 40_000);
 const SERVER: End = ("10.20.0.9", 443);
@@ -68,6 +68,14 @@ fn passes(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
     let mut out = frame.to_vec();
     node.now = node.now.plus_millis(1000);
     assert_eq!(node.datapath.handle(&mut out, interface, node.now), Verdict::Forward);
+    out
+}
+
+/// An error about a translated flow goes up, and comes out turned.
+fn turns(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
+    assert_eq!(node.takes(interface, frame).0, Verdict::Upcall(UpcallReason::Translate));
+    let (out, verdict) = released(node);
+    assert_eq!(verdict, Verdict::Forward);
     out
 }
 
@@ -374,4 +382,77 @@ fn a_record_brings_both_halves_to_another_node() {
     assert_eq!(node.datapath.table().install(&[stolen], node.now).refused, 1);
     assert_eq!(node.datapath.table().get(&thief), None);
     assert_eq!(node.datapath.table().len(), 1);
+}
+
+/// Both ways, of each protocol, with all of the packet quoted or eight bytes behind its IP header.
+#[test]
+fn errors_are_turned_with_the_packets_that_they_quote() {
+    let families = [
+        (CLIENT, SERVER, OUTSIDE_V4, "10.20.0.77", "10.10.2.99", [3, 4], 20),
+        (CLIENT_6, SERVER_6, OUTSIDE_V6, "fd20::77", "fd10::99", [2, 0], 40),
+    ];
+    for (client, server, outside, router, inner, kind, header) in families {
+        let echoes = if header == 20 { [8, 0] } else { [128, 129] };
+        let icmp = if header == 20 { 1 } else { 58 };
+        for protocol in [6, 17, icmp] {
+            // A packet of the flow between these ends, from its initiator or back.
+            let packet = |from: End, to: End, back: bool| {
+                let frame = match protocol {
+                    6 => tcp(from, to, if back { SYN_ACK } else { SYN }, 300),
+                    17 => udp(from, to, &[7; 300]),
+                    _ => echo(from.0, to.0, echoes[usize::from(back)], from.1.min(to.1)),
+                };
+                summed(frame)
+            };
+            let mut node = node();
+            let (client, server) =
+                if protocol == icmp { ((client.0, 77), (server.0, 77)) } else { (client, server) };
+            let key = flow(protocol, client, server);
+            let (out, to) = begin(&mut node, &packet(client, server, false), &key);
+            let far = if protocol == icmp { (server.0, to.source.port) } else { server };
+            let seen: End = (outside, to.source.port);
+            assert_eq!(out, packet(seen, far, false));
+            let before = node.datapath.table().get(&key);
+            for bytes in [out.len() - 14, header + 8] {
+                let about = |from, to, frame: &[u8]| summed(error(from, to, kind, frame, bytes));
+                let told = turns(&mut node, OUTSIDE, &about(router, outside, &out));
+                let sent = packet(client, server, false);
+                assert_eq!(told, about(router, client.0, &sent), "{protocol} inwards, {bytes}");
+                is_right(&told);
+                // And who inside has not got a reply, as the server is to hear of it.
+                let reply = packet(server, client, true);
+                let told = turns(&mut node, INSIDE, &about(inner, server.0, &reply));
+                let reply = packet(far, seen, true);
+                assert_eq!(told, about(outside, server.0, &reply), "{protocol} outwards, {bytes}");
+            }
+            assert_eq!(node.datapath.table().get(&key), before, "an error changes nothing");
+            // A quote of the flow under the wrong addresses of the two is of nobody's packet.
+            let unrelated = Verdict::Drop(DropReason::Unrelated);
+            let leaked = summed(error(router, client.0, kind, &packet(client, server, false), 80));
+            assert_eq!(node.takes(OUTSIDE, &leaked).0, Verdict::Upcall(UpcallReason::Translate));
+            assert_eq!(released(&mut node).1, unrelated);
+        }
+    }
+}
+
+#[test]
+fn a_packet_without_a_hop_left_is_told_of_as_it_was_sent() {
+    let mut node = node();
+    let last = |frame: Vec<u8>| {
+        let mut frame = frame;
+        frame[22] = 1;
+        let sum = {
+            frame[24..26].fill(0);
+            checksum(&frame[14..34])
+        };
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    // It begins no flow, and one that there is does not turn it: the node's stack answers it as it is.
+    let syn = last(tcp(CLIENT, SERVER, SYN, 0));
+    assert_eq!(node.takes(INSIDE, &syn).0, Verdict::Forward);
+    assert!(node.datapath.table().is_empty());
+    let key = flow(6, CLIENT, SERVER);
+    begin(&mut node, &tcp(CLIENT, SERVER, SYN, 0), &key);
+    assert_eq!(node.takes(INSIDE, &last(tcp(CLIENT, SERVER, ACK, 9))).0, Verdict::Forward);
 }

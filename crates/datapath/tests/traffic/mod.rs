@@ -254,6 +254,32 @@ pub fn answer(key: &FlowKey) -> Vec<u8> {
     [frame, data].concat()
 }
 
+/// An error about a packet of this key, to whoever sent it: eight bytes behind the packet's IP header are quoted.
+pub fn error_to(key: &FlowKey) -> Vec<u8> {
+    let quoted = answer(key);
+    let v4 = key.initiator.address.is_v4();
+    let (header, kind, protocol) = if v4 { (20, 3, 1) } else { (40, 1, 58) };
+    let quote = &quoted[14..14 + header + 8];
+    let mut frame = quoted[..14 + header].to_vec();
+    let length = (8 + quote.len()) as u8;
+    let sender = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let told = IpAddr::from(key.initiator.address);
+    match (sender(if v4 { "10.20.0.77" } else { "fd20::77" }), told) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            frame[17] = 20 + length;
+            frame[23] = protocol;
+            frame[26..34].copy_from_slice(&[from.octets(), to.octets()].concat());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            frame[19] = length;
+            frame[20] = protocol;
+            frame[22..54].copy_from_slice(&[from.octets(), to.octets()].concat());
+        }
+        mixed => panic!("{mixed:?} are not of one family"),
+    }
+    [&frame[..], &[kind, 1, 0x13, 0x57, 0, 0, 5, 0], quote].concat()
+}
+
 /// The address of a node on the link.
 pub const fn node_mac(node: u8) -> [u8; 6] {
     [2, 0, 0, 0, 1, node]

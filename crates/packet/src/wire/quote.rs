@@ -28,6 +28,9 @@ pub struct Error {
 }
 
 impl Error {
+    /// How many bytes of its own an error has before the packet that it quotes.
+    pub const HEADER: u32 = ERROR_BYTES;
+
     /// The same, of which the verifier knows nothing more ([`Env::opaque`]).
     #[inline(always)]
     pub fn opaque<E: Env>(self, env: &E) -> Self {

@@ -9,14 +9,17 @@
 //! stands for; so whoever owns the flow gets its replies, on every node. A frame is rewritten last, when a
 //! yielding bucket's packet has been reported as it came: the next owner holds the same bytes.
 //!
-//! Checksums change by the difference of what was rewritten (RFC 1624, equation 3); a sum that was wrong stays wrong,
-//! for its receiver to find.
+//! Checksums change by the difference of what was rewritten ([`change`]); a sum that was wrong stays wrong, for its
+//! receiver to find. ICMP errors about translated flows are turned in the stage that they belong to ([`quoted`]).
+
+mod change;
+mod quoted;
 
 use crate::bucket::{BucketState, Nanos};
 use crate::entry::{FlowRecord, Translation};
 use crate::env::{Env, Frame};
 use crate::event::{Event, EventKind};
-use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::flow::{Direction, FlowKey, Protocol};
 use crate::pipeline;
 use crate::placement::Placement;
 use crate::reception::Mode;
@@ -25,6 +28,9 @@ use crate::stage::Stage;
 use crate::table::{self, Found, Inserted, Joined, insert_translated, twin};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::{self, Headers, Link, Payload};
+
+use change::Change;
+pub(crate) use quoted::{turn_error, turned};
 
 /// Decides what becomes of a frame that the main stage has found to be of a translated flow, and rewrites it.
 #[inline(always)]
@@ -53,7 +59,13 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     if matches!(slot.state, BucketState::Yielding) && !matches!(env.mode(), Mode::Steered) {
         pipeline::report(env, frame, place.bucket, verdict);
     }
-    if matches!(verdict, Verdict::Forward) && rewrite(frame, &link, &headers, &turned).is_none() {
+    // The stack tells the sender, by the packet as it was sent.
+    if matches!(verdict, Verdict::Forward) && headers.hops <= 1 {
+        return verdict;
+    }
+    if matches!(verdict, Verdict::Forward)
+        && rewrite(env, frame, &link, &headers, &turned).is_none()
+    {
         return Verdict::Drop(DropReason::Internal);
     }
     verdict
@@ -120,53 +132,18 @@ pub(crate) fn open<E: Env>(
     }
 }
 
-/// What a checksum changes by, as a sum of sixteen-bit words (RFC 1624, equation 3: ~m + m').
-#[derive(Clone, Copy)]
-struct Change(u32);
-
-impl Change {
-    #[inline(always)]
-    const fn word(self, old: u16, new: u16) -> Self {
-        Self(self.0 + !old as u32 + new as u32)
-    }
-
-    #[inline(always)]
-    const fn two_words(self, old: u32, new: u32) -> Self {
-        self.word((old >> 16) as u16, (new >> 16) as u16).word(old as u16, new as u16)
-    }
-
-    #[inline(always)]
-    const fn address(self, old: Endpoint, new: Endpoint, v4: bool) -> Self {
-        let (old, new) = (old.address, new.address);
-        if v4 {
-            return self.two_words(old.low as u32, new.low as u32);
-        }
-        self.two_words((old.high >> 32) as u32, (new.high >> 32) as u32)
-            .two_words(old.high as u32, new.high as u32)
-            .two_words((old.low >> 32) as u32, (new.low >> 32) as u32)
-            .two_words(old.low as u32, new.low as u32)
-    }
-
-    /// The checksum after the change.
-    #[inline(always)]
-    const fn applied_to(self, checksum: u16) -> u16 {
-        let sum = !checksum as u32 + self.0;
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
-    }
-}
-
 /// Gives a packet other endpoints.
 #[inline(always)]
-fn rewrite<F: Frame>(
+fn rewrite<E: Env, F: Frame>(
+    env: &E,
     frame: &mut F,
     link: &Link,
     headers: &Headers,
     to: &Translation,
 ) -> Option<()> {
     let (from, at, v4) = (headers.key, link.offset, matches!(link.payload, Payload::V4));
-    let addresses = Change(0).address(from.initiator, to.source, v4).address(
+    let addresses = Change::NONE.address(env, from.initiator, to.source, v4).address(
+        env,
         from.responder,
         to.destination,
         v4,
@@ -220,7 +197,7 @@ fn rewrite_transport<F: Frame>(
         // Both ends have one identifier, which stands there once.
         Protocol::ICMP => {
             frame.set_u16(at + 4, source)?;
-            let identifier = Change(0).word(from.initiator.port, source);
+            let identifier = Change::NONE.word(from.initiator.port, source);
             let checksum = identifier.applied_to(frame.u16(at + 2)?);
             frame.set_u16(at + 2, checksum)
         }

@@ -1,0 +1,186 @@
+//! ICMP errors about packets of translated flows: both the error and the packet that it quotes are turned.
+//!
+//! Whoever is told has to recognise its own packet, so the quote is turned back into what it sent; and the error
+//! itself goes to where that came from. One that comes from inside goes out under the translated address, whoever
+//! inside has sent it (RFC 5508 REQ-4 and REQ-5).
+//!
+//! All sums over what is rewritten are corrected by the difference: the quoted packet's own, where the quote reaches
+//! so far, and the error's, which covers the quote and so also what those sums change by.
+
+use super::Change;
+use crate::entry::Translation;
+use crate::env::{Env, Frame};
+use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::table::{Found, twin};
+use crate::wire::quote::Error;
+use crate::wire::{Headers, Link};
+
+/// What an error about a packet of a translated flow is turned into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turned {
+    /// What the quoted packet becomes.
+    quoted: Translation,
+    /// Where the error comes from then; nothing, if that stays.
+    from: Option<Endpoint>,
+}
+
+/// How an error is turned that quotes a packet of this half of a translated flow. `None`: no packet of the flow
+/// that was ever sent looks like the quoted one.
+#[inline(always)]
+pub(crate) fn turned<E: Env>(env: &E, half: &Found<E::Slot>) -> Option<Turned> {
+    // What the flow's own node has sent on is spelled as nobody but the far end sees it: each half is met
+    // backwards.
+    if !matches!(half.direction, Direction::Reply) {
+        return None;
+    }
+    let (other, _, _) = twin::other_half(env, half.slot)?;
+    let there = twin::read_key(other);
+    Some(if half.is_alias() {
+        // The flow's initiator has sent it, and is told by somebody outside.
+        let FlowKey { initiator, responder, .. } = there;
+        let quoted = Translation { source: initiator, destination: responder };
+        Turned { quoted, from: None }
+    } else {
+        // Its responder has sent it, and is told by somebody inside.
+        let Translation { source, destination } = twin::translation_of(there);
+        let quoted = Translation { source: destination, destination: source };
+        Turned { quoted, from: Some(source) }
+    })
+}
+
+/// Rewrites an error and what it quotes. `quoted`: the headers of the quoted packet.
+#[inline(always)]
+pub(crate) fn turn_error<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    error: &Error,
+    quoted: &Headers,
+    turned: &Turned,
+) -> Option<()> {
+    let addresses = turn_quoted_addresses(env, frame, error, quoted, &turned.quoted)?;
+    let transport = turn_quoted_transport(env, frame, error, quoted, &turned.quoted)?;
+    let outer = turn_outer(env, frame, link, error, turned)?;
+    let mut change = addresses.and(transport);
+    if !error.v4 {
+        // Its sum covers the addresses as well (RFC 4443 §2.3).
+        change = change.and(outer);
+    }
+    let at = error.offset - Error::HEADER + 2;
+    let checksum = change.applied_to(frame.u16(at)?);
+    frame.set_u16(at, checksum)
+}
+
+/// The addresses of the error itself: it goes to whoever sent the quoted packet.
+#[inline(always)]
+fn turn_outer<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    error: &Error,
+    turned: &Turned,
+) -> Option<Change> {
+    let at = link.offset;
+    let told = Endpoint { address: error.destination, port: 0 };
+    let mut change = Change::NONE.address(env, told, turned.quoted.source, error.v4);
+    if error.v4 {
+        if let Some(from) = turned.from {
+            let seen = Endpoint { address: crate::flow::Address::v4(frame.u32(at + 12)?), port: 0 };
+            change = change.address(env, seen, from, true);
+            frame.set_u32(at + 12, from.address.as_v4()?)?;
+        }
+        frame.set_u32(at + 16, turned.quoted.source.address.as_v4()?)?;
+        let checksum = change.applied_to(frame.u16(at + 10)?);
+        frame.set_u16(at + 10, checksum)?;
+        return Some(change);
+    }
+    if let Some(from) = turned.from {
+        let (high, low) = (frame.u64(at + 8)?, frame.u64(at + 16)?);
+        let seen = Endpoint { address: crate::flow::Address { high, low }, port: 0 };
+        change = change.address(env, seen, from, false);
+        frame.set_u64(at + 8, from.address.high)?;
+        frame.set_u64(at + 16, from.address.low)?;
+    }
+    frame.set_u64(at + 24, turned.quoted.source.address.high)?;
+    frame.set_u64(at + 32, turned.quoted.source.address.low)?;
+    Some(change)
+}
+
+/// The addresses of the quoted packet, and its header's own sum.
+#[inline(always)]
+fn turn_quoted_addresses<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    error: &Error,
+    quoted: &Headers,
+    to: &Translation,
+) -> Option<Change> {
+    let (at, from) = (error.offset, quoted.key);
+    let change = Change::NONE.address(env, from.initiator, to.source, error.v4).address(
+        env,
+        from.responder,
+        to.destination,
+        error.v4,
+    );
+    if error.v4 {
+        frame.set_u32(at + 12, to.source.address.as_v4()?)?;
+        frame.set_u32(at + 16, to.destination.address.as_v4()?)?;
+        let before = frame.u16(at + 10)?;
+        let after = change.applied_to(before);
+        frame.set_u16(at + 10, after)?;
+        return Some(change.word(before, after));
+    }
+    frame.set_u64(at + 8, to.source.address.high)?;
+    frame.set_u64(at + 16, to.source.address.low)?;
+    frame.set_u64(at + 24, to.destination.address.high)?;
+    frame.set_u64(at + 32, to.destination.address.low)?;
+    Some(change)
+}
+
+/// The ports of the quoted packet, and the sum over them, if it is quoted. All of them stand in the first eight bytes,
+/// which every error quotes, but for the sum of TCP.
+#[inline(always)]
+fn turn_quoted_transport<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    error: &Error,
+    quoted: &Headers,
+    to: &Translation,
+) -> Option<Change> {
+    let (at, from) = (quoted.offset, quoted.key);
+    let (source, destination) = (to.source.port, to.destination.port);
+    let addresses = Change::NONE.address(env, from.initiator, to.source, error.v4).address(
+        env,
+        from.responder,
+        to.destination,
+        error.v4,
+    );
+    let identifier = Change::NONE.word(from.initiator.port, source);
+    let ports = identifier.word(from.responder.port, destination);
+    let (ports_at, change, sum_at, covered) = match from.protocol {
+        Protocol::TCP => (0u32, ports, 16u32, addresses.and(ports)),
+        Protocol::UDP => (0, ports, 6, addresses.and(ports)),
+        Protocol::ICMP => (4, identifier, 2, identifier),
+        Protocol::ICMPV6 => (4, identifier, 2, addresses.and(identifier)),
+        _ => return None,
+    };
+    // From here on all protocols are one to the verifier.
+    let places = env.opaque(ports_at as u64 | (sum_at as u64) << 32);
+    let (ports_at, sum_at) = (places as u32, (places >> 32) as u32);
+    let (change, covered) = (change.opaque(env), covered.opaque(env));
+    frame.set_u16(at + ports_at, source)?;
+    if ports_at == 0 {
+        frame.set_u16(at + 2, destination)?;
+    }
+    if at + sum_at + 2 > error.end {
+        return Some(change);
+    }
+    let before = frame.u16(at + sum_at)?;
+    let none = from.protocol == Protocol::UDP && error.v4 && before == 0;
+    if none {
+        return Some(change);
+    }
+    let after = covered.applied_to(before);
+    frame.set_u16(at + sum_at, after)?;
+    Some(change.word(before, after))
+}
