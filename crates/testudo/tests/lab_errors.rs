@@ -72,7 +72,17 @@ fn a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it() {
 }
 
 fn a_trace_through_shared_addresses_shows_the_node_that_has_the_flow() {
-    let standing = Standing::whole("trace-shared", NODES, &[]);
+    trace_through_shared_addresses("trace-shared", &[]);
+}
+
+/// Each probe is a flow, of which the errors speak by the address that the server's side has seen.
+fn a_trace_through_translated_addresses_shows_the_same() {
+    let standing = trace_through_shared_addresses("trace-nat", &["--snat"]);
+    assert!(counters(&standing, "upcall") > 0, "flows that are translated are chosen a port");
+}
+
+fn trace_through_shared_addresses(story: &str, options: &[&str]) -> Standing {
+    let standing = Standing::whole(story, NODES, options);
     for (net, server) in [("10.10.1.", "10.20.2.1"), ("fd10::1:", "fd20::2:1")] {
         for way in WAYS {
             let seen = hops(&standing, way, server);
@@ -85,6 +95,7 @@ fn a_trace_through_shared_addresses_shows_the_node_that_has_the_flow() {
         (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
         (0, 0)
     );
+    standing
 }
 
 /// What a connection from the client brings to the server, and the packet size that the client ends with.
@@ -134,7 +145,7 @@ fn a_connection_is_told_of_a_small_link_behind_the_cluster() {
 }
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         (
             "a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it",
             a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it,
@@ -142,6 +153,10 @@ fn main() -> ExitCode {
         (
             "a_trace_through_shared_addresses_shows_the_node_that_has_the_flow",
             a_trace_through_shared_addresses_shows_the_node_that_has_the_flow,
+        ),
+        (
+            "a_trace_through_translated_addresses_shows_the_same",
+            a_trace_through_translated_addresses_shows_the_same,
         ),
         (
             "a_connection_is_told_of_a_small_link_behind_the_cluster",

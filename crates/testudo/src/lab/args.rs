@@ -70,9 +70,6 @@ pub struct RunArgs {
     /// What the first packets of these connections wait for.
     #[arg(long, value_enum, default_value_t = Commit::Sync)]
     pub commit: Commit,
-    /// The server sees the cluster's addresses in the place of the client's.
-    #[arg(long)]
-    pub snat: bool,
     /// Of a hundred frames of each sync link, how many are lost, for as long.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
     pub sync_loss: u32,
@@ -129,6 +126,9 @@ pub struct ClusterArgs {
     /// Lease, takeover and heartbeat in milliseconds, if not the default: LEASE,TAKEOVER,HEARTBEAT
     #[arg(long, value_parser = timing)]
     pub timing: Option<Timing>,
+    /// The server sees the cluster's addresses in the place of the client's.
+    #[arg(long)]
+    pub snat: bool,
     /// Repeats a run's choices: the node that fails, the paces, the cluster's secret.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -299,7 +299,7 @@ impl RunArgs {
         if self.connects > 0 && self.cluster.mode == Mode::Tap {
             bail!("--connects needs a cluster that forwards; saw --mode tap");
         }
-        if self.snat && self.cluster.mode != Mode::Shared {
+        if self.cluster.snat && self.cluster.mode != Mode::Shared {
             bail!("--snat needs the cluster's addresses; saw --mode {}", self.cluster.mode.name());
         }
         if self.prefill > 0 && (self.cluster.mode == Mode::Tap || self.scenario.late() > 0) {
@@ -327,7 +327,7 @@ impl RunArgs {
                 + self.prefill
                 + (self.churn + self.connects) * LIFE,
             committed: self.connects > 0 && self.commit == Commit::Sync,
-            snat: self.snat,
+            snat: self.cluster.snat,
             timing: self.cluster.timing,
             replicas: self.cluster.replicas,
             patient: self.prefill > 0,
@@ -361,7 +361,7 @@ impl RunArgs {
         add(self.churn > 0, format!(" --churn {}", self.churn));
         add(self.connects > 0, format!(" --connects {}", self.connects));
         add(self.commit == Commit::Async, " --commit async".into());
-        add(self.snat, " --snat".into());
+        add(cluster.snat, " --snat".into());
         add(self.sync_loss > 0, format!(" --sync-loss {}", self.sync_loss));
         add(self.sync_delay > 0, format!(" --sync-delay {}", self.sync_delay));
         add(self.hold != 4, format!(" --hold {}", self.hold));

@@ -86,6 +86,7 @@ fn act(verb: Verb) -> Result<ExitCode> {
                 seed: cluster.seed(),
                 timing: cluster.timing,
                 replicas: cluster.replicas,
+                snat: cluster.snat,
                 ..Settings::default()
             };
             standing::up(&name.name, cluster.plan(), cluster.buckets, &settings, bare)
@@ -115,7 +116,7 @@ fn play(args: &RunArgs) -> Result<ExitCode> {
         flows: args.flows,
         ipv6: !args.ipv4_only,
         zipf: args.zipf,
-        seen_as: args.snat.then(|| plan::Segment::Outside.cluster()),
+        seen_as: args.cluster.snat.then(|| plan::Segment::Outside.cluster()),
         seed,
     };
     // The server's ends go a little later than the client's.
