@@ -6,8 +6,8 @@
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod standing;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -144,6 +144,39 @@ fn a_connection_is_told_of_a_small_link_behind_the_cluster() {
     );
 }
 
+/// What a datagram to a port of the server where nobody listens comes to.
+fn refusal(standing: &Standing) -> ErrorKind {
+    standing.inside("client", || {
+        let socket = UdpSocket::bind("10.10.2.1:0").expect("a socket");
+        socket.connect("10.20.2.1:9").expect("a peer");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send(b"anybody?").expect("it leaves");
+        socket.recv(&mut [0; 16]).expect_err("nobody answers").kind()
+    })
+}
+
+fn an_error_about_a_translated_flow_comes_back_to_who_sent_it() {
+    let standing = Standing::bare("translated", NODES, &[]);
+    let rule = "[[rule]]\naction = \"accept\"\nprotocol = \"udp\"\nsource = \"10.10.0.0/16\"\n\
+        snat = [\"10.20.0.1\"]\n\n[[rule]]";
+    for node in ["n1", "n2"] {
+        standing.edit(node, |text| text.replacen("[[rule]]", rule, 1));
+        standing.order("start", node);
+    }
+    standing.await_owners(&[1, 2]);
+    // No more than a few a second, else.
+    let unlimited = || std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0");
+    standing.inside("server", unlimited).expect("a host that tells of each");
+    // Of either node's buckets.
+    for _ in 0..12 {
+        assert_eq!(refusal(&standing), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(
+        (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
+        (0, 0)
+    );
+}
+
 fn main() -> ExitCode {
     let tests: [(&str, fn()); 4] = [
         (
@@ -161,6 +194,10 @@ fn main() -> ExitCode {
         (
             "a_connection_is_told_of_a_small_link_behind_the_cluster",
             a_connection_is_told_of_a_small_link_behind_the_cluster,
+        ),
+        (
+            "an_error_about_a_translated_flow_comes_back_to_who_sent_it",
+            an_error_about_a_translated_flow_comes_back_to_who_sent_it,
         ),
     ];
     let root = nix::unistd::geteuid().is_root();
