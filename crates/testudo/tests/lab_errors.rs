@@ -178,7 +178,7 @@ fn an_error_about_a_translated_flow_comes_back_to_who_sent_it() {
 }
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         (
             "a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it",
             a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it,
