@@ -11,9 +11,11 @@ mod standing;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::Value;
 
 use standing::Standing;
@@ -36,6 +38,9 @@ const RULES: [(u16, &str); 4] = [
     (NEVER, "replicate = \"never\""),
     (LATER, "replicate = \"after\"\nreplicate_after_ms = 600000"),
 ];
+
+/// The client's first port, below those that the kernel gives.
+const FIRST_PORT: u16 = 20_000;
 
 /// A flow as a node shows it, by the client's port.
 type Flows = BTreeMap<u16, Value>;
@@ -71,12 +76,9 @@ impl Client {
             let listener = standing.inside("server", bind).expect("a listener");
             thread::spawn(move || serve(&listener));
         }
-        let open = |port| {
-            let server = SocketAddr::from(([10, 20, 2, 1], port));
-            let stream = TcpStream::connect_timeout(&server, PATIENCE).expect("a connection");
-            (stream.local_addr().expect("an address").port(), (stream, port))
-        };
-        let ports = RULES.iter().flat_map(|&(port, _)| [port; EACH]);
+        let open = |(own, port)| (own, (connection(own, port), port));
+        // The kernel would give one port to connections that go to different ones.
+        let ports = (FIRST_PORT..).zip(RULES.iter().flat_map(|&(port, _)| [port; EACH]));
         let streams = standing.inside("client", || ports.map(open).collect());
         let client = Self(streams);
         client.echo(|_| true);
@@ -118,6 +120,16 @@ impl Client {
     fn port(&self, own: u16) -> u16 {
         self.0[&own].1
     }
+}
+
+/// A connection of this port to that of the server.
+fn connection(own: u16, port: u16) -> TcpStream {
+    let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, own)).expect("the port");
+    let server = SockaddrIn::new(10, 20, 2, 1, port);
+    connect(socket.as_raw_fd(), &server).expect("a connection");
+    TcpStream::from(socket)
 }
 
 fn serve(listener: &TcpListener) {

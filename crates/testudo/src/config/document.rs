@@ -214,6 +214,11 @@ impl<'d> Value<'d> {
         if fits { Ok(path.into()) } else { Err(self.refuse(expected)) }
     }
 
+    /// Whether the value is a string.
+    pub fn is_text(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::String(_))
+    }
+
     /// Whether the value is an integer, whatever its size.
     pub fn is_integer(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Integer(_))

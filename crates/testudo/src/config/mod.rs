@@ -177,6 +177,7 @@ fn read(source: &str) -> Result<Config, Fault> {
     }
     check_one_kind(&own_section, &sections, witness)?;
     let rules = rule::read(&sections, &interfaces)?;
+    snat::check_mode(&sections, cluster.mode)?;
     let lines = Lines::of_sections(&rules);
     let probes = probe::read(&file.sections("probe", "[[probe]]")?)?;
     let health = health::read(file.section("health", "[health]")?.as_ref(), &cluster.timing)?;

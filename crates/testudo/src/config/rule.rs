@@ -105,7 +105,7 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
     let destination_ports = ports("destination_ports")?;
     let interface =
         section.value("interface").map(|value| interface(&value, interfaces)).transpose()?;
-    let snat = snat::read(section, action, protocol, source.or(destination))?;
+    let snat = snat::read(section, action, protocol, source.or(destination), interfaces)?;
     Ok(Rule {
         action,
         commit,

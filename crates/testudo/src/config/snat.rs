@@ -6,8 +6,10 @@ use testudo_datapath::pools::MAX_ADDRESSES;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::Action;
 
+use super::cluster::Mode;
 use super::document::{Section, Value};
 use super::error::Fault;
+use super::interface::Interface;
 use super::prefix::Prefix;
 use super::rule::{self, Rule};
 use crate::protocol_names;
@@ -15,7 +17,8 @@ use crate::protocol_names;
 /// The most addresses of one rule.
 const MAX_OF_RULE: usize = 64;
 
-const EXPECTED: &str = r#"a list of 1 to 64 addresses such as ["192.0.2.1"]"#;
+const EXPECTED: &str =
+    r#"a list of 1 to 64 addresses such as ["192.0.2.1"], or the name of an interface"#;
 
 /// Reads the key, if it is there.
 pub(super) fn read(
@@ -23,6 +26,7 @@ pub(super) fn read(
     action: Action,
     protocol: Option<Protocol>,
     about: Option<Prefix>,
+    interfaces: &[Interface],
 ) -> Result<Vec<IpAddr>, Fault> {
     let Some(list) = section.value("snat") else { return Ok(Vec::new()) };
     if action == Action::Drop {
@@ -38,11 +42,19 @@ pub(super) fn read(
         };
         return Err(list.refuse_because(&why, "it beside protocol = tcp, udp, icmp or icmpv6 only"));
     }
+    let v4 = match protocol {
+        Some(Protocol::ICMP) => Some(true),
+        Some(Protocol::ICMPV6) => Some(false),
+        _ => about.map(|prefix| prefix.is_ipv4()),
+    };
+    if list.is_text() {
+        return of_interface(&list, v4, interfaces);
+    }
     let mut addresses = Vec::new();
     for item in list.items(EXPECTED)? {
         let address = address(&item)?;
-        if let Some(prefix) = about.filter(|prefix| prefix.is_ipv4() != address.is_ipv4()) {
-            let why = format!("but the rule is about {prefix}");
+        if let Some(v4) = v4.filter(|v4| *v4 != address.is_ipv4()) {
+            let why = format!("but the rule is about {}", family(v4));
             return Err(item.refuse_because(&why, "addresses of its family"));
         }
         if addresses.contains(&address) {
@@ -55,6 +67,46 @@ pub(super) fn read(
         return Err(list.refuse_as(seen, EXPECTED));
     }
     Ok(addresses)
+}
+
+const fn family(v4: bool) -> &'static str {
+    if v4 { "IPv4" } else { "IPv6" }
+}
+
+/// The cluster's addresses on an interface, of the family that the rule is about (masquerading).
+fn of_interface(
+    value: &Value<'_>,
+    v4: Option<bool>,
+    interfaces: &[Interface],
+) -> Result<Vec<IpAddr>, Fault> {
+    let name = value.text(EXPECTED)?;
+    let Some(interface) = interfaces.iter().find(|interface| interface.name == name) else {
+        return Err(value.refuse("the name of an [[interface]], or a list of addresses"));
+    };
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    let fits = |address: &IpAddr| v4.is_none_or(|v4| v4 == address.is_ipv4()) && usable(address);
+    let addresses: Vec<_> = interface.addresses.iter().copied().filter(fits).collect();
+    if addresses.is_empty() {
+        let of = v4.map_or("", family);
+        let why = format!("where the cluster has no {of} address that can stand in");
+        return Err(value.refuse_because(&why.replace("  ", " "), "an interface with one"));
+    }
+    Ok(addresses)
+}
+
+/// Refuses translation where packets are only shown.
+pub(super) fn check_mode(sections: &[Section<'_>], mode: Mode) -> Result<(), Fault> {
+    let shown = sections.iter().filter(|_| mode == Mode::Tap);
+    match shown.filter_map(|section| section.value("snat")).next() {
+        None => Ok(()),
+        Some(value) => {
+            let why = "but in tap mode packets are shown as they are";
+            Err(value.refuse_because(why, "no snat"))
+        }
+    }
 }
 
 fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {

@@ -338,6 +338,41 @@ fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
 }
 
 #[test]
+fn an_interface_stands_for_the_clusters_addresses_on_it() {
+    let interface = "interface = \"in0\"";
+    let snat = |protocol: &str, destination: &str| {
+        let rule = format!("{interface}\nsnat = \"in0\"");
+        let text = GOOD
+            .replace(interface, &rule)
+            .replace("protocol = \"tcp\"", &format!("protocol = {protocol}"))
+            .replace("source = \"10.10.0.0/16\"\n", "")
+            .replace("destination = \"10.20.0.0/16\"\n", destination)
+            .replace("destination_ports = \"80\"\n", "");
+        parse(Path::new("f"), &text).unwrap().rules.remove(0).snat
+    };
+    let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    assert_eq!(snat("\"tcp\"", ""), addresses(&["10.10.0.1", "fd10::1"]));
+    assert_eq!(snat("\"icmpv6\"", ""), addresses(&["fd10::1"]));
+    let v4 = "destination = \"10.20.0.0/16\"\n";
+    assert_eq!(snat("\"udp\"", v4), addresses(&["10.10.0.1"]));
+    let nowhere = changed(interface, &format!("{interface}\nsnat = \"out9\"")).unwrap_err();
+    assert!(nowhere.to_string().contains("the name of an [[interface]]"), "{nowhere}");
+}
+
+#[test]
+fn nothing_is_translated_where_packets_are_only_shown() {
+    let text = GOOD
+        .replace("mac = \"02:74:65:73:00:01\"\n", "mode = \"tap\"\n")
+        .replace("addresses = [\"10.10.0.1\", \"fd10::1\"]\n", "")
+        .replace("table_entries = 4096", "table_entries = 4096\ntap = \"ids0\"")
+        .replace("interface = \"in0\"", "interface = \"in0\"\nsnat = [\"192.0.2.1\"]");
+    let error = parse(Path::new("f"), &text).unwrap_err().to_string();
+    assert!(error.contains("in tap mode packets are shown as they are"), "{error}");
+}
+
+#[test]
 fn addresses_that_can_stand_in_for_no_source_are_refused() {
     let interface = "interface = \"in0\"";
     for snat in [
