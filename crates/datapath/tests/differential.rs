@@ -61,20 +61,20 @@ fn rules() -> Vec<Rule> {
     let rules = vec![
         Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
         Rule {
-            source_ports: Ports { first: 40_004, last: 40_005 },
+            source_ports: Ports { first: 40_010, last: 40_011 },
             source_pool: 1,
             ..Rule::any(Action::Accept)
         },
         Rule { protocol: Some(Protocol::ICMP), source_pool: 1, ..Rule::any(Action::Accept) },
         Rule {
             commit: Commit::Sync,
-            source_ports: Ports { first: 40_003, last: 40_003 },
+            source_ports: Ports { first: 40_009, last: 40_009 },
             source_pool: 1,
             ..Rule::any(Action::Accept)
         },
         Rule {
             commit: Commit::Sync,
-            source_ports: Ports { first: 40_001, last: 40_005 },
+            source_ports: Ports { first: 40_001, last: 40_007 },
             ..Rule::any(Action::Accept)
         },
         Rule {
@@ -90,7 +90,7 @@ fn rules() -> Vec<Rule> {
             ..Rule::any(Action::Drop)
         },
         Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Drop) },
-        Rule { source_ports: Ports { first: 0, last: 40_006 }, ..Rule::any(Action::Accept) },
+        Rule { source_ports: Ports { first: 0, last: 40_010 }, ..Rule::any(Action::Accept) },
     ];
     let numbered = (0..).zip(rules).map(|(number, rule)| Rule { mark: number, ..rule });
     numbered.collect()
@@ -404,6 +404,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     assert!(flows.0.len() > 20, "{} flows", flows.0.len());
     let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
     assert!(held > 100, "{held} held");
+    println!("{mode:?}: {held} held, {committed} committed, {answered} answered");
     assert!(committed > 10, "{committed} committed");
     assert!(answered > 10, "{answered} replies to translated flows");
     for reason in usual(mode) {

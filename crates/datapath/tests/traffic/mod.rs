@@ -36,7 +36,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         6 => Just(0x02), 4 => Just(0x12), 8 => Just(0x10), 2 => Just(0x18),
         3 => Just(0x11), 1 => Just(0x04), 1 => Just(0x14), 1 => any::<u8>(),
     ];
-    (0u8..14, any::<bool>(), any::<bool>(), 1u8..4, 0u8..8, flags, 0u8..8, 0u8..5, 0u8..64)
+    (0u8..14, any::<bool>(), any::<bool>(), 1u8..4, 0u8..12, flags, 0u8..8, 0u8..5, 0u8..64)
         .prop_map(|(kind, v6, reply, host, port, flags, tags, extensions, payload)| Shape {
             kind,
             v6,
