@@ -12,7 +12,7 @@
 //!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again. On the host it
 //!   has begun the flow of a first packet that is translated, which that packet then is the first of.
 //! * The load of a bucket is counted once a packet: by the stage that finds the bucket to be this node's
-//!   to handle ([`own`] in the stages behind the main one). Whoever hands over behind that point hands over a
+//!   to handle (`own` in the stages behind the main one). Whoever hands over behind that point hands over a
 //!   packet that has been counted.
 //! * A stage hands over to no other: its packet is decided, or dropped as [`DropReason::Internal`], and no
 //!   packet can go in circles. The same happens where a stage has no program.

@@ -9,8 +9,8 @@
 //! stands for; so whoever owns the flow gets its replies, on every node. A frame is rewritten last, when a
 //! yielding bucket's packet has been reported as it came: the next owner holds the same bytes.
 //!
-//! Checksums change by the difference of what was rewritten ([`change`]); a sum that was wrong stays wrong, for its
-//! receiver to find. ICMP errors about translated flows are turned in the stage that they belong to ([`quoted`]).
+//! Checksums change by the difference of what was rewritten (`change`); a sum that was wrong stays wrong, for its
+//! receiver to find. ICMP errors about translated flows are turned in the stage that they belong to (`quoted`).
 
 mod change;
 mod quoted;
