@@ -104,9 +104,9 @@ fn addresses(list: &Value<'_>, name: &str, before: &[Interface]) -> Result<Vec<I
     }
     for item in items {
         let address = address(&item)?;
-        let elsewhere = before
-            .iter()
-            .find(|interface| interface.addresses.contains(&address) && !is_link_local(address));
+        let elsewhere = before.iter().find(|interface| {
+            interface.addresses.contains(&address) && !prefix::is_link_local(address)
+        });
         let taken = if addresses.contains(&address) {
             Some(name)
         } else {
@@ -119,13 +119,6 @@ fn addresses(list: &Value<'_>, name: &str, before: &[Interface]) -> Result<Vec<I
         addresses.push(address);
     }
     Ok(addresses)
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
 }
 
 fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {

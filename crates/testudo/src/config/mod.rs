@@ -23,13 +23,12 @@ pub mod prefix;
 pub mod probe;
 pub mod rule;
 mod snat;
+pub mod source;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 pub mod tls;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use testudo_packet::bucket::NodeId;
@@ -119,27 +118,7 @@ pub fn load(file: &Path) -> Result<Config, ConfigError> {
 
 /// Reads the configuration in a file, and no file that it names: with such a file it has no rules.
 pub fn load_alone(file: &Path) -> Result<Config, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
-    let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(unreadable)?;
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE {
-        let seen = format!("more than {MAX_FILE} bytes");
-        let fault = Fault { span: 0..0, seen, expected: "a configuration".to_owned() };
-        return Err(fault.locate(file, ""));
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(source) => parse(file, source),
-        Err(error) => {
-            let start = error.valid_up_to();
-            let fault = Fault {
-                span: start..start,
-                seen: format!("the byte 0x{:02x}", bytes[start]),
-                expected: "UTF-8".to_owned(),
-            };
-            Err(fault.locate(file, &String::from_utf8_lossy(&bytes)))
-        }
-    }
+    parse(file, &source::read(file, MAX_FILE, "a configuration", Fault::locate)?)
 }
 
 /// Reads the configuration in a text that stands in `file`; see [`load_alone`].

@@ -40,7 +40,7 @@ pub(super) fn read(sections: &[Section<'_>]) -> Result<Vec<Probe>, Fault> {
         let value = section.required("target", TARGET)?;
         let target = target(&value)?;
         let interface = section.value("interface").map(|v| interface::device(&v)).transpose()?;
-        if interface.is_none() && is_link_local(target) {
+        if interface.is_none() && prefix::is_link_local(target) {
             let why = "which is another station on each link";
             return Err(value.refuse_because(why, "an interface beside it"));
         }
@@ -63,8 +63,4 @@ fn target(value: &Value<'_>) -> Result<IpAddr, Fault> {
         return Ok(target);
     }
     Err(value.refuse_because("which no single station can have", TARGET))
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

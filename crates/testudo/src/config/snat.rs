@@ -10,7 +10,7 @@ use super::cluster::Mode;
 use super::document::{Section, Value};
 use super::error::Fault;
 use super::interface::Interface;
-use super::prefix::Prefix;
+use super::prefix::{self, Prefix};
 use super::rule::{self, Rule};
 use crate::protocol_names;
 
@@ -83,11 +83,9 @@ fn of_interface(
     let Some(interface) = interfaces.iter().find(|interface| interface.name == name) else {
         return Err(value.refuse("the name of an [[interface]], or a list of addresses"));
     };
-    let usable = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    let fits = |address: &IpAddr| {
+        v4.is_none_or(|v4| v4 == address.is_ipv4()) && !prefix::is_link_local(*address)
     };
-    let fits = |address: &IpAddr| v4.is_none_or(|v4| v4 == address.is_ipv4()) && usable(address);
     let addresses: Vec<_> = interface.addresses.iter().copied().filter(fits).collect();
     if addresses.is_empty() {
         let of = v4.map_or("", family);

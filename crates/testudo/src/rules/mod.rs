@@ -18,8 +18,6 @@ pub mod ruling;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +25,7 @@ use testudo_packet::rule::{Action, MAX_RULES};
 
 use crate::config::error::{ConfigError, Fault};
 use crate::config::rule::Rule;
+use crate::config::source;
 use lexer::{Kind, Token};
 use line::{Line, Statement};
 use parser::{Parser, Sets};
@@ -68,24 +67,8 @@ impl Lines {
 
 /// Reads a rule file.
 pub fn load(file: &Path, surroundings: Surroundings<'_>) -> Result<Lines, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
-    let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(unreadable)?;
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE {
-        let seen = format!("more than {MAX_FILE} bytes");
-        let fault = Fault { span: 0..0, seen, expected: "a rule file".to_owned() };
-        return Err(fault.locate_open(file, ""));
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(source) => parse(file, source, surroundings),
-        Err(error) => {
-            let start = error.valid_up_to();
-            let seen = format!("the byte 0x{:02x}", bytes[start]);
-            let fault = Fault { span: start..start, seen, expected: "UTF-8".to_owned() };
-            Err(fault.locate_open(file, &String::from_utf8_lossy(&bytes)))
-        }
-    }
+    let source = source::read(file, MAX_FILE, "a rule file", Fault::locate_open)?;
+    parse(file, &source, surroundings)
 }
 
 /// Reads the rules in a text that stands in `file`.
