@@ -313,7 +313,7 @@ impl NodeTable for SharedTable {
     fn get(&self, key: &FlowKey) -> Option<EntryView> {
         let found = table::lookup(&self, self.placer.table_hash(key), key)?;
         if found.is_alias() {
-            let (slot, _, control) = twin::other_half(&self, found.slot)?;
+            let (slot, control) = twin::other_half(&self, found.slot)?;
             return self.view(slot, control);
         }
         self.view(found.slot, found.control)

@@ -36,10 +36,15 @@ pub(super) const fn link(index: u32, generation: u32) -> u64 {
     (generation as u64) << 32 | index as u64
 }
 
-/// The other half of what is in a slot, if it is there: its slot, its number and its control word.
+/// The other half of what is in a slot, if it is there: its slot and its control word.
 #[inline(always)]
-pub fn other_half<T: Slots>(table: &T, slot: T::Slot) -> Option<(T::Slot, u32, u64)> {
-    let twin = slot.load::<{ word::TWIN }>();
+pub fn other_half<T: Slots>(table: &T, slot: T::Slot) -> Option<(T::Slot, u64)> {
+    named(table, slot.load::<{ word::TWIN }>())
+}
+
+/// What stands in the slot that this word names, if it is still the same.
+#[inline(always)]
+fn named<T: Slots>(table: &T, twin: u64) -> Option<(T::Slot, u64)> {
     if twin == 0 {
         return None;
     }
@@ -48,7 +53,7 @@ pub fn other_half<T: Slots>(table: &T, slot: T::Slot) -> Option<(T::Slot, u32, u
     let control = Control::from_word(seen);
     let same =
         matches!(control.occupancy, Occupancy::Live) && control.generation == (twin >> 32) as u32;
-    if same { Some((other, twin as u32, seen)) } else { None }
+    if same { Some((other, seen)) } else { None }
 }
 
 impl<S: Slot> Found<S> {
@@ -86,7 +91,7 @@ pub const fn translation_of(alias: FlowKey) -> Translation {
 
 /// What the flow in a slot is translated to, if it is.
 pub fn translation<T: Slots>(table: &T, slot: T::Slot) -> Option<Translation> {
-    let (alias, _, seen) = other_half(table, slot)?;
+    let (alias, seen) = other_half(table, slot)?;
     let key = read_key(alias);
     (alias.load::<{ word::CONTROL }>() == seen).then(|| translation_of(key))
 }
@@ -122,13 +127,9 @@ pub fn insert_translated<T: Slots>(
     Joined::Flow(inserted)
 }
 
-/// Takes the other half out of what was in a slot that named it by this word. Says whether it was there.
-pub fn remove_other_half<T: Slots>(table: &T, twin: u64) -> bool {
-    if twin == 0 {
-        return false;
+/// Takes the other half out of what was in a slot that named it by this word.
+pub fn remove_other_half<T: Slots>(table: &T, twin: u64) {
+    if let Some((_, control)) = named(table, twin) {
+        remove(table, twin as u32, control);
     }
-    let Some(other) = table.slot(twin as u32 & table.slot_mask()) else { return false };
-    let seen = other.load::<{ word::CONTROL }>();
-    let same = Control::from_word(seen).generation == (twin >> 32) as u32;
-    same && remove(table, twin as u32 & table.slot_mask(), seen) == Some(true)
 }

@@ -15,16 +15,15 @@
 mod change;
 mod quoted;
 
-use crate::bucket::{BucketState, Nanos};
+use crate::bucket::Nanos;
 use crate::entry::{FlowRecord, Translation};
 use crate::env::{Env, Frame};
 use crate::event::{Event, EventKind};
 use crate::flow::{Direction, FlowKey, Protocol};
 use crate::pipeline;
 use crate::placement::Placement;
-use crate::reception::Mode;
 use crate::rule::{Commit, Matched};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::table::{self, Found, Inserted, Joined, insert_translated, twin};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::{self, Headers, Link, Payload};
@@ -56,19 +55,15 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     let bytes = frame.len();
     let inside = Headers { key, ..headers };
     let verdict = pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes);
-    if matches!(slot.state, BucketState::Yielding) && !matches!(env.mode(), Mode::Steered) {
-        pipeline::report(env, frame, place.bucket, verdict);
-    }
-    // The stack tells the sender, by the packet as it was sent.
-    if matches!(verdict, Verdict::Forward) && headers.hops <= 1 {
+    stage::report(env, frame, place, slot, verdict);
+    // Without a hop left, the stack tells the sender, by the packet as it was sent.
+    if !matches!(verdict, Verdict::Forward) || headers.hops <= 1 {
         return verdict;
     }
-    if matches!(verdict, Verdict::Forward)
-        && rewrite(env, frame, &link, &headers, &turned).is_none()
-    {
-        return Verdict::Drop(DropReason::Internal);
+    match rewrite(env, frame, &link, &headers, &turned) {
+        Some(()) => verdict,
+        None => Verdict::Drop(DropReason::Internal),
     }
-    verdict
 }
 
 /// A translated flow, as a packet meets it.
@@ -89,7 +84,7 @@ impl<S: table::Slot> Met<S> {
         if !matches!(half.direction, Direction::Original) {
             return None;
         }
-        let (other, _, control) = twin::other_half(env, half.slot)?;
+        let (other, control) = twin::other_half(env, half.slot)?;
         let there = twin::read_key(other);
         if half.is_alias() {
             let found = Found { slot: other, direction: Direction::Reply, control };

@@ -10,7 +10,7 @@
 use super::Change;
 use crate::entry::Translation;
 use crate::env::{Env, Frame};
-use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::flow::{Address, Direction, Endpoint, FlowKey, Protocol};
 use crate::table::{Found, twin};
 use crate::wire::quote::Error;
 use crate::wire::{Headers, Link};
@@ -33,7 +33,7 @@ pub(crate) fn turned<E: Env>(env: &E, half: &Found<E::Slot>) -> Option<Turned> {
     if !matches!(half.direction, Direction::Reply) {
         return None;
     }
-    let (other, _, _) = twin::other_half(env, half.slot)?;
+    let (other, _) = twin::other_half(env, half.slot)?;
     let there = twin::read_key(other);
     Some(if half.is_alias() {
         // The flow's initiator has sent it, and is told by somebody outside.
@@ -58,10 +58,17 @@ pub(crate) fn turn_error<E: Env, F: Frame>(
     quoted: &Headers,
     turned: &Turned,
 ) -> Option<()> {
-    let addresses = turn_quoted_addresses(env, frame, error, quoted, &turned.quoted)?;
-    let transport = turn_quoted_transport(env, frame, error, quoted, &turned.quoted)?;
+    let (from, to) = (&quoted.key, &turned.quoted);
+    let addresses = Change::NONE.address(env, from.initiator, to.source, error.v4).address(
+        env,
+        from.responder,
+        to.destination,
+        error.v4,
+    );
+    let header = turn_quoted_addresses(frame, error, to, addresses)?;
+    let transport = turn_quoted_transport(frame, error, quoted, to, addresses)?;
     let outer = turn_outer(env, frame, link, error, turned)?;
-    let mut change = addresses.and(transport);
+    let mut change = header.and(transport);
     if !error.v4 {
         // Its sum covers the addresses as well (RFC 4443 §2.3).
         change = change.and(outer);
@@ -85,7 +92,7 @@ fn turn_outer<E: Env, F: Frame>(
     let mut change = Change::NONE.address(env, told, turned.quoted.source, error.v4);
     if error.v4 {
         if let Some(from) = turned.from {
-            let seen = Endpoint { address: crate::flow::Address::v4(frame.u32(at + 12)?), port: 0 };
+            let seen = Endpoint { address: Address::v4(frame.u32(at + 12)?), port: 0 };
             change = change.address(env, seen, from, true);
             frame.set_u32(at + 12, from.address.as_v4()?)?;
         }
@@ -96,7 +103,7 @@ fn turn_outer<E: Env, F: Frame>(
     }
     if let Some(from) = turned.from {
         let (high, low) = (frame.u64(at + 8)?, frame.u64(at + 16)?);
-        let seen = Endpoint { address: crate::flow::Address { high, low }, port: 0 };
+        let seen = Endpoint { address: Address { high, low }, port: 0 };
         change = change.address(env, seen, from, false);
         frame.set_u64(at + 8, from.address.high)?;
         frame.set_u64(at + 16, from.address.low)?;
@@ -106,22 +113,15 @@ fn turn_outer<E: Env, F: Frame>(
     Some(change)
 }
 
-/// The addresses of the quoted packet, and its header's own sum.
+/// The addresses of the quoted packet, which are such a change, and its header's own sum.
 #[inline(always)]
-fn turn_quoted_addresses<E: Env, F: Frame>(
-    env: &E,
+fn turn_quoted_addresses<F: Frame>(
     frame: &mut F,
     error: &Error,
-    quoted: &Headers,
     to: &Translation,
+    change: Change,
 ) -> Option<Change> {
-    let (at, from) = (error.offset, quoted.key);
-    let change = Change::NONE.address(env, from.initiator, to.source, error.v4).address(
-        env,
-        from.responder,
-        to.destination,
-        error.v4,
-    );
+    let at = error.offset;
     if error.v4 {
         frame.set_u32(at + 12, to.source.address.as_v4()?)?;
         frame.set_u32(at + 16, to.destination.address.as_v4()?)?;
@@ -140,34 +140,24 @@ fn turn_quoted_addresses<E: Env, F: Frame>(
 /// The ports of the quoted packet, and the sum over them, if it is quoted. All of them stand in the first eight bytes,
 /// which every error quotes, but for the sum of TCP.
 #[inline(always)]
-fn turn_quoted_transport<E: Env, F: Frame>(
-    env: &E,
+fn turn_quoted_transport<F: Frame>(
     frame: &mut F,
     error: &Error,
     quoted: &Headers,
     to: &Translation,
+    addresses: Change,
 ) -> Option<Change> {
     let (at, from) = (quoted.offset, quoted.key);
     let (source, destination) = (to.source.port, to.destination.port);
-    let addresses = Change::NONE.address(env, from.initiator, to.source, error.v4).address(
-        env,
-        from.responder,
-        to.destination,
-        error.v4,
-    );
     let identifier = Change::NONE.word(from.initiator.port, source);
     let ports = identifier.word(from.responder.port, destination);
     let (ports_at, change, sum_at, covered) = match from.protocol {
-        Protocol::TCP => (0u32, ports, 16u32, addresses.and(ports)),
+        Protocol::TCP => (0, ports, 16, addresses.and(ports)),
         Protocol::UDP => (0, ports, 6, addresses.and(ports)),
         Protocol::ICMP => (4, identifier, 2, identifier),
         Protocol::ICMPV6 => (4, identifier, 2, addresses.and(identifier)),
         _ => return None,
     };
-    // From here on all protocols are one to the verifier.
-    let places = env.opaque(ports_at as u64 | (sum_at as u64) << 32);
-    let (ports_at, sum_at) = (places as u32, (places >> 32) as u32);
-    let (change, covered) = (change.opaque(env), covered.opaque(env));
     frame.set_u16(at + ports_at, source)?;
     if ports_at == 0 {
         frame.set_u16(at + 2, destination)?;
@@ -176,8 +166,7 @@ fn turn_quoted_transport<E: Env, F: Frame>(
         return Some(change);
     }
     let before = frame.u16(at + sum_at)?;
-    let none = from.protocol == Protocol::UDP && error.v4 && before == 0;
-    if none {
+    if from.protocol == Protocol::UDP && error.v4 && before == 0 {
         return Some(change);
     }
     let after = covered.applied_to(before);
