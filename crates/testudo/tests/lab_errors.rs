@@ -3,6 +3,7 @@
 //!
 //! Needs root and the program traceroute; ignored, with the reason, without one of them.
 
+mod programs;
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod standing;
 
@@ -12,7 +13,6 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Trial};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use standing::Standing;
@@ -200,24 +200,5 @@ fn main() -> ExitCode {
             an_error_about_a_translated_flow_comes_back_to_who_sent_it,
         ),
     ];
-    let root = nix::unistd::geteuid().is_root();
-    let found = Command::new("traceroute").arg("--version").output();
-    let missing = match found {
-        _ if !root => Some("needs root for BPF and network namespaces".to_owned()),
-        Err(error) => Some(format!("needs the program traceroute (Debian: traceroute): {error}")),
-        Ok(_) => None,
-    };
-    let trials = tests.map(|(name, test)| {
-        let missing = missing.clone();
-        Trial::ignorable_test(name, move || match missing {
-            Some(why) => Ok(Completion::ignored_with(why)),
-            None => {
-                test();
-                Ok(Completion::Completed)
-            }
-        })
-    });
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    programs::run(&tests, "traceroute", "traceroute")
 }

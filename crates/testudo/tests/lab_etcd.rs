@@ -4,6 +4,7 @@
 //! Needs root and the program etcd; ignored, with the reason, without one of them. The labs run one
 //! after the other: each measures times, and two at once would measure each other.
 
+mod programs;
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod standing;
 
@@ -12,7 +13,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Trial};
 use serde_json::Value;
 use standing::Standing;
 use standing::load::Load;
@@ -128,24 +128,5 @@ fn main() -> ExitCode {
             a_log_with_a_hole_is_told_and_the_map_stays,
         ),
     ];
-    let root = nix::unistd::geteuid().is_root();
-    let found = Command::new("etcd").arg("--version").output();
-    let missing = match found {
-        _ if !root => Some("needs root for BPF and network namespaces".to_owned()),
-        Err(error) => Some(format!("needs the program etcd (Debian: etcd-server): {error}")),
-        Ok(_) => None,
-    };
-    let trials = tests.map(|(name, test)| {
-        let missing = missing.clone();
-        Trial::ignorable_test(name, move || match missing {
-            Some(why) => Ok(Completion::ignored_with(why)),
-            None => {
-                test();
-                Ok(Completion::Completed)
-            }
-        })
-    });
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    programs::run(&tests, "etcd", "etcd-server")
 }
