@@ -12,7 +12,8 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::placement::Placer;
 use testudo_packet::table::{
-    self, Control, Found, Inserted, Joined, Occupancy, SLOT_WORDS, Slot, Slots, twin, word,
+    self, Control, Found, Inserted, Joined, LINE_WORDS, Occupancy, SLOT_WORDS, Slot, Slots, twin,
+    word,
 };
 use testudo_packet::tracking::Timeouts;
 
@@ -126,7 +127,7 @@ impl SharedTable {
             if let Some(near) = self.at(index + SCAN_AHEAD / 2)
                 && is_live(near.load::<{ word::CONTROL }>())
             {
-                prefetch(&near.0[SLOT_WORDS / 2]);
+                prefetch(&near.0[LINE_WORDS]);
             }
             let Some(slot) = self.at(index) else { return };
             let control = slot.load::<{ word::CONTROL }>();
@@ -234,7 +235,8 @@ impl NodeTable for SharedTable {
                 *hash = self.placer.table_hash(&record.key);
                 if let Some(slot) = self.at((*hash & self.mask) as usize) {
                     prefetch(&slot.0[0]);
-                    prefetch(&slot.0[SLOT_WORDS / 2]);
+                    prefetch(&slot.0[LINE_WORDS]);
+                    prefetch(&slot.0[2 * LINE_WORDS]);
                 }
             }
             for (hash, record) in hashes.iter().zip(batch) {

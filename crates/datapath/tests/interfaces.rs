@@ -347,6 +347,8 @@ fn a_guarded_interface_is_never_without_programs_until_someone_wants_it() {
         first.guard(&pins).expect("guarded");
         first.attach(tap.name()).expect("attached");
         first.set_lease(now().plus_millis(300));
+        // What begins no flow the main program decides by itself, and goes on when the stages have gone.
+        assert!(is_handled(&mut tap, &mut analyser), "the first packet of a flow");
         drop(first);
         assert!(is_handled(&mut tap, &mut analyser), "the programs went with their process");
         std::thread::sleep(Duration::from_millis(350));

@@ -20,6 +20,7 @@ pub mod env;
 pub mod event;
 pub mod flow;
 pub mod neighbour;
+pub mod open;
 pub mod packet_hash;
 pub mod pipeline;
 pub mod placement;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! link ─► for us? ─► headers ─► bucket ─► ours, and under lease? ─► node table ─┬─ hit ──► step ─► forward
-//!   └─ ARP, ND ─► answer  │                 ├─ another's ─► drop, or pass       └─ miss ─► rules ─► create ─► forward
+//!   └─ ARP, ND ─► answer  │                 ├─ another's ─► drop, or pass       └─ miss ─► another stage
 //!                         │                 └─ held ─► user space
 //!                         └─ ICMP error ─► another stage
 //! ```
@@ -24,11 +24,9 @@ use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
-use crate::rule::{self, Commit, Matched, Outcome};
 use crate::stage::Stage;
-use crate::table::{self, Control, Found, Inserted, Slot, word};
+use crate::table::{self, Control, Found, Slot, word};
 use crate::tracking::{self, Phase, Step};
-use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::{self, Headers, Link, Payload};
 
@@ -104,7 +102,7 @@ fn handle_ip<E: Env, F: Frame>(
     }
     // The verifier need not remember the state on all the paths in between.
     let yielding = env.opaque(u64::from(slot.state == BucketState::Yielding));
-    let verdict = handle_own(env, headers, place, slot, now, bytes, interface);
+    let verdict = handle_own(env, headers, place, slot, now, bytes);
     if yielding != 0 && !matches!(env.mode(), Mode::Steered) {
         report(env, frame, place.bucket, verdict);
     }
@@ -120,18 +118,20 @@ fn handle_own<E: Env>(
     slot: BucketSlot,
     now: Nanos,
     bytes: u32,
-    interface: u32,
 ) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
         if found.is_translated() {
             return Verdict::Stage(Stage::Translate);
         }
-        return pass(env, headers, &found, place, slot.epoch, now, bytes);
+        return match pass(env, headers, &found, place, slot.epoch, now, bytes) {
+            Ok(()) => Verdict::Forward,
+            Err(reason) => Verdict::Drop(reason),
+        };
     }
     if slot.state == BucketState::Loading {
         return Verdict::Upcall(UpcallReason::Loading);
     }
-    open(env, headers, place, slot.epoch, now, bytes, interface)
+    Verdict::Stage(Stage::Open)
 }
 
 /// Tells user space which packet of a yielding bucket has been handled, be it forwarded or refused.
@@ -163,24 +163,24 @@ pub(crate) fn pass<E: Env>(
     epoch: Epoch,
     now: Nanos,
     bytes: u32,
-) -> Verdict {
+) -> Result<(), DropReason> {
     let bucket = Control::from_word(found.control).bucket;
-    let epoch = if bucket == place.bucket {
-        epoch
-    } else {
-        match admit(env, bucket, now) {
-            Ok(slot) => slot.epoch,
-            Err(reason) => return Verdict::Drop(reason),
-        }
-    };
+    let epoch = if bucket == place.bucket { epoch } else { admit(env, bucket, now)?.epoch };
     count(found.slot, found.direction, bytes, now);
+    advance(env, headers, found, epoch);
+    Ok(())
+}
+
+/// Takes a flow the step that a packet makes in it, if it makes one.
+#[inline(always)]
+fn advance<E: Env>(env: &E, headers: &Headers, found: &Found<E::Slot>, epoch: Epoch) {
     for _ in 0..STATE_TRIES {
         let word = found.slot.load::<{ word::STATE }>();
         // The flow has been taken out since it was found; its packet was let in before.
-        let Some(state) = FlowState::from_word(word) else { return Verdict::Forward };
+        let Some(state) = FlowState::from_word(word) else { return };
         let reply = matches!(found.direction, Direction::Reply);
         let (phase, confirmed) = match tracking::step(state.phase, found.direction, headers.flags) {
-            Step::Stay if state.confirmed || !reply => return Verdict::Forward,
+            Step::Stay if state.confirmed || !reply => return,
             Step::Stay => (state.phase, true),
             Step::Go(phase) => (phase, state.confirmed || reply),
             Step::Reopen => (Phase::SynSent, false),
@@ -189,12 +189,10 @@ pub(crate) fn pass<E: Env>(
         let next = FlowState { phase, confirmed, sequence, ..state };
         if found.slot.compare_exchange::<{ word::STATE }>(word, next.to_word()) {
             found.slot.store::<{ word::EPOCH }>(epoch.0 as u64);
-            announce(env, &headers.key, found, epoch, next);
-            return Verdict::Forward;
+            return announce(env, &headers.key, found, epoch, next);
         }
     }
     // Other CPUs have changed the flow each time; their packets say where it is.
-    Verdict::Forward
 }
 
 /// Tells user space that a known flow has changed.
@@ -215,8 +213,9 @@ fn announce<E: Env>(
     env.emit(&Event { kind, record: FlowRecord { translation: None, bucket, epoch, key, state } });
 }
 
+/// Counts a packet of a flow.
 #[inline(always)]
-fn count<S: Slot>(slot: S, direction: Direction, bytes: u32, now: Nanos) {
+pub(crate) fn count<S: Slot>(slot: S, direction: Direction, bytes: u32, now: Nanos) {
     slot.store::<{ word::LAST_SEEN }>(now.0);
     match direction {
         Direction::Original => {
@@ -226,79 +225,6 @@ fn count<S: Slot>(slot: S, direction: Direction, bytes: u32, now: Nanos) {
         Direction::Reply => {
             slot.add::<{ word::REPLY_PACKETS }>(1);
             slot.add::<{ word::REPLY_BYTES }>(bytes as u64);
-        }
-    }
-}
-
-/// A packet of a flow that is not known: may one begin with it?
-#[inline(always)]
-fn open<E: Env>(
-    env: &E,
-    headers: &Headers,
-    place: Placement,
-    epoch: Epoch,
-    now: Nanos,
-    bytes: u32,
-    interface: u32,
-) -> Verdict {
-    // An analyser that is told nothing of connections older than itself would be blind for hours after
-    // each start. Nothing is let through by it: in this mode packets are shown, not forwarded.
-    let phase = match tracking::first(headers.key.protocol, headers.flags) {
-        Some(phase) if !headers.answer => phase,
-        _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
-        _ => return Verdict::Drop(DropReason::NotFirst),
-    };
-    let (rule, commit) = match decide(env, headers, interface) {
-        Ok(decided) => decided,
-        Err(verdict) => return verdict,
-    };
-    let state = FlowState { phase, confirmed: false, rule: rule.number, sequence: 1 };
-    let (bucket, key) = (place.bucket, headers.key);
-    let record = FlowRecord { bucket, epoch, key, state, translation: None };
-    // The stack tells its sender, by the packet as it was sent.
-    if rule.pool != 0 && headers.hops <= 1 && env.mode().is_inline() {
-        return Verdict::Forward;
-    }
-    if rule.pool != 0 {
-        return translate::open(env, place, &record, &rule, commit, now);
-    }
-    if matches!(commit, Commit::Sync) && !env.may_begin(&rule, &record) {
-        return Verdict::Upcall(UpcallReason::Commit);
-    }
-    match table::insert(env, place.hash, &record, now) {
-        Inserted::New(slot, state, _) => {
-            count(slot, Direction::Original, bytes, now);
-            env.count_rule(rule.index);
-            env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
-            Verdict::Forward
-        }
-        Inserted::Present(found) if found.is_translated() => Verdict::Stage(Stage::Translate),
-        Inserted::Present(found) => pass(env, headers, &found, place, epoch, now, bytes),
-        Inserted::Full => Verdict::Drop(DropReason::TableFull),
-        Inserted::Busy => Verdict::Upcall(UpcallReason::Contended),
-    }
-}
-
-/// The rule that lets the flow in, and whether the peers are to know it before, or what becomes of its packet.
-/// A refusal is counted by the rule here, and a flow when it has got its entry; so each counts once, however
-/// often its packet is looked at.
-#[inline(always)]
-fn decide<E: Env>(
-    env: &E,
-    headers: &Headers,
-    interface: u32,
-) -> Result<(Matched, Commit), Verdict> {
-    let mut first = rule::FirstMatch::new(&headers.key, interface);
-    env.scan_rules(&mut first);
-    let Some(rule) = first.matched() else { return Err(Verdict::Drop(DropReason::NoRule)) };
-    match rule.outcome {
-        Outcome::Accept(commit) => Ok((rule, commit)),
-        Outcome::Report if env.may_report(&rule, &headers.key) => {
-            Err(Verdict::Upcall(UpcallReason::Refused))
-        }
-        Outcome::Drop | Outcome::Report => {
-            env.count_rule(rule.index);
-            Err(Verdict::Drop(DropReason::Rule))
         }
     }
 }

@@ -9,13 +9,13 @@
 //! Invariants:
 //!
 //! * The main stage hands a frame over before it has changed the frame, or changed or counted anything for
-//!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again. On the host it
+//!   it; what [`reception::receive`] checks it has checked, and the stage need not ask again. On the host [`open`]
 //!   has begun the flow of a first packet that is translated, which that packet then is the first of.
 //! * The load of a bucket is counted once a packet: by the stage that finds the bucket to be this node's
-//!   to handle (`own` in the stages behind the main one). Whoever hands over behind that point hands over a
+//!   to handle (`own` in stages that the main one could not place). Whoever hands over behind that point hands over a
 //!   packet that has been counted.
-//! * A stage hands over to no other: its packet is decided, or dropped as [`DropReason::Internal`], and no
-//!   packet can go in circles. The same happens where a stage has no program.
+//! * A stage hands over at most to one of a higher number ([`Stage::hands_over`]), so no packet can go in circles. What
+//!   hands over where it must not is dropped as [`DropReason::Internal`], and so is what has no program to go to.
 //!
 //! To add a stage: a variant of [`Stage`] with the name of its program; its module with a `handle` like
 //! [`related::handle`], and its arm in [`run`]; its program in `crates/xdp/src/testudo.rs`, three lines
@@ -26,6 +26,7 @@
 
 use crate::bucket::{BucketSlot, BucketState, Nanos};
 use crate::env::{Env, Frame};
+use crate::open;
 use crate::pipeline;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
@@ -40,20 +41,29 @@ use crate::wire::Link;
 pub enum Stage {
     /// ICMP errors, which belong to the flow of the packet that they quote: [`related`].
     Related = 0,
+    /// First packets, which no flow is known of: [`open`].
+    Open = 1,
     /// Packets of flows that are translated: [`translate`].
-    Translate = 1,
+    Translate = 2,
 }
 
 /// Every stage behind the main one, in the order of its number.
-pub const STAGES: [Stage; 2] = [Stage::Related, Stage::Translate];
+pub const STAGES: [Stage; 3] = [Stage::Related, Stage::Open, Stage::Translate];
 
 impl Stage {
     /// The name of its program in the object that the kernel loads.
     pub const fn program(self) -> &'static str {
         match self {
             Self::Related => "testudo_related",
+            Self::Open => "testudo_open",
             Self::Translate => "testudo_translate",
         }
+    }
+
+    /// Whether it may find that its packet is another stage's.
+    #[inline(always)]
+    pub const fn hands_over(self) -> bool {
+        matches!(self, Self::Open)
     }
 }
 
@@ -61,10 +71,16 @@ impl Stage {
 /// the forwarding itself. Never [`Verdict::Stage`].
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
-    let verdict = match pipeline::handle(env, frame, interface) {
-        Verdict::Stage(stage) => run(stage, env, frame, interface),
-        verdict => verdict,
-    };
+    let mut verdict = pipeline::handle(env, frame, interface);
+    let mut hands_over = true;
+    for _ in 0..STAGES.len() {
+        let Verdict::Stage(stage) = verdict else { return verdict };
+        if !hands_over {
+            break;
+        }
+        hands_over = stage.hands_over();
+        verdict = run(stage, env, frame, interface);
+    }
     match verdict {
         Verdict::Stage(_) => Verdict::Drop(DropReason::Internal),
         verdict => verdict,
@@ -76,6 +92,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u32) -> Verdict {
     match stage {
         Stage::Related => related::handle(env, frame, interface),
+        Stage::Open => open::handle(env, frame, interface),
         Stage::Translate => translate::handle(env, frame),
     }
 }

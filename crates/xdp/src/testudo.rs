@@ -38,21 +38,26 @@ pub fn testudo(ctx: XdpContext) -> u32 {
 
 #[xdp]
 pub fn testudo_related(ctx: XdpContext) -> u32 {
-    run(&ctx, Stage::Related)
+    run::<false>(&ctx, Stage::Related)
+}
+
+#[xdp]
+pub fn testudo_open(ctx: XdpContext) -> u32 {
+    run::<true>(&ctx, Stage::Open)
 }
 
 #[xdp]
 pub fn testudo_translate(ctx: XdpContext) -> u32 {
-    run(&ctx, Stage::Translate)
+    run::<false>(&ctx, Stage::Translate)
 }
 
-/// Runs a stage on a frame that the main program has handed over.
+/// Runs a stage on a frame that another program has handed over; a constant says whether it may hand over, too.
 #[inline(always)]
-fn run(ctx: &XdpContext, stage: Stage) -> u32 {
+fn run<const HANDS_OVER: bool>(ctx: &XdpContext, stage: Stage) -> u32 {
     let mut frame = KernelFrame::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
     let verdict = stage::run(stage, &Kernel, &mut frame, interface);
-    act::<false>(ctx, &mut frame, interface, verdict)
+    act::<HANDS_OVER>(ctx, &mut frame, interface, verdict)
 }
 
 /// Goes on with the program of a stage, and does not come back unless there is none.
@@ -64,9 +69,9 @@ fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Does what was decided, in the main program or in that of a stage, which hands over to no other.
+/// Does what was decided, in the main program or in that of a stage; most stages hand over to no other.
 #[inline(always)]
-fn act<const MAIN: bool>(
+fn act<const HANDS_OVER: bool>(
     ctx: &XdpContext,
     frame: &mut KernelFrame,
     interface: u32,
@@ -100,7 +105,7 @@ fn act<const MAIN: bool>(
         Verdict::Upcall(reason) => {
             upcall::send(ctx, frame, interface, Kernel.opaque(reason as u64) as u32)
         }
-        Verdict::Stage(stage) if MAIN => hand_over(ctx, stage),
+        Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),
         Verdict::Stage(_) => {
             maps::count(DropReason::Internal.counter());
             xdp_action::XDP_DROP

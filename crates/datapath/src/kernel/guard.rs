@@ -12,7 +12,8 @@
 //! not to be found again; what a restart needs is pinned elsewhere, see [`super::pinning`].
 //!
 //! Limits: from a kill to the end of the lease the old slots are in force, as in every mode. What stages
-//! behind the main one decide is dropped already: the map of stages ends with the process that holds it.
+//! behind the main one decide is dropped already, first packets among it: the map of stages ends with the
+//! process that holds it. So no flow begins of which no peer would ever hear.
 
 use std::fs;
 use std::io;

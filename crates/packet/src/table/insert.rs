@@ -109,6 +109,7 @@ pub(super) fn insert_half<T: Slots>(
             slot.store::<{ word::ORIGINAL_BYTES }>(0);
             slot.store::<{ word::REPLY_PACKETS }>(0);
             slot.store::<{ word::REPLY_BYTES }>(0);
+            forget_learned(slot);
             let live = Control { occupancy: Occupancy::Live, alias, ..claimed };
             slot.publish::<{ word::CONTROL }>(live.to_word());
             let flows = before.0 | 1u64 << distance;
@@ -139,6 +140,16 @@ fn claim<S: Slot>(slot: S, distance: u8, bucket: BucketId) -> Option<Control> {
         alias: false,
     };
     slot.compare_exchange::<{ word::CONTROL }>(seen, claimed.to_word()).then_some(claimed)
+}
+
+/// Forgets what the flow before was learned to be like.
+#[inline(always)]
+fn forget_learned<S: Slot>(slot: S) {
+    slot.store::<{ word::LEARNED }>(0);
+    slot.store::<{ word::LEARNED + 1 }>(0);
+    slot.store::<{ word::LEARNED + 2 }>(0);
+    slot.store::<{ word::LEARNED + 3 }>(0);
+    slot.store::<{ word::LEARNED + 4 }>(0);
 }
 
 /// Writes what a record says into a claimed slot and returns the state as written.

@@ -6,8 +6,9 @@
 //!
 //! # Layout
 //!
-//! A slot is two cache lines. Its first line holds a *control* word, a *home* word, the flow's key
-//! and its state; the second holds timers and counters ([`word`]). A flow's *home* is the slot that
+//! A slot is three cache lines. Its first line holds a *control* word, a *home* word, the flow's key
+//! and its state; the second holds timers and counters; the third what is learned of a flow's packets
+//! and not kept with its record ([`word`]). A flow's *home* is the slot that
 //! its hash names; it lives there or in one of the [`WINDOW`] − 1 slots behind. The home word has a
 //! bit for each slot of the window that holds a flow of this home. So a search reads its home's line
 //! and then only slots that can hold the flow: most hits and nearly all misses touch one line.
@@ -70,10 +71,13 @@ pub const WINDOW: u32 = 32;
 /// How often a lock is tried before the packet goes up to user space.
 pub const LOCK_TRIES: u32 = 64;
 
-/// How many 64-bit words a slot has: two cache lines.
-pub const SLOT_WORDS: usize = 16;
+/// How many 64-bit words a cache line has.
+pub const LINE_WORDS: usize = 8;
 
-/// What the words of a slot hold. Word 15 is free for the next hop.
+/// How many 64-bit words a slot has: three cache lines.
+pub const SLOT_WORDS: usize = 3 * LINE_WORDS;
+
+/// What the words of a slot hold. Those from [`word::LEARNED`] on are 0 when a flow comes in.
 pub mod word {
     /// Occupancy, place in the window, bucket, generation.
     pub const CONTROL: usize = 0;
@@ -97,6 +101,8 @@ pub mod word {
     pub const REPLY_BYTES: usize = 13;
     /// The slot of the other half of a translated flow ([`super::twin`]); 0 if there is none.
     pub const TWIN: usize = 14;
+    /// What this node has learned from the flow's packets, and would learn again from the next ones.
+    pub const LEARNED: usize = 15;
 }
 
 /// Access to one slot. All of it is atomic; `W` is a constant so that the verifier can see it.

@@ -1,6 +1,6 @@
 //! The stage of translated flows (NAT): what comes of their packets, and how they are rewritten.
 //!
-//! [`crate::pipeline::handle`] hands a frame over when its flow is translated; here the flow is found by either of
+//! A frame is handed over when its flow is translated; here the flow is found by either of
 //! its keys ([`crate::table::twin`]), the packet makes its step in it like any other, and then the frame carries the
 //! other side's endpoints. A packet that comes under the wrong key of the two is dropped: nobody outside reaches an
 //! inside address that way.
@@ -31,7 +31,7 @@ use crate::wire::{self, Headers, Link, Payload};
 use change::Change;
 pub(crate) use quoted::{turn_error, turned};
 
-/// Decides what becomes of a frame that the main stage has found to be of a translated flow, and rewrites it.
+/// Decides what becomes of a frame that another stage has found to be of a translated flow, and rewrites it.
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     let link = match wire::parse_link(frame) {
@@ -54,14 +54,16 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     let Met { found, key, turned } = met;
     let bytes = frame.len();
     let inside = Headers { key, ..headers };
-    let verdict = pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes);
-    stage::report(env, frame, place, slot, verdict);
+    if let Err(reason) = pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes) {
+        return Verdict::Drop(reason);
+    }
+    stage::report(env, frame, place, slot, Verdict::Forward);
     // Without a hop left, the stack tells the sender, by the packet as it was sent.
-    if !matches!(verdict, Verdict::Forward) || headers.hops <= 1 {
-        return verdict;
+    if headers.hops <= 1 {
+        return Verdict::Forward;
     }
     match rewrite(env, frame, &link, &headers, &turned) {
-        Some(()) => verdict,
+        Some(()) => Verdict::Forward,
         None => Verdict::Drop(DropReason::Internal),
     }
 }

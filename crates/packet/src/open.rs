@@ -1,0 +1,130 @@
+//! The stage of first packets: may a flow begin with this one?
+//!
+//! [`crate::pipeline::handle`] hands a frame over when no flow is known that it belongs to. Here the rules are asked,
+//! and if one lets the flow in, it gets its entry; what its next packets need, the main stage has.
+//!
+//! Why a stage of its own: a comparison with rules and an insertion take the verifier as many steps as all that
+//! known flows need. For one packet of each flow they cost a jump and the headers once more; to all others they
+//! cost nothing.
+//!
+//! Invariant: no flow begins but by a rule that accepts it, and under the lease.
+
+use crate::bucket::{Epoch, Nanos};
+use crate::entry::{FlowRecord, FlowState};
+use crate::env::{Env, Frame};
+use crate::event::{Event, EventKind};
+use crate::flow::Direction;
+use crate::pipeline::{admit, count, pass};
+use crate::placement::Placement;
+use crate::rule::{self, Commit, Matched, Outcome};
+use crate::stage::{self, Stage};
+use crate::table::{self, Found, Inserted};
+use crate::tracking;
+use crate::translate;
+use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::wire::{self, Headers};
+
+/// Decides what becomes of a frame that the main stage has found to be of no known flow.
+#[inline(always)]
+pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
+    let link = match wire::parse_link(frame) {
+        Ok(link) => link,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let headers = match wire::parse(frame, &link) {
+        Ok(headers) => headers.opaque(env),
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let now = env.now();
+    let slot = match admit(env, place.bucket, now) {
+        Ok(slot) => slot,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let found = match open(env, &headers, place, slot.epoch, now, frame.len(), interface) {
+        Ok(found) => found,
+        Err(verdict) => {
+            stage::report(env, frame, place, slot, verdict);
+            return verdict;
+        }
+    };
+    // Another CPU has met a packet of the flow meanwhile.
+    if found.is_translated() {
+        return Verdict::Stage(Stage::Translate);
+    }
+    if let Err(reason) = pass(env, &headers, &found, place, slot.epoch, now, frame.len()) {
+        return Verdict::Drop(reason);
+    }
+    stage::report(env, frame, place, slot, Verdict::Forward);
+    Verdict::Forward
+}
+
+/// Begins a flow with a packet, if one may begin with it, and says what becomes of the packet; or finds that the
+/// flow has begun since it was looked for.
+#[inline(always)]
+fn open<E: Env>(
+    env: &E,
+    headers: &Headers,
+    place: Placement,
+    epoch: Epoch,
+    now: Nanos,
+    bytes: u32,
+    interface: u32,
+) -> Result<Found<E::Slot>, Verdict> {
+    // An analyser that is told nothing of connections older than itself would be blind for hours after
+    // each start. Nothing is let through by it: in this mode packets are shown, not forwarded.
+    let phase = match tracking::first(headers.key.protocol, headers.flags) {
+        Some(phase) if !headers.answer => phase,
+        _ if !env.mode().is_inline() => tracking::met(headers.key.protocol, headers.flags),
+        _ => return Err(Verdict::Drop(DropReason::NotFirst)),
+    };
+    let (rule, commit) = decide(env, headers, interface)?;
+    let state = FlowState { phase, confirmed: false, rule: rule.number, sequence: 1 };
+    let (bucket, key) = (place.bucket, headers.key);
+    let record = FlowRecord { bucket, epoch, key, state, translation: None };
+    // The stack tells its sender, by the packet as it was sent.
+    if rule.pool != 0 && headers.hops <= 1 && env.mode().is_inline() {
+        return Err(Verdict::Forward);
+    }
+    if rule.pool != 0 {
+        return Err(translate::open(env, place, &record, &rule, commit, now));
+    }
+    if matches!(commit, Commit::Sync) && !env.may_begin(&rule, &record) {
+        return Err(Verdict::Upcall(UpcallReason::Commit));
+    }
+    match table::insert(env, place.hash, &record, now) {
+        Inserted::New(slot, state, _) => {
+            count(slot, Direction::Original, bytes, now);
+            env.count_rule(rule.index);
+            env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
+            Err(Verdict::Forward)
+        }
+        Inserted::Present(found) => Ok(found),
+        Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
+        Inserted::Busy => Err(Verdict::Upcall(UpcallReason::Contended)),
+    }
+}
+
+/// The rule that lets the flow in, and whether the peers are to know it before, or what becomes of its packet.
+/// A refusal is counted by the rule here, and a flow when it has got its entry; so each counts once, however
+/// often its packet is looked at.
+#[inline(always)]
+fn decide<E: Env>(
+    env: &E,
+    headers: &Headers,
+    interface: u32,
+) -> Result<(Matched, Commit), Verdict> {
+    let mut first = rule::FirstMatch::new(&headers.key, interface);
+    env.scan_rules(&mut first);
+    let Some(rule) = first.matched() else { return Err(Verdict::Drop(DropReason::NoRule)) };
+    match rule.outcome {
+        Outcome::Accept(commit) => Ok((rule, commit)),
+        Outcome::Report if env.may_report(&rule, &headers.key) => {
+            Err(Verdict::Upcall(UpcallReason::Refused))
+        }
+        Outcome::Drop | Outcome::Report => {
+            env.count_rule(rule.index);
+            Err(Verdict::Drop(DropReason::Rule))
+        }
+    }
+}
