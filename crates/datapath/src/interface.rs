@@ -15,6 +15,7 @@ use testudo_packet::tracking::Timeouts;
 
 use crate::Error;
 use crate::bucket_set::BucketSet;
+use crate::explain::Explained;
 use crate::held::Released;
 use crate::stations::Station;
 
@@ -170,6 +171,16 @@ pub trait Datapath {
     fn rule_hits(&self) -> Vec<u64>;
     /// The next flow that a rule has refused which wants that to be told.
     fn poll_refused(&mut self) -> Option<Refused>;
+    /// What would become of the first packet of a flow of this key that came in by an interface, if this node owned
+    /// its bucket: for ESP and AH the ports are the halves of the SPI, for ICMP the identifier. `resolve` is what
+    /// `missing` is to [`Datapath::handle_upcalls`]. Changes and counts nothing.
+    fn explain(
+        &self,
+        now: Nanos,
+        key: &FlowKey,
+        interface: u32,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Result<Explained, Error>;
     /// Replaces the node's own addresses, beside the cluster's: in `steered` mode, packets to them are
     /// for the node's own stack.
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error>;

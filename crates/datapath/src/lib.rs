@@ -11,6 +11,7 @@
 mod bucket_set;
 mod committing;
 mod error;
+mod explain;
 mod frame;
 mod held;
 mod host_env;
@@ -27,6 +28,7 @@ pub mod user;
 
 pub use bucket_set::BucketSet;
 pub use error::Error;
+pub use explain::Explained;
 pub use held::Released;
 pub use interface::{BucketLoad, Datapath, Drained, EntryView, Installed, NodeTable, Refused};
 pub use memory::Words;

@@ -124,7 +124,7 @@ fn prohibited(rejected: &Rejected<'_>, settings: &Settings, interface: u32) -> O
     message[..2].copy_from_slice(&kind);
     message.extend(&rejected.packet[..quoted]);
     let sum = match v4 {
-        true => !fold(sum_of(&message)),
+        true => checksum(&message),
         false => transport_checksum(&from, rejected.source, protocol.0, &message),
     };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -132,7 +132,7 @@ fn prohibited(rejected: &Rejected<'_>, settings: &Settings, interface: u32) -> O
 }
 
 /// An IP packet without options.
-fn packet(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::with_capacity(V6_HEADER + payload.len());
     if from.len() == 4 {
         let length = (V4_HEADER + payload.len()) as u16;
@@ -153,7 +153,7 @@ fn packet(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> Vec<u8> {
         ]);
         packet.extend(from);
         packet.extend(to);
-        let sum = !fold(sum_of(&packet));
+        let sum = checksum(&packet);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         let length = payload.len() as u16;
@@ -167,9 +167,14 @@ fn packet(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> Vec<u8> {
 
 /// RFC 1071, with the pseudo header of RFC 9293 §3.1 and RFC 8200 §8.1; one sum serves both, because numbers of
 /// 16 and 32 bits add up to the same.
-fn transport_checksum(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> u16 {
+pub(crate) fn transport_checksum(from: &[u8], to: &[u8], protocol: u8, payload: &[u8]) -> u16 {
     let sum = sum_of(from) + sum_of(to) + u32::from(protocol) + payload.len() as u32;
     !fold(sum + sum_of(payload))
+}
+
+/// RFC 1071.
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    !fold(sum_of(bytes))
 }
 
 fn sum_of(bytes: &[u8]) -> u32 {

@@ -25,6 +25,7 @@ use testudo_packet::wire;
 
 use crate::Error;
 use crate::committing::Committing;
+use crate::explain::{Explained, Grounds};
 use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
@@ -372,6 +373,23 @@ impl Datapath for UserDatapath {
 
     fn poll_refused(&mut self) -> Option<Refused> {
         self.refused.pop_front()
+    }
+
+    fn explain(
+        &self,
+        now: Nanos,
+        key: &FlowKey,
+        interface: u32,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Result<Explained, Error> {
+        let known = RefCell::new(resolve);
+        let taken = |key: &FlowKey| {
+            self.table.get(key).is_some()
+                || is_taken(&self.settings, &self.committing, Some(&known), key)
+        };
+        let (settings, rules, pools, stations) =
+            (&self.settings, &self.rules[..], &self.pools, &self.stations);
+        Grounds { settings, rules, pools, stations, taken: &taken, now }.explain(key, interface)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

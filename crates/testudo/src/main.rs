@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 
 mod config;
 mod control;
+mod explain;
 mod inspect;
 mod lab;
+mod netlink;
 mod node;
 mod operate;
 mod pki;
@@ -39,6 +41,8 @@ enum Command {
     Flow(inspect::FlowArgs),
     /// Check a file of rules, show those in force with what they have let in, put others in force.
     Rule(operate::RuleArgs),
+    /// Say what a packet would meet: bucket, owner, rule, translation.
+    Explain(explain::Args),
     /// Make the certificates that nodes know each other by.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Command::Bucket(args) => inspect::bucket(&args),
         Command::Flow(args) => inspect::flow(&args),
         Command::Rule(args) => operate::rule(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Pki(command) => pki::run(&command),
         Command::Sync(args) => operate::sync(&args),
         Command::Lab(args) => lab::run(args),

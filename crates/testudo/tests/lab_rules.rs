@@ -199,11 +199,56 @@ fn up() -> (Standing, Vec<TcpStream>) {
     (standing, streams)
 }
 
+/// All nodes say the same of a packet but whose it is, and its owner knows the flow.
+fn a_packet_is_told_what_it_would_meet(standing: &Standing, streams: &[TcpStream]) {
+    let from = streams[0].local_addr().expect("an address");
+    let (source, ports) = (from.ip().to_string(), format!("{}:{PORT}", from.port()));
+    let ask = |node, more: &[&str]| {
+        let question = [&["explain", &source, "10.20.2.1", "tcp"], more].concat();
+        standing.ask(node, &question).expect("an explanation")
+    };
+    let told = NODES.map(|node| ask(node, &[&ports]));
+    let owner = told[0]["bucket"]["owner"].as_str().expect("an owner").to_owned();
+    for (node, told) in NODES.iter().zip(&told) {
+        assert_eq!(told["bucket"]["owner"], owner, "{told}");
+        assert_eq!(told["place"]["bucket"], told["bucket"]["bucket"], "{told}");
+        assert_eq!(told["flow"]["phase"], "established", "{told}");
+        assert_eq!(told["flow"].get("activity").is_some(), *node == owner, "{told}");
+        let [by_in0, by_out0] = &told["decisions"].as_array().expect("a list")[..] else {
+            panic!("{told}")
+        };
+        assert_eq!(
+            (&by_in0["interfaces"][0], &by_in0["outcome"]),
+            (&"in0".into(), &"forward".into())
+        );
+        assert_eq!(
+            (&by_in0["rule"]["line"], &by_in0["replicate"]),
+            (&3.into(), &"established".into())
+        );
+        assert_eq!(
+            (&by_out0["outcome"], &by_out0["drop"]),
+            (&"drop".into(), &"drop.no-rule".into())
+        );
+    }
+    assert_eq!(told[0]["next_hop"]["interface"], "out0", "{}", told[0]);
+    let refused = ask("n1", &["7201", "--iif", "in0"]);
+    assert_eq!(
+        (&refused["flow"], &refused["decisions"][0]["outcome"]),
+        (&Value::Null, &"reject".into())
+    );
+    let nothing = testudo(standing, "n1", &["explain", "10.10.2.1", "10.20.2.1", "tcp", "x"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(said.contains("\"x\" for protocol tcp; expected a port such as 443"), "{said}");
+}
+
 fn other_rules_keep_what_is_established_and_wrong_ones_change_nothing() {
     let (standing, streams) = up();
     assert_eq!(flows(&standing, 0), CONNECTIONS);
     let counted = NODES.iter().map(|node| standing.counter(node, "rule_3"));
     assert_eq!(counted.sum::<u64>(), CONNECTIONS);
+
+    a_packet_is_told_what_it_would_meet(&standing, &streams);
 
     // Who is rejected hears of it, and at once.
     let refused =

@@ -20,6 +20,7 @@ mod send;
 mod stations;
 mod upcall;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,14 +42,15 @@ use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
 use crate::committing::Committing;
+use crate::explain::{Explained, Grounds};
 use crate::held::{Held, Released};
-use crate::interface::{BucketLoad, Datapath, Drained, Refused};
+use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
-use crate::user::check_rules;
+use crate::user::{check_rules, is_taken};
 
 use attachment::Attachment;
 use send::Sender;
@@ -279,6 +281,23 @@ impl Datapath for KernelDatapath {
 
     fn poll_refused(&mut self) -> Option<Refused> {
         self.refused.pop_front()
+    }
+
+    fn explain(
+        &self,
+        now: Nanos,
+        key: &FlowKey,
+        interface: u32,
+        resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
+    ) -> Result<Explained, Error> {
+        let known = RefCell::new(resolve);
+        let taken = |key: &FlowKey| {
+            self.table.get(key).is_some()
+                || is_taken(&self.settings, &self.committing, Some(&known), key)
+        };
+        let (settings, rules, pools, stations) =
+            (&self.settings, &self.rules[..], &self.pools, &self.stations);
+        Grounds { settings, rules, pools, stations, taken: &taken, now }.explain(key, interface)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

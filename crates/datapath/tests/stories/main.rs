@@ -11,6 +11,7 @@ mod commit;
 mod datagrams;
 mod errors;
 mod errors_owned;
+mod explained;
 mod forwarding;
 mod headers;
 mod moves;

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::connect::connect;
 use super::protocol::{
-    Admitted, Buckets, Flows, Health, History, Loaded, MAX_REPLY, Map, Plan, Refusal, Request,
-    Restarting, Rules, Status, Syncs, Table, Verification, Verifying,
+    Admitted, Buckets, Explanation, Flows, Health, History, Loaded, MAX_REPLY, Map, Plan, Refusal,
+    Request, Restarting, Rules, Status, Syncs, Table, Verification, Verifying,
 };
 
 /// How long a step takes at most, unless the caller knows better.
@@ -168,6 +168,11 @@ impl Client {
     /// Puts the rules of a file in their place.
     pub fn load(&mut self, file: PathBuf, flush: bool) -> Result<Loaded, ClientError> {
         self.ask(&Request::Load { file, flush })
+    }
+
+    /// What a packet would meet.
+    pub fn explain(&mut self, question: &Request) -> Result<Explanation, ClientError> {
+        self.ask(question)
     }
 
     /// How far entries have got to the peers.

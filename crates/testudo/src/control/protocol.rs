@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+mod explaining;
 mod operating;
 mod ruling;
 mod syncing;
@@ -18,6 +19,7 @@ use testudo_packet::entry::FlowRecord;
 
 use crate::protocol_names;
 
+pub use explaining::{DecidingLine, Decision, Explanation, NextHop, Outcome, Place};
 pub use operating::{
     Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
     Restarting, Share,
@@ -128,6 +130,22 @@ pub enum Request {
         #[serde(default)]
         flush: bool,
     },
+    /// What the first packet of a flow would meet. Answered by [`Explanation`].
+    Explain {
+        /// Where it comes from.
+        source: IpAddr,
+        /// Where it goes to.
+        destination: IpAddr,
+        /// Its protocol, by name or by number; without one it is a ping.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        protocol: Option<String>,
+        /// What tells the protocol's flows apart: `TO` or `FROM:TO`, an identifier, an SPI.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ports: Option<String>,
+        /// The interface that it comes in by; without one, each of the node's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+    },
     /// How far entries have got to the peers. Answered by [`Syncs`].
     Sync {},
     /// Compare the tables of all nodes. Answered by [`Verifying`], at once.
@@ -184,6 +202,8 @@ pub enum Reply {
     Rules(Rules),
     /// To [`Request::Load`].
     Loaded(Loaded),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
     /// To [`Request::Sync`].
     Syncs(Syncs),
     /// To [`Request::Verify`].

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::config::EXIT_REFUSED;
 use crate::config::error::ConfigError;
 use crate::control::client::{Client, ClientError, TIME_LIMIT};
+use crate::explain::NoQuestion;
 use crate::node::health::WatchError;
 
 pub use bucket::Args as BucketArgs;
@@ -79,6 +80,10 @@ pub enum InspectError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Question(#[from] NoQuestion),
+    #[error(transparent)]
+    Datapath(#[from] testudo_datapath::Error),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error("can't print: {0}")]
     Output(#[from] io::Error),
@@ -89,8 +94,13 @@ impl InspectError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Place(place::PlaceError::Several { .. }) | Self::NoBucket { .. } => 2,
+            Self::Question(_) => 2,
             Self::Config(_) => EXIT_REFUSED,
-            Self::Place(_) | Self::Client(_) | Self::Watch(_) | Self::Output(_) => 1,
+            Self::Place(_)
+            | Self::Client(_)
+            | Self::Datapath(_)
+            | Self::Watch(_)
+            | Self::Output(_) => 1,
         }
     }
 }

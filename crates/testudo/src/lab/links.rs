@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::libc;
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{Error, Netlink, Request};
 use super::plan::Route;
+use crate::netlink::{Error, Netlink, Request};
 
 /// `IFLA_INFO_*` and the kinds' own attributes, which libc does not name (linux/if_link.h,
 /// linux/veth.h).

@@ -22,7 +22,6 @@ mod impair;
 mod interrupt;
 mod links;
 mod narrator;
-mod netlink;
 mod netns;
 mod nodes;
 mod offload;

@@ -12,7 +12,7 @@
 use nix::libc;
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{Error, Netlink, Request, attributes};
+use crate::netlink::{Error, Netlink, Request, attributes};
 
 /// linux/ethtool_netlink.h
 const VERSION: u8 = 1;

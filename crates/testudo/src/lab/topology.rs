@@ -11,11 +11,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::links::{End, Links};
-use super::netlink;
 use super::netns::Namespace;
 use super::offload::Offloads;
 use super::plan::{ANALYSER_LINK, Attachment, Host, Mode, Plan, Segment, TAP_LINK};
 use super::{Unable, netns};
+use crate::netlink;
 
 /// Hash the fields that are named, and which: source and destination address, protocol, source and
 /// destination port (Documentation/networking/ip-sysctl.rst).

@@ -6,6 +6,7 @@
 //! for.
 
 mod admission;
+mod explaining;
 mod ruling;
 mod verification;
 
@@ -23,6 +24,7 @@ use testudo_datapath::{EntryView, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 use testudo_packet::entry::FlowRecord;
 
+use self::explaining::Asked;
 use super::credentials::keeper::Handle;
 use super::interfaces::Links;
 use super::mailbox::Sender;
@@ -54,6 +56,9 @@ enum NoAnswer {
     /// Rules were not loaded.
     #[error(transparent)]
     NotLoaded(#[from] ruling::NotLoaded),
+    /// Nothing is explained.
+    #[error(transparent)]
+    NotExplained(#[from] explaining::NotExplained),
     /// Too many want to know.
     #[error("four comparisons of all tables are under way, or were a moment ago; ask again")]
     Verifying,
@@ -140,6 +145,12 @@ impl Answerer {
             Request::Restart {} => Reply::Restarting(operator.restart()?),
             Request::Rules {} => Reply::Rules(self.rules()?),
             Request::Load { file, flush } => Reply::Loaded(self.load(&file, flush)?),
+            Request::Explain { source, destination, protocol, ports, interface } => {
+                let (protocol, ports) = (protocol.as_deref(), ports.as_deref());
+                let interface = interface.as_deref();
+                let asked = Asked { source, destination, protocol, ports, interface };
+                Reply::Explanation(Box::new(self.explain(&asked)?))
+            }
             Request::Sync {} => Reply::Syncs(self.syncs()?),
             Request::Verify {} => Reply::Verifying(self.begin_verifying()?),
             Request::Verified { number } => Reply::Verification(self.verification(number)?),
@@ -374,17 +385,21 @@ fn node_flows(
     table.scan(&mut |view| {
         let asked = bucket.is_none_or(|bucket| bucket == view.record.bucket);
         if asked && flows.len() < most {
-            let activity = Activity {
-                original_packets: view.original_packets,
-                original_bytes: view.original_bytes,
-                reply_packets: view.reply_packets,
-                reply_bytes: view.reply_bytes,
-                idle_ms: now.millis_since(view.last_seen),
-            };
-            flows.push((view.record, activity));
+            flows.push((view.record, activity(view, now)));
         }
     });
     flows
+}
+
+/// What is counted of a flow.
+fn activity(view: &EntryView, now: Nanos) -> Activity {
+    Activity {
+        original_packets: view.original_packets,
+        original_bytes: view.original_bytes,
+        reply_packets: view.reply_packets,
+        reply_bytes: view.reply_bytes,
+        idle_ms: now.millis_since(view.last_seen),
+    }
 }
 
 /// Every counter by name; the names of different parts do not meet.

@@ -19,6 +19,7 @@
 mod audit;
 pub mod commits;
 pub mod determined;
+pub mod explaining;
 mod flush;
 mod hand_over;
 mod letters;
@@ -93,6 +94,8 @@ pub enum Input {
     Determine(determined::Question),
     /// Somebody wants to know about rules, or to change them.
     Rules(ruling::Question),
+    /// Somebody wants to know what a packet would meet.
+    Explain(explaining::Question),
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -305,6 +308,7 @@ impl Engine {
                 Some(Input::Verify(question)) => self.verify(question),
                 Some(Input::Determine(question)) => self.determine(question),
                 Some(Input::Rules(question)) => self.ruling(question),
+                Some(Input::Explain(question)) => self.explain(question),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);

@@ -29,6 +29,7 @@ pub(crate) mod mailbox;
 mod question;
 mod requirements;
 mod restart;
+mod routes;
 mod startup;
 mod stations;
 mod streams;

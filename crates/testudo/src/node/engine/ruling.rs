@@ -81,6 +81,11 @@ impl Rulings {
         Self { in_force, counted: BTreeMap::new(), logs, told, refused }
     }
 
+    /// Those in force.
+    pub(super) fn in_force(&self) -> Arc<Ruling> {
+        self.in_force.clone()
+    }
+
     /// How many flows each line has let in or refused.
     fn flows(&self, hits: &[u64]) -> Vec<u64> {
         let lines = self.in_force.by_line(hits).into_iter().zip(&self.in_force.marks);

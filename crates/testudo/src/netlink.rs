@@ -4,7 +4,7 @@
 //! uses it later; each request has a sequence number of its own, and a reply with another number is
 //! not taken for its answer.
 //!
-//! The lab needs a dozen message shapes. They are written here from the kernel's own layout (a fixed
+//! A dozen message shapes are needed, nearly all by the lab. They are written here from the kernel's own layout (a fixed
 //! header, then typed attributes padded to four bytes) rather than with a library, since the
 //! libraries split the rtnetlink and ethtool families over several crates and bring an async runtime.
 //! Limit: no multi-part dumps beyond what one receive buffer after the other gives, no notifications.

@@ -1,0 +1,210 @@
+//! What would become of a packet that begins a flow, asked without one.
+//!
+//! The packet is made, and goes through the same pipeline as all others ([`testudo_packet::stage`]), by the node's own
+//! rules, pools and addresses on the links; but over a table and buckets that last for the question, in which this
+//! node owns every bucket under a lease. So it is decided as the owner of its bucket decides it, by this node's rules.
+//!
+//! Invariant: nothing is left of it. No entry, no count and no event is, and no endpoint is taken by a translation
+//! that it would get: a flow that begins a moment later may get the same.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::entry::FlowRecord;
+use testudo_packet::env::{Env, Mac};
+use testudo_packet::event::{EventKind, Occurrence};
+use testudo_packet::flow::{Address, FlowKey, Protocol};
+use testudo_packet::placement::{Ground, PacketType};
+use testudo_packet::reception::Mode;
+use testudo_packet::rule::{FirstMatch, MAX_RULES, Rule};
+use testudo_packet::stage;
+use testudo_packet::table::{SLOT_WORDS, WINDOW};
+use testudo_packet::verdict::{DropReason, Verdict};
+
+use crate::Error;
+use crate::frame::SliceFrame;
+use crate::host_env::HostEnv;
+use crate::memory::Words;
+use crate::pools::Pools;
+use crate::reject;
+use crate::settings::Settings;
+use crate::shared_table::SharedTable;
+use crate::stations::Stations;
+use crate::user::{is_rejected, place_of};
+
+/// What would become of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// Where it belongs; nothing if it is no packet of a flow.
+    pub bucket: Option<BucketId>,
+    /// The classes of its ends, of which the bucket is made; nothing if it is made of something else.
+    pub classes: Option<[u16; 2]>,
+    /// What becomes of it. [`UpcallReason::Commit`] is that it waits for the peers, and goes on then.
+    ///
+    /// [`UpcallReason::Commit`]: testudo_packet::verdict::UpcallReason::Commit
+    pub verdict: Verdict,
+    /// Whether its sender is told that it was refused.
+    pub rejected: bool,
+    /// The place of the rule that decides among the rules in force; nothing if none is asked or none matches.
+    pub rule: Option<usize>,
+    /// The flow that it begins.
+    pub begins: Option<FlowRecord>,
+}
+
+/// What a packet is decided by.
+pub(crate) struct Grounds<'a> {
+    pub settings: &'a Settings,
+    pub rules: &'a [Rule],
+    pub pools: &'a Pools,
+    pub stations: &'a Stations,
+    /// Whether some flow has replies of this key.
+    pub taken: &'a dyn Fn(&FlowKey) -> bool,
+    pub now: Nanos,
+}
+
+/// As many slots as a packet's flow can need.
+const SLOTS: u32 = 4 * WINDOW;
+
+/// The sender's address on the link; no node has it.
+const SENDER: Mac = Mac(0x0200_0000_0001);
+
+impl Grounds<'_> {
+    /// What would become of the first packet of a flow of this key that comes in by this interface. For ESP and AH the
+    /// ports are the halves of the SPI, for ICMP the identifier.
+    pub fn explain(&self, key: &FlowKey, interface: u32) -> Result<Explained, Error> {
+        let mut frame = self.frame(key, interface);
+        let place = place_of(self.settings, &mut frame);
+        let zeroed = |words: usize| Words::zeroed(words).map_err(Error::Memory);
+        let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
+        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, self.settings.placer());
+        let buckets = zeroed(self.settings.buckets as usize)?;
+        let hits = zeroed(MAX_RULES as usize)?;
+        for word in buckets.as_slice() {
+            word.store(self.own_slot().to_word(), Ordering::Relaxed);
+        }
+        let env = HostEnv {
+            placer: self.settings.placer(),
+            settings: self.settings,
+            table: &table,
+            buckets: &buckets,
+            rules: self.rules,
+            hits: &hits,
+            reports: None,
+            stations: self.stations,
+            loads: None,
+            pools: self.pools,
+            taken: Some(self.taken),
+            lease: Nanos(u64::MAX),
+            now: self.now,
+            loaded: true,
+            committed: false,
+            beginning: Cell::new(None),
+            refused: Cell::new(None),
+            occurrences: RefCell::new(Vec::new()),
+        };
+        let mut first = FirstMatch::new(key, interface);
+        env.scan_rules(&mut first);
+        let verdict = stage::handle(&env, &mut SliceFrame(&mut frame), interface);
+        let refused = env.refused.take();
+        let begun = env.occurrences.take().into_iter().find_map(|occurrence| match occurrence {
+            Occurrence::Flow(event) if event.kind == EventKind::Created => Some(event.record),
+            _ => None,
+        });
+        let rule = first.matched().filter(|_| is_ruled(verdict));
+        Ok(Explained {
+            bucket: place.map(|place| place.bucket),
+            classes: place.and_then(|place| self.classes(&place.key)),
+            verdict,
+            rejected: refused.is_some_and(|(rule, _)| is_rejected(self.rules, &rule)),
+            rule: rule.map(|rule| rule.index as usize),
+            begins: begun.or(env.beginning.take()),
+        })
+    }
+
+    fn own_slot(&self) -> BucketSlot {
+        BucketSlot {
+            owner: self.settings.node,
+            previous: NodeId::NONE,
+            epoch: Epoch(1),
+            state: BucketState::Active,
+        }
+    }
+
+    fn classes(&self, key: &FlowKey) -> Option<[u16; 2]> {
+        let placer = self.settings.placer();
+        let class = |end| placer.class(end) as u16 & placer.bucket_mask;
+        let by_endpoints = placer.grounds.of(PacketType::of(key.protocol)) == Ground::Endpoints;
+        by_endpoints.then(|| [class(key.initiator), class(key.responder)])
+    }
+
+    /// A packet with which such a flow begins, as it comes in by an interface.
+    fn frame(&self, key: &FlowKey, interface: u32) -> Vec<u8> {
+        let settings = self.settings;
+        let own = match settings.mode {
+            Mode::Steered => self.stations.mac(interface, settings.node),
+            Mode::Shared | Mode::Tap { .. } => None,
+        };
+        let packet = first_packet(key);
+        let kind: [u8; 2] = if key.initiator.address.is_v4() { [0x08, 0] } else { [0x86, 0xdd] };
+        let mut frame = Vec::with_capacity(14 + packet.len());
+        frame.extend(own.unwrap_or(settings.cluster_mac).to_bytes());
+        frame.extend(SENDER.to_bytes());
+        frame.extend(kind);
+        frame.extend(packet);
+        frame
+    }
+}
+
+/// Whether a rule has had a say.
+fn is_ruled(verdict: Verdict) -> bool {
+    use DropReason::{NoPort, Rule, TableFull};
+    match verdict {
+        Verdict::Forward | Verdict::Upcall(_) => true,
+        Verdict::Drop(reason) => matches!(reason, Rule | NoPort | TableFull),
+        _ => false,
+    }
+}
+
+fn first_packet(key: &FlowKey) -> Vec<u8> {
+    let octets = |address: Address| match IpAddr::from(address) {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let (from, to) = (octets(key.initiator.address), octets(key.responder.address));
+    let mut payload = first_payload(key);
+    // Where the checksum stands, and whether it covers the addresses.
+    let (at, covers) = match key.protocol {
+        Protocol::TCP => (16, true),
+        Protocol::UDP => (6, true),
+        Protocol::ICMP => (2, false),
+        Protocol::ICMPV6 => (2, true),
+        _ => return reject::packet(&from, &to, key.protocol.0, &payload),
+    };
+    let sum = match covers {
+        true => reject::transport_checksum(&from, &to, key.protocol.0, &payload),
+        false => reject::checksum(&payload),
+    };
+    payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    reject::packet(&from, &to, key.protocol.0, &payload)
+}
+
+/// What is behind the IP header, without its checksum.
+fn first_payload(key: &FlowKey) -> Vec<u8> {
+    let (from, to) = (key.initiator.port.to_be_bytes(), key.responder.port.to_be_bytes());
+    let spi = [from, to].concat();
+    match key.protocol {
+        // A SYN of 20 bytes with a window (RFC 9293 §3.1).
+        Protocol::TCP => {
+            [&spi[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat()
+        }
+        Protocol::UDP => [&spi[..], &[0, 8, 0, 0]].concat(),
+        Protocol::ICMP => [&[8, 0, 0, 0][..], &from, &[0, 1]].concat(),
+        Protocol::ICMPV6 => [&[128, 0, 0, 0][..], &from, &[0, 1]].concat(),
+        Protocol::ESP => [&spi[..], &[0, 0, 0, 1, 0, 0, 0, 0]].concat(),
+        Protocol::AH => [&[59, 1, 0, 0][..], &spi, &[0, 0, 0, 1]].concat(),
+        _ => vec![0; 8],
+    }
+}
