@@ -61,6 +61,11 @@ impl Slot for HostSlot<'_> {
     }
 
     #[inline(always)]
+    fn fetch<const W: usize>(self) {
+        prefetch(&self.0[W]);
+    }
+
+    #[inline(always)]
     fn relax(self) {
         std::hint::spin_loop();
     }

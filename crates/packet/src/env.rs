@@ -11,7 +11,7 @@ use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
 use crate::reception::Mode;
 use crate::rule::{Matched, RULE_WORDS};
-use crate::table::Slots;
+use crate::table::{Found, Slots};
 use crate::verdict::Verdict;
 
 /// An Ethernet address, its six bytes in network order in the low 48 bits.
@@ -125,6 +125,10 @@ pub trait Env: Slots {
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.
     fn emit_handled<F: Frame>(&self, bucket: BucketId, frame: &F, extent: Extent);
+    /// Told of which known flow the packet is that is being decided now. Where it goes next may be kept there
+    /// ([`crate::hop`]).
+    #[inline(always)]
+    fn met(&self, _found: &Found<Self::Slot>, _now: Nanos) {}
     /// Counts a packet that this node owns, as load of its bucket.
     fn count_load(&self, bucket: BucketId, bytes: u32);
 }

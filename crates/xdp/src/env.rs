@@ -1,5 +1,7 @@
 //! The pipeline's surroundings in the kernel.
 
+use core::cell::Cell;
+
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
@@ -12,7 +14,7 @@ use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{self, Matched};
 use testudo_packet::siphash::HashKey;
-use testudo_packet::table::Slots;
+use testudo_packet::table::{Found, Slots};
 use testudo_packet::verdict::{UpcallReason, Verdict};
 
 use crate::maps::{self, AnswerKey, setting, shared};
@@ -49,8 +51,34 @@ struct HandledItem {
 
 const _: () = assert!(size_of::<HandledItem>() == HANDLED_WORDS * 8);
 
-/// The node that the program runs on.
-pub struct Kernel;
+/// The known flow that a packet is of.
+#[derive(Clone, Copy)]
+pub struct Met {
+    /// Where it is, and which way the packet travels.
+    pub found: Found<KernelSlot>,
+    /// When the packet is handled.
+    pub now: Nanos,
+}
+
+/// The node that the program runs on, and what it has found out about its packet.
+pub struct Kernel {
+    /// The known flow that the packet is of.
+    flow: Cell<Option<Met>>,
+}
+
+impl Kernel {
+    /// For one packet.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self { flow: Cell::new(None) }
+    }
+
+    /// The known flow that the packet is of, if it is of one.
+    #[inline(always)]
+    pub fn flow(&self) -> Option<Met> {
+        self.flow.get()
+    }
+}
 
 impl Slots for Kernel {
     type Slot = KernelSlot;
@@ -239,6 +267,11 @@ impl Env for Kernel {
                 add_shared(shared::LOST_HANDLED, 1);
             }
         }
+    }
+
+    #[inline(always)]
+    fn met(&self, found: &Found<KernelSlot>, now: Nanos) {
+        self.flow.set(Some(Met { found: *found, now }));
     }
 
     #[inline(always)]

@@ -5,10 +5,12 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Frame, Mac};
+use testudo_packet::hop::{self, NextHop};
 use testudo_packet::pipeline;
 use testudo_packet::verdict::{Counter, DropReason};
 use testudo_packet::wire::{self, Link};
 
+use crate::env::{Kernel, Met};
 use crate::maps;
 
 /// `struct bpf_fib_lookup` of the kernel's interface, with the members that are used here.
@@ -40,14 +42,6 @@ mod fib_result {
 
 /// What stands before a packet that was left to the node's stack.
 pub const LEFT_TO_STACK: u64 = u64::from_ne_bytes(*b"testudo\0");
-
-/// Where a packet goes next.
-#[derive(Clone, Copy)]
-pub struct NextHop {
-    pub interface: u32,
-    pub source: Mac,
-    pub destination: Mac,
-}
 
 /// Why there is no next hop.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +89,8 @@ pub fn next_hop(
             interface: lookup.interface,
             source: Mac::from_bytes(lookup.source_mac),
             destination: Mac::from_bytes(lookup.destination_mac),
+            // The kernel puts the largest packet there.
+            mtu: lookup.bytes,
         }),
         fib_result::BLACKHOLE | fib_result::UNREACHABLE | fib_result::PROHIBIT => {
             Err(NoHop::Refused)
@@ -105,18 +101,26 @@ pub fn next_hop(
 
 /// Sends the packet on.
 #[inline(always)]
-pub fn forward(ctx: &XdpContext, frame: &mut impl Frame, interface: u32) -> u32 {
+pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interface: u32) -> u32 {
     let Ok(link) = wire::parse_link(frame) else { return by_stack(ctx) };
     if pipeline::check_direct(frame, &link).is_err() {
         return by_stack(ctx);
     }
-    let hop = match next_hop(ctx, frame, &link, interface) {
-        Ok(hop) => hop,
-        Err(NoHop::AskStack) => return by_stack(ctx),
-        Err(NoHop::Refused) => {
-            maps::count(DropReason::NoRoute.counter());
-            return xdp_action::XDP_DROP;
-        }
+    let hop = match known_hop(kernel, frame, &link) {
+        Some(hop) => hop,
+        None => match next_hop(ctx, frame, &link, interface) {
+            Ok(hop) => {
+                if let Some(Met { found, now }) = kernel.flow() {
+                    hop::learn(&found, &hop, now);
+                }
+                hop
+            }
+            Err(NoHop::AskStack) => return by_stack(ctx),
+            Err(NoHop::Refused) => {
+                maps::count(DropReason::NoRoute.counter());
+                return xdp_action::XDP_DROP;
+            }
+        },
     };
     if pipeline::forward(frame, &link, hop.source, hop.destination).is_err() {
         return by_stack(ctx);
@@ -124,6 +128,16 @@ pub fn forward(ctx: &XdpContext, frame: &mut impl Frame, interface: u32) -> u32 
     maps::count(Counter::Forwarded as u32);
     // SAFETY: a helper that takes numbers.
     unsafe { bpf_redirect(hop.interface, 0) as u32 }
+}
+
+/// The next hop that the packet's flow has kept, if the packet fits there.
+#[inline(always)]
+fn known_hop(kernel: &Kernel, frame: &impl Frame, link: &Link) -> Option<NextHop> {
+    let Met { found, now } = kernel.flow()?;
+    let hop = hop::recall(&found, now)?;
+    // Out of the optimiser's sight: it would calculate with half a pointer, which the verifier prohibits.
+    let bytes = core::hint::black_box(frame.len());
+    if bytes <= hop.mtu as u32 + link.offset { Some(hop) } else { None }
 }
 
 /// Sends the frame out of an interface as it is. Not by `XDP_TX` where it is the one that the frame

@@ -44,6 +44,12 @@ impl Slot for KernelSlot {
         unsafe { atomic_cxchg::<u64, ORDER, ORDER>(self.word::<W>(), old, new).1 }
     }
 
+    /// There is no instruction that only fetches; but nothing waits for a word that is not used.
+    #[inline(always)]
+    fn fetch<const W: usize>(self) {
+        self.load::<W>();
+    }
+
     #[inline(always)]
     fn add<const W: usize>(self, value: u64) {
         // SAFETY: as in `load`.

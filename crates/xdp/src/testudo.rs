@@ -32,8 +32,9 @@ use frame::KernelFrame;
 pub fn testudo(ctx: XdpContext) -> u32 {
     let mut frame = KernelFrame::new(&ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    let verdict = pipeline::handle(&Kernel, &mut frame, interface);
-    act::<true>(&ctx, &mut frame, interface, verdict)
+    let kernel = Kernel::new();
+    let verdict = pipeline::handle(&kernel, &mut frame, interface);
+    act::<true>(&ctx, &kernel, &mut frame, interface, verdict)
 }
 
 #[xdp]
@@ -56,8 +57,9 @@ pub fn testudo_translate(ctx: XdpContext) -> u32 {
 fn run<const HANDS_OVER: bool>(ctx: &XdpContext, stage: Stage) -> u32 {
     let mut frame = KernelFrame::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    let verdict = stage::run(stage, &Kernel, &mut frame, interface);
-    act::<HANDS_OVER>(ctx, &mut frame, interface, verdict)
+    let kernel = Kernel::new();
+    let verdict = stage::run(stage, &kernel, &mut frame, interface);
+    act::<HANDS_OVER>(ctx, &kernel, &mut frame, interface, verdict)
 }
 
 /// Goes on with the program of a stage, and does not come back unless there is none.
@@ -73,17 +75,18 @@ fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
 #[inline(always)]
 fn act<const HANDS_OVER: bool>(
     ctx: &XdpContext,
+    kernel: &Kernel,
     frame: &mut KernelFrame,
     interface: u32,
     verdict: Verdict,
 ) -> u32 {
     match verdict {
-        Verdict::Forward => match Kernel.mode() {
+        Verdict::Forward => match kernel.mode() {
             Mode::Tap { interface } => {
                 maps::count(Counter::Forwarded as u32);
                 route::send_out(interface)
             }
-            _ => route::forward(ctx, frame, interface),
+            _ => route::forward(ctx, kernel, frame, interface),
         },
         Verdict::Pass(_) => {
             maps::count(Counter::Passed as u32);
@@ -103,7 +106,7 @@ fn act<const HANDS_OVER: bool>(
         }
         // The verifier need not follow each reason by itself.
         Verdict::Upcall(reason) => {
-            upcall::send(ctx, frame, interface, Kernel.opaque(reason as u64) as u32)
+            upcall::send(ctx, frame, interface, kernel.opaque(reason as u64) as u32)
         }
         Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),
         Verdict::Stage(_) => {

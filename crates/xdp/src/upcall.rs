@@ -38,7 +38,7 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -
     }
     let hop = match wire::parse_link(frame) {
         // An analyser is no hop.
-        Ok(_) if !Kernel.mode().is_inline() => None,
+        Ok(_) if !Kernel::new().mode().is_inline() => None,
         Ok(link) => route::next_hop(ctx, frame, &link, interface).ok(),
         Err(_) => None,
     };

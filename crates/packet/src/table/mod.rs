@@ -34,7 +34,7 @@
 //!   can be claimed; so a late change meant for it fails, also when an equal state moves in.
 //! * **Timers and counters** may receive a late update after the slot changed hands: a few packets
 //!   counted for the wrong flow, or a fresh flow that looks fresh. Harmless, and bounded by the
-//!   packets that are in the pipeline at that moment.
+//!   packets that are in the pipeline at that moment. Of packets that two CPUs count at once one may be missed.
 //! * **Waiting is bounded.** A lock is tried [`LOCK_TRIES`] times; then the packet goes up to user
 //!   space. A holder in the kernel can't stop; a daemon that dies with a lock leaves its number in
 //!   it, and its successor frees it with [`break_locks`].
@@ -103,6 +103,10 @@ pub mod word {
     pub const TWIN: usize = 14;
     /// What this node has learned from the flow's packets, and would learn again from the next ones.
     pub const LEARNED: usize = 15;
+    /// When the next hop of each direction was learned ([`crate::hop`]).
+    pub const HOP_TIMES: usize = 15;
+    /// The next hops: two words of each direction.
+    pub const HOP: usize = 20;
 }
 
 /// Access to one slot. All of it is atomic; `W` is a constant so that the verifier can see it.
@@ -117,6 +121,9 @@ pub trait Slot: Copy {
     fn compare_exchange<const W: usize>(self, old: u64, new: u64) -> bool;
     /// Adds to a word.
     fn add<const W: usize>(self, value: u64);
+    /// Has the line of a word on its way, which will be wanted soon.
+    #[inline(always)]
+    fn fetch<const W: usize>(self) {}
     /// Lets others go on for a moment, because a lock is held.
     #[inline(always)]
     fn relax(self) {}
@@ -220,7 +227,11 @@ pub fn home_of<T: Slots>(table: &T, hash: u32) -> u32 {
 #[inline(always)]
 pub fn lookup<T: Slots>(table: &T, hash: u32, key: &FlowKey) -> Option<Found<T::Slot>> {
     let home = home_of(table, hash);
-    let flows = table.slot(home)?.load::<{ word::HOME }>() as u32;
+    let slot = table.slot(home)?;
+    // Most flows live in their home. Its other lines are on their way while the first is looked at.
+    slot.fetch::<{ LINE_WORDS }>();
+    slot.fetch::<{ 2 * LINE_WORDS }>();
+    let flows = slot.load::<{ word::HOME }>() as u32;
     find(table, home, flows, key)
 }
 
