@@ -30,6 +30,7 @@ use crate::host_env::HostEnv;
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::reject;
+use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
@@ -58,6 +59,7 @@ pub struct Explained {
 pub(crate) struct Grounds<'a> {
     pub settings: &'a Settings,
     pub rules: &'a [Rule],
+    pub sets: &'a Sets,
     pub pools: &'a Pools,
     pub stations: &'a Stations,
     /// Whether some flow has replies of this key.
@@ -91,6 +93,7 @@ impl Grounds<'_> {
             table: &table,
             buckets: &buckets,
             rules: self.rules,
+            sets: self.sets,
             hits: &hits,
             reports: None,
             stations: self.stations,
@@ -105,7 +108,7 @@ impl Grounds<'_> {
             refused: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
-        let mut first = FirstMatch::new(key, interface);
+        let mut first = FirstMatch::new(self.sets, key, interface);
         env.scan_rules(&mut first);
         let verdict = stage::handle(&env, &mut SliceFrame(&mut frame), interface);
         let refused = env.refused.take();

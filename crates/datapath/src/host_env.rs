@@ -12,11 +12,13 @@ use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Matched, Rule, note_report};
+use testudo_packet::set;
 use testudo_packet::table::{self, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::memory::Words;
 use crate::pools::Pools;
+use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::{HostSlot, SharedTable};
 use crate::stations::Stations;
@@ -28,6 +30,8 @@ pub struct HostEnv<'a> {
     pub table: &'a SharedTable,
     pub buckets: &'a Words,
     pub rules: &'a [Rule],
+    /// The sets that they name.
+    pub sets: &'a Sets,
     /// How many flows each of them has let in or refused.
     pub hits: &'a Words,
     /// What a packet that a rule refuses may go up by; `None` for one that has.
@@ -71,6 +75,12 @@ impl<'a> Slots for HostEnv<'a> {
 
     fn count(&self, change: i64) {
         Slots::count(&self.table, change);
+    }
+}
+
+impl set::Sets for HostEnv<'_> {
+    fn contains(&self, set: u32, address: Address) -> bool {
+        self.sets.contains(set, address)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::Error;
 use crate::bucket_set::BucketSet;
 use crate::explain::Explained;
 use crate::held::Released;
+use crate::sets::Sets;
 use crate::stations::Station;
 
 /// A flow as it stands in a node table, with what is counted of it there.
@@ -167,6 +168,9 @@ pub trait Datapath {
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error>;
     /// The rules in force.
     fn rules(&self) -> &[Rule];
+    /// The sets that rules can name. Those that [`Datapath::set_rules`] is given have to be loaded before, and to be
+    /// held until other rules are in force.
+    fn sets(&self) -> &Sets;
     /// How many flows each of them has let in or refused since it came into force.
     fn rule_hits(&self) -> Vec<u64>;
     /// The next flow that a rule has refused which wants that to be told.

@@ -33,6 +33,7 @@ use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::reject;
+use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
@@ -58,6 +59,7 @@ pub struct UserDatapath {
     table: SharedTable,
     buckets: Words,
     rules: Vec<Rule>,
+    sets: Sets,
     hits: Words,
     reports: Cell<u64>,
     refused: VecDeque<Refused>,
@@ -94,6 +96,7 @@ impl UserDatapath {
             table,
             buckets,
             rules: Vec::new(),
+            sets: Sets::default(),
             hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
             reports: Cell::new(0),
             refused: VecDeque::new(),
@@ -148,6 +151,7 @@ impl UserDatapath {
             table: &self.table,
             buckets: &self.buckets,
             rules: &self.rules,
+            sets: &self.sets,
             hits: &self.hits,
             reports: (!loaded).then_some(&self.reports),
             stations: &self.stations,
@@ -366,6 +370,10 @@ impl Datapath for UserDatapath {
         &self.rules
     }
 
+    fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
     fn rule_hits(&self) -> Vec<u64> {
         let hits = self.hits.as_slice().iter().take(self.rules.len());
         hits.map(|hits| hits.load(Ordering::Relaxed)).collect()
@@ -389,7 +397,9 @@ impl Datapath for UserDatapath {
         };
         let (settings, rules, pools, stations) =
             (&self.settings, &self.rules[..], &self.pools, &self.stations);
-        Grounds { settings, rules, pools, stations, taken: &taken, now }.explain(key, interface)
+        let sets = &self.sets;
+        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }
+            .explain(key, interface)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

@@ -8,11 +8,14 @@ mod privileged;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Answer, BucketLoad, Datapath, NodeTable, Released, Settings, Station};
+use testudo_datapath::{
+    Answer, BucketLoad, Datapath, LoadedSet, NodeTable, PrefixSet, Released, Settings, Station,
+};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
@@ -21,7 +24,7 @@ use testudo_packet::flow::{Address, FlowKey, Protocol};
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Commit, Ports, Rule};
+use testudo_packet::rule::{Action, Commit, Ports, Prefix, Rule};
 use testudo_packet::stage::STAGES;
 use testudo_packet::tracking::Phase;
 use testudo_packet::verdict::Verdict;
@@ -56,7 +59,17 @@ fn address(text: &str) -> Address {
     text.parse::<std::net::IpAddr>().expect("an address").into()
 }
 
-fn rules() -> Vec<Rule> {
+/// Two sets: a third of the clients among thousands of others, and the servers.
+fn sets() -> [PrefixSet; 2] {
+    let prefix = |text: &str, length| Prefix::new(address(text), length).expect("a prefix");
+    let others =
+        (0..4000u32).map(|n| Prefix::new(Address::v4(0x1400_0000 + n * 0x300), 24 + (n % 9) as u8));
+    let clients = [prefix("10.10.2.3", 32), prefix("fd10::3", 128)];
+    let servers = [prefix("10.20.0.0", 16), prefix("fd20::", 16)];
+    [PrefixSet::new(others.flatten().chain(clients)), PrefixSet::new(servers)]
+}
+
+fn rules(sets: &[LoadedSet]) -> Vec<Rule> {
     let to_port_80 = Ports { first: 80, last: 80 };
     let rules = vec![
         Rule { protocol: Some(Protocol(47)), ..Rule::any(Action::Drop) },
@@ -76,6 +89,12 @@ fn rules() -> Vec<Rule> {
             commit: Commit::Sync,
             source_ports: Ports { first: 40_001, last: 40_007 },
             ..Rule::any(Action::Accept)
+        },
+        Rule {
+            source_set: Some(sets[0].id()),
+            destination_set: Some(sets[1].id()),
+            source_ports: Ports { first: 40_008, last: 40_008 },
+            ..Rule::any(Action::Drop)
         },
         Rule {
             protocol: Some(Protocol::TCP),
@@ -125,15 +144,19 @@ fn stations() -> Vec<Station> {
     [0, 1, 2].map(station).to_vec()
 }
 
-fn set_up(datapath: &mut impl Datapath, lease: Nanos) {
+/// Returns the sets of the rules, to be held.
+fn set_up(datapath: &mut impl Datapath, lease: Nanos) -> Vec<LoadedSet> {
+    let load = |set| datapath.sets().load(Arc::new(set)).expect("room for a set");
+    let sets: Vec<_> = sets().into_iter().map(load).collect();
     for bucket in 0..BUCKETS as u16 {
         datapath.set_bucket(BucketId(bucket), slot(bucket));
     }
     datapath.set_lease(lease);
-    datapath.set_rules(&rules()).expect("few rules");
+    datapath.set_rules(&rules(&sets)).expect("few rules");
     datapath.set_peers(&stations()).expect("few stations");
     let local = ["10.10.2.3", "fd20::1"].map(|text| text.parse().expect("an address"));
     datapath.set_local_addresses(&local).expect("few addresses");
+    sets
 }
 
 /// Runs `test` in a network namespace of its own.
@@ -334,9 +357,9 @@ fn usual(mode: Mode) -> &'static [&'static str] {
 }
 
 /// Other rules count from nothing, twice in turn, on both; packets whose flows wait are not let go on.
-fn count_anew(kernel: &mut KernelDatapath, user: &mut UserDatapath, seed: u64) {
+fn count_anew(kernel: &mut KernelDatapath, user: &mut UserDatapath, seed: u64, sets: &[LoadedSet]) {
     for round in 1..3 {
-        let mut others = rules();
+        let mut others = rules(sets);
         others.rotate_left(round);
         // What has begun is not let in anew: other endpoints' packets are few.
         others.insert(0, Rule { protocol: Some(Protocol::UDP), ..Rule::any(Action::Drop) });
@@ -357,8 +380,10 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     println!("seed {seed}: TESTUDO_SEED={seed} cargo test -p testudo-datapath --test differential");
     let mut kernel = KernelDatapath::load(settings(mode)).expect("the kernel backend");
     let mut user = UserDatapath::new(settings(mode)).expect("the user-space backend");
-    set_up(&mut kernel, Nanos(u64::MAX));
-    set_up(&mut user, Nanos(u64::MAX));
+    let sets = set_up(&mut kernel, Nanos(u64::MAX));
+    // Both give the same numbers, so the rules are the same.
+    let here = set_up(&mut user, Nanos(u64::MAX));
+    assert_eq!(sets, here);
     let (mut held, mut committed, mut answered) = (0, 0, 0);
     for (index, mut frame) in traffic::packets(seed, count).into_iter().enumerate() {
         if mode == Mode::Steered {
@@ -399,7 +424,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
     let flows = (flows(kernel.table()), flows(user.table()));
     assert_eq!(flows.0, flows.1);
     assert_eq!(kernel.table().len(), flows.0.len());
-    count_anew(&mut kernel, &mut user, seed);
+    count_anew(&mut kernel, &mut user, seed, &sets);
     // The run was worth something: it met flows and most reasons.
     assert!(flows.0.len() > 20, "{} flows", flows.0.len());
     let met: BTreeSet<_> = counters(&user).into_iter().filter(|&(_, n)| n > 0).collect();
@@ -425,7 +450,7 @@ fn both_builds_agree_on_every_packet() {
 fn a_node_whose_lease_has_run_out_handles_nothing() {
     in_namespace(|| {
         let mut kernel = KernelDatapath::load(settings(Mode::Shared)).expect("the kernel backend");
-        set_up(&mut kernel, Nanos(1));
+        let _sets = set_up(&mut kernel, Nanos(1));
         for frame in traffic::packets(7, 500) {
             let (action, bytes) = run_in_kernel(&mut kernel, &frame);
             // What is not for the cluster goes to the stack as ever.

@@ -11,6 +11,7 @@ use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
 use crate::reception::Mode;
 use crate::rule::{Matched, RULE_WORDS};
+use crate::set::Sets;
 use crate::table::{Found, Slots};
 use crate::verdict::Verdict;
 
@@ -75,7 +76,7 @@ pub trait RuleVisitor {
 }
 
 /// The node that a packet is handled on.
-pub trait Env: Slots {
+pub trait Env: Slots + Sets {
     /// This node.
     fn node(&self) -> NodeId;
     /// How packets are placed.

@@ -28,6 +28,7 @@ pub mod placement;
 pub mod reception;
 pub mod related;
 pub mod rule;
+pub mod set;
 pub mod siphash;
 pub mod stage;
 pub mod table;

@@ -114,7 +114,7 @@ fn decide<E: Env>(
     headers: &Headers,
     interface: u32,
 ) -> Result<(Matched, Commit), Verdict> {
-    let mut first = rule::FirstMatch::new(&headers.key, interface);
+    let mut first = rule::FirstMatch::new(env, &headers.key, interface);
     env.scan_rules(&mut first);
     let Some(rule) = first.matched() else { return Err(Verdict::Drop(DropReason::NoRule)) };
     match rule.outcome {

@@ -8,6 +8,7 @@
 use crate::bucket::Nanos;
 use crate::env::RuleVisitor;
 use crate::flow::{Address, FlowKey, Protocol};
+use crate::set::{SetId, Sets};
 
 /// The most rules that a packet is compared with.
 pub const MAX_RULES: u32 = 1024;
@@ -79,6 +80,16 @@ impl Prefix {
         Some(Self { value: address, mask })
     }
 
+    /// The first address.
+    pub const fn address(&self) -> Address {
+        self.value
+    }
+
+    /// How many bits of 128 the addresses share; IPv4 counts in its mapped form.
+    pub const fn length(&self) -> u8 {
+        (self.mask.high.count_ones() + self.mask.low.count_ones()) as u8
+    }
+
     /// The bits in which the address is outside; 0 if it is not.
     #[inline(always)]
     const fn differs(&self, address: Address) -> u64 {
@@ -114,6 +125,10 @@ pub struct Rule {
     pub source: Prefix,
     /// Where it goes to.
     pub destination: Prefix,
+    /// The set that the source has to be in besides, if there is one.
+    pub source_set: Option<SetId>,
+    /// As `source_set`, of the destination.
+    pub destination_set: Option<SetId>,
     /// The source port; for ICMP the identifier.
     pub source_ports: Ports,
     /// The destination port; for ICMP the identifier.
@@ -130,7 +145,7 @@ pub struct Rule {
 }
 
 /// How many 64-bit words a rule takes.
-pub const RULE_WORDS: usize = 11;
+pub const RULE_WORDS: usize = 12;
 
 const ACCEPT: u64 = 1 << 40;
 const HAS_PROTOCOL: u64 = 1 << 41;
@@ -149,6 +164,8 @@ impl Rule {
             protocol: None,
             source: Prefix::ANY,
             destination: Prefix::ANY,
+            source_set: None,
+            destination_set: None,
             source_ports: Ports::ANY,
             destination_ports: Ports::ANY,
             interface: None,
@@ -160,8 +177,8 @@ impl Rule {
 
     /// Whether a flow that begins with a packet of this key on this interface matches.
     #[inline(always)]
-    pub fn matches(&self, key: &FlowKey, interface: u32) -> bool {
-        matches_words(&self.to_words(), key, interface)
+    pub fn matches(&self, sets: &impl Sets, key: &FlowKey, interface: u32) -> bool {
+        matches_words(&self.to_words(), sets, key, interface)
     }
 
     /// The rule as words.
@@ -201,12 +218,13 @@ impl Rule {
             ports,
             flags,
             self.mark,
+            set_number(self.source_set) as u64 | (set_number(self.destination_set) as u64) << 32,
         ]
     }
 
     /// The rule that [`Rule::to_words`] made these words of.
     pub fn from_words(words: &[u64; RULE_WORDS]) -> Self {
-        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, mark] = *words;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, mark, sets] = *words;
         let range = |first: u64, last: u64| Ports { first: first as u16, last: last as u16 };
         Self {
             action: action_of(words),
@@ -217,6 +235,8 @@ impl Rule {
             },
             source: prefix(s0, s1, s2, s3),
             destination: prefix(d0, d1, d2, d3),
+            source_set: SetId::new(sets as u32),
+            destination_set: SetId::new((sets >> 32) as u32),
             source_ports: range(ports, ports >> 16),
             destination_ports: range(ports >> 32, ports >> 48),
             interface: if flags & HAS_INTERFACE == 0 { None } else { Some(flags as u32) },
@@ -228,6 +248,14 @@ impl Rule {
 }
 
 #[inline(always)]
+const fn set_number(set: Option<SetId>) -> u32 {
+    match set {
+        Some(set) => set.0.get(),
+        None => 0,
+    }
+}
+
+#[inline(always)]
 fn prefix(value_high: u64, value_low: u64, mask_high: u64, mask_low: u64) -> Prefix {
     Prefix {
         value: Address { high: value_high, low: value_low },
@@ -235,10 +263,29 @@ fn prefix(value_high: u64, value_low: u64, mask_high: u64, mask_low: u64) -> Pre
     }
 }
 
-/// [`Rule::matches`] on the words of a rule, as the pipeline reads them.
+/// [`Rule::matches`] on the words of a rule, as the pipeline reads them. Sets are asked last.
 #[inline(always)]
-pub fn matches_words(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bool {
-    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, _] = *words;
+pub fn matches_words(
+    words: &[u64; RULE_WORDS],
+    sets: &impl Sets,
+    key: &FlowKey,
+    interface: u32,
+) -> bool {
+    matches_alone(words, key, interface) && (words[11] == 0 || is_in_sets(words[11], sets, key))
+}
+
+/// Whether both ends are in the sets of a rule that has some.
+#[inline(always)]
+fn is_in_sets(numbers: u64, sets: &impl Sets, key: &FlowKey) -> bool {
+    let (source, destination) = (numbers as u32, (numbers >> 32) as u32);
+    (source == 0 || sets.contains(source, key.initiator.address))
+        && (destination == 0 || sets.contains(destination, key.responder.address))
+}
+
+/// Whether all matches but sets.
+#[inline(always)]
+fn matches_alone(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bool {
+    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, ..] = *words;
     let (source, destination) = (key.initiator, key.responder);
     // Both addresses at once: one after the other, all words would be kept on the stack until their turn comes,
     // and the verifier gives no more of that.
@@ -308,7 +355,8 @@ pub enum Outcome {
 
 /// Finds the first rule that a flow matches.
 #[derive(Clone, Copy, Debug)]
-pub struct FirstMatch<'a> {
+pub struct FirstMatch<'a, S> {
+    sets: &'a S,
     key: &'a FlowKey,
     interface: u32,
     /// The rule's number, its index and, above them, 1 for accept, 2 for drop, 3 for accept when the peers
@@ -316,11 +364,11 @@ pub struct FirstMatch<'a> {
     found: u64,
 }
 
-impl<'a> FirstMatch<'a> {
-    /// For a flow that begins with a packet of this key on this interface.
+impl<'a, S> FirstMatch<'a, S> {
+    /// For a flow that begins with a packet of this key on this interface, and rules with these sets.
     #[inline(always)]
-    pub const fn new(key: &'a FlowKey, interface: u32) -> Self {
-        Self { key, interface, found: 0 }
+    pub const fn new(sets: &'a S, key: &'a FlowKey, interface: u32) -> Self {
+        Self { sets, key, interface, found: 0 }
     }
 
     /// The rule, if there is one.
@@ -339,10 +387,10 @@ impl<'a> FirstMatch<'a> {
     }
 }
 
-impl RuleVisitor for FirstMatch<'_> {
+impl<S: Sets> RuleVisitor for FirstMatch<'_, S> {
     #[inline(always)]
     fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool {
-        if !matches_words(words, self.key, self.interface) {
+        if !matches_words(words, self.sets, self.key, self.interface) {
             return true;
         }
         let outcome = match (action_of(words), commit_of(words)) {
@@ -363,6 +411,7 @@ impl RuleVisitor for FirstMatch<'_> {
 mod tests {
     use super::*;
     use crate::flow::Endpoint;
+    use crate::set::NoSets;
     use core::net::IpAddr;
 
     fn address(text: &str) -> Address {
@@ -389,16 +438,48 @@ mod tests {
             ..Rule::any(Action::Accept)
         };
         let good = key("10.1.255.1", "10.2.0.9", 443);
-        assert!(rule.matches(&good, 4));
-        assert!(!rule.matches(&good, 5));
-        assert!(!rule.matches(&FlowKey { protocol: Protocol::UDP, ..good }, 4));
-        assert!(!rule.matches(&key("10.3.0.1", "10.2.0.9", 443), 4));
-        assert!(!rule.matches(&key("10.1.0.1", "10.2.1.9", 443), 4));
-        assert!(!rule.matches(&key("10.1.0.1", "10.2.0.9", 444), 4));
-        assert!(!rule.matches(&key("10.1.0.1", "10.2.0.9", 79), 4));
-        assert!(!rule.matches(&key("::10.1.0.1", "10.2.0.9", 80), 4));
+        assert!(rule.matches(&NoSets, &good, 4));
+        assert!(!rule.matches(&NoSets, &good, 5));
+        assert!(!rule.matches(&NoSets, &FlowKey { protocol: Protocol::UDP, ..good }, 4));
+        assert!(!rule.matches(&NoSets, &key("10.3.0.1", "10.2.0.9", 443), 4));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.1.9", 443), 4));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 444), 4));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 79), 4));
+        assert!(!rule.matches(&NoSets, &key("::10.1.0.1", "10.2.0.9", 80), 4));
         assert_eq!(action_of(&rule.to_words()), Action::Accept);
         assert_eq!(action_of(&Rule::any(Action::Drop).to_words()), Action::Drop);
+    }
+
+    /// Set 1 has all hosts that end in 1, set 2 in 2; each look-up is counted.
+    #[derive(Default)]
+    struct Endings(core::cell::Cell<u32>);
+
+    impl Sets for Endings {
+        fn contains(&self, set: u32, address: Address) -> bool {
+            self.0.set(self.0.get() + 1);
+            address.low & 0xff == u64::from(set)
+        }
+    }
+
+    #[test]
+    fn a_set_is_asked_when_all_else_matches() {
+        let rule = Rule {
+            destination_ports: Ports { first: 80, last: 80 },
+            source_set: SetId::new(1),
+            destination_set: SetId::new(2),
+            ..Rule::any(Action::Accept)
+        };
+        let sets = Endings::default();
+        for (source, destination, port, matches, asked) in [
+            ("10.0.0.1", "10.0.0.2", 80, true, 2),
+            ("10.0.0.2", "10.0.0.2", 80, false, 1),
+            ("10.0.0.1", "10.0.0.1", 80, false, 2),
+            ("10.0.0.1", "10.0.0.2", 81, false, 0),
+        ] {
+            let before = sets.0.get();
+            let seen = rule.matches(&sets, &key(source, destination, port), 1);
+            assert_eq!((seen, sets.0.get() - before), (matches, asked), "{source} {destination}");
+        }
     }
 
     #[test]
@@ -406,12 +487,14 @@ mod tests {
         let plain = Rule { interface: Some(u32::MAX), ..Rule::any(Action::Accept) };
         let sync =
             Rule { commit: Commit::Sync, protocol: Some(Protocol(255)), source_pool: 3, ..plain };
+        let sets =
+            Rule { source_set: SetId::new(7), destination_set: SetId::new(u32::MAX), ..plain };
         let reject = Rule { action: Action::Reject, reports: true, mark: u64::MAX - 1, ..plain };
-        for rule in [plain, sync, reject, Rule { action: Action::Drop, ..plain }] {
+        for rule in [plain, sync, sets, reject, Rule { action: Action::Drop, ..plain }] {
             assert_eq!(Rule::from_words(&rule.to_words()), rule);
         }
         let key = key("10.1.0.1", "10.2.0.9", 80);
-        let mut first = FirstMatch::new(&key, u32::MAX);
+        let mut first = FirstMatch::new(&NoSets, &key, u32::MAX);
         assert!(!first.visit(2047, &Rule { protocol: None, mark: 7 << 16 | 9, ..sync }.to_words()));
         let outcome = Outcome::Accept(Commit::Sync);
         assert_eq!(first.matched(), Some(Matched { number: 9, index: 2047, pool: 3, outcome }));
@@ -426,7 +509,7 @@ mod tests {
             (Action::Reject, false, Outcome::Report),
             (Action::Accept, true, Outcome::Accept(Commit::Async)),
         ] {
-            let mut first = FirstMatch::new(&key, 1);
+            let mut first = FirstMatch::new(&NoSets, &key, 1);
             first.visit(3, &Rule { reports, ..Rule::any(action) }.to_words());
             assert_eq!(first.matched().map(|rule| rule.outcome), Some(outcome), "{action:?}");
         }

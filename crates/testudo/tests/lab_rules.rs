@@ -14,7 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -242,6 +242,93 @@ fn a_packet_is_told_what_it_would_meet(standing: &Standing, streams: &[TcpStream
     assert!(said.contains("\"x\" for protocol tcp; expected a port such as 443"), "{said}");
 }
 
+/// A hundred thousand prefixes, with the server among them or not, and rules that let in what is not listed.
+fn list(standing: &Standing, with_server: bool) {
+    let mut list: String = (0..100_000)
+        .map(|n| format!("{}.{}.{}.0/25\n", 30 + n / 65_536, n / 256 % 256, n % 256))
+        .collect();
+    if with_server {
+        list.push_str("10.20.2.1 # the server\n");
+    }
+    fs::write(standing.file("bad.list"), list).expect("a list");
+}
+
+const LISTED: &str = "set bad = file \"bad.list\"
+daddr @bad reject
+iif in0 proto tcp dport 7200-7209 accept
+";
+
+fn load_list(standing: &Standing, with_server: bool) {
+    list(standing, with_server);
+    for output in load_everywhere(standing, LISTED) {
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// Whether a new connection is let in; else it is refused at once.
+fn is_let_in(standing: &Standing) -> bool {
+    match standing.inside("client", || connect(PORT, PATIENCE)) {
+        Ok(stream) => {
+            echo(&stream);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            false
+        }
+    }
+}
+
+fn a_list_of_a_hundred_thousand_prefixes_is_put_in_force_while_packets_go() {
+    let (standing, streams) = up();
+    list(&standing, false);
+    let begun = Instant::now();
+    load_list(&standing, false);
+    println!("three nodes have loaded a list of 100,000 prefixes in {:?}", begun.elapsed());
+    assert!(is_let_in(&standing));
+    let rules = standing.ask("n1", &["rule", "show"]).expect("rules");
+    let set = &rules["sets"][0];
+    assert_eq!(
+        (&set["name"], &set["listed"], &set["line"]),
+        (&"bad".into(), &100_000.into(), &1.into())
+    );
+    let numbers = |node| -> Vec<Option<u64>> {
+        lines(&standing, node).iter().map(|line| line["number"].as_u64()).collect()
+    };
+    let before = numbers("n1");
+
+    // The line is the same when what is on the list changes, and established flows stay.
+    load_list(&standing, true);
+    assert!(!is_let_in(&standing));
+    assert_eq!(numbers("n1"), before);
+    streams.iter().for_each(echo);
+    let told =
+        standing.ask("n2", &["explain", "10.10.2.1", "10.20.2.1", "tcp", "7200", "--iif", "in0"]);
+    let told = told.expect("an explanation");
+    assert_eq!(
+        (&told["decisions"][0]["rule"]["line"], &told["decisions"][0]["outcome"]),
+        (&2.into(), &"reject".into())
+    );
+
+    // A successor reads the list anew, and takes out what was loaded before.
+    standing.settled();
+    assert!(standing.tell("n1", &["node", "restart"]));
+    standing.await_line("n1", &["goes on where the one before has stopped"]);
+    standing.until("it answers", || standing.ask("n1", &["rule", "show"]).is_some());
+    for _ in 0..8 {
+        assert!(!is_let_in(&standing));
+    }
+    load_list(&standing, false);
+    for _ in 0..8 {
+        assert!(is_let_in(&standing));
+    }
+    streams.iter().for_each(echo);
+    for node in NODES {
+        assert_eq!(standing.counter(node, "leases_lost"), 0, "{node}");
+        assert!(!standing.log(node).contains("could not be taken out"), "{node}");
+    }
+}
+
 fn other_rules_keep_what_is_established_and_wrong_ones_change_nothing() {
     let (standing, streams) = up();
     assert_eq!(flows(&standing, 0), CONNECTIONS);
@@ -308,6 +395,10 @@ fn main() -> std::process::ExitCode {
             (
                 "other_rules_keep_what_is_established_and_wrong_ones_change_nothing",
                 other_rules_keep_what_is_established_and_wrong_ones_change_nothing,
+            ),
+            (
+                "a_list_of_a_hundred_thousand_prefixes_is_put_in_force_while_packets_go",
+                a_list_of_a_hundred_thousand_prefixes_is_put_in_force_while_packets_go,
             ),
             (
                 "a_successor_knows_lines_by_the_numbers_that_flows_have",

@@ -4,6 +4,7 @@ use core::cell::Cell;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::maps::lpm_trie::Key;
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
@@ -13,6 +14,7 @@ use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{self, Matched};
+use testudo_packet::set::{self, Sets, WHOLE_KEY};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::{Found, Slots};
 use testudo_packet::verdict::{UpcallReason, Verdict};
@@ -117,6 +119,13 @@ fn read_shared(index: u32) -> u64 {
         // SAFETY: the map gave the pointer; the daemon writes whole words.
         Some(word) => unsafe { word.read_volatile() },
         None => 0,
+    }
+}
+
+impl Sets for Kernel {
+    #[inline(always)]
+    fn contains(&self, set: u32, address: Address) -> bool {
+        maps::SETS.get(Key::new(WHOLE_KEY, set::key(set, address))).is_some()
     }
 }
 

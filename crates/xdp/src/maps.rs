@@ -3,8 +3,9 @@
 //! `testudo-datapath` has the other half under the same names in `kernel/maps.rs`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
+use testudo_packet::set;
 use testudo_packet::stage;
 use testudo_packet::table::SLOT_WORDS;
 use testudo_packet::verdict::COUNTERS;
@@ -27,6 +28,11 @@ pub static SHARED: Array<u64> = Array::with_max_entries(shared::WORDS, MMAPABLE)
 /// Two sets of rules; [`shared::RULES`] says which one is in force.
 #[map]
 pub static RULES: Array<[u64; RULE_WORDS]> = Array::with_max_entries(2 * MAX_RULES, 0);
+
+/// The sets that rules name: number of the set and prefix. Two generations of the most that the daemon loads.
+#[map]
+pub static SETS: LpmTrie<[u32; set::KEY_WORDS], u64> =
+    LpmTrie::with_max_entries(2 * set::MAX_PREFIXES, 0);
 
 /// Flows that each rule has let in or refused, by its place in [`RULES`].
 #[map]

@@ -16,23 +16,26 @@ use testudo_packet::table::SLOT_WORDS;
 
 use super::send::Sender;
 use super::stations::StationMaps;
+use super::trie::Trie;
 use super::{KernelDatapath, refusal, shared, stations};
 use crate::Error;
 use crate::committing::Committing;
 use crate::held::Held;
 use crate::memory::Words;
 use crate::pools::Pools;
+use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 14] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
     "RULES",
     "RULE_HITS",
+    "SETS",
     "COUNTS",
     "ANSWERS",
     "EVENTS",
@@ -74,12 +77,14 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
     let loads = words(&mut programs, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
     write_answers(&mut programs, &settings)?;
     let flows = shared::FLOWS;
+    let sets = Sets::in_kernel(Trie::new(handle(&programs, "SETS")?), shared.clone());
     let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placer());
     Ok(KernelDatapath {
         table,
         buckets,
         shared,
         rules: Vec::new(),
+        sets,
         pools: Pools::new(&settings.pools, &settings.placer()),
         rule_map: typed(&mut programs, "RULES", Array::try_from)?,
         hit_map: typed(&mut programs, "RULE_HITS", PerCpuArray::try_from)?,
@@ -193,7 +198,7 @@ pub fn stack_program(programs: &mut Ebpf) -> Result<&mut SchedClassifier, Error>
 fn handle(programs: &Ebpf, map: &'static str) -> Result<MapData, Error> {
     let failed = |said: String| Error::Map { map, said };
     let data = match programs.map(map) {
-        Some(Map::Array(data) | Map::HashMap(data)) => data,
+        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => data,
         Some(Map::PerCpuArray(data) | Map::RingBuf(data)) => data,
         _ => return Err(failed("not in the object".into())),
     };

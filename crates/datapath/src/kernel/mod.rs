@@ -18,6 +18,7 @@ pub mod pinning;
 mod refusal;
 mod send;
 mod stations;
+pub(crate) mod trie;
 mod upcall;
 
 use std::cell::RefCell;
@@ -47,6 +48,7 @@ use crate::held::{Held, Released};
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
+use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
@@ -64,6 +66,8 @@ mod shared {
     pub const FLOWS: usize = 2;
     pub const LOST_EVENTS: usize = 3;
     pub const LOST_HANDLED: usize = 4;
+    /// The last number that a set was given.
+    pub const LAST_SET: usize = 7;
     /// Not 0 once everything is pinned.
     pub const PINNED: usize = 5;
     /// What a successor compares with what it expects, see [`super::pinning`].
@@ -72,6 +76,8 @@ mod shared {
     pub const OWN_COUNTS: usize = 32;
     pub const WORDS: usize = 128;
 }
+
+pub(crate) use shared::LAST_SET;
 
 const _: () = assert!(shared::OWN_COUNTS + COUNTERS as usize <= shared::WORDS);
 
@@ -86,6 +92,7 @@ pub struct KernelDatapath {
     buckets: Words,
     shared: Arc<Words>,
     rules: Vec<Rule>,
+    sets: Sets,
     pools: Pools,
     rule_map: Array<MapData, [u64; RULE_WORDS]>,
     /// Flows by the rule that has let them in or refused them, for both sets of rules.
@@ -267,6 +274,10 @@ impl Datapath for KernelDatapath {
         &self.rules
     }
 
+    fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
     fn rule_hits(&self) -> Vec<u64> {
         let first = self.shared.as_slice()[shared::RULES].load(Ordering::Acquire) as u32;
         let hits = |(index, own): (u32, &AtomicU64)| {
@@ -297,7 +308,9 @@ impl Datapath for KernelDatapath {
         };
         let (settings, rules, pools, stations) =
             (&self.settings, &self.rules[..], &self.pools, &self.stations);
-        Grounds { settings, rules, pools, stations, taken: &taken, now }.explain(key, interface)
+        let sets = &self.sets;
+        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }
+            .explain(key, interface)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

@@ -167,6 +167,7 @@ impl KernelDatapath {
             table: &self.table,
             buckets: &self.buckets,
             rules: &self.rules,
+            sets: &self.sets,
             hits: &self.own_hits,
             reports: None,
             stations: &self.stations,

@@ -24,7 +24,7 @@ pub use operating::{
     Admitted, Change, Health, HealthItem, HealthState, History, Map, MapNode, Move, Plan,
     Restarting, Share,
 };
-pub use ruling::{Loaded, RuleLine, Rules};
+pub use ruling::{Loaded, RuleLine, RuleSet, Rules};
 pub use syncing::{
     Commits, Copies, Difference, KeptBack, Sync, SyncPeer, Syncs, Verification, Verifying,
 };

@@ -98,8 +98,9 @@ fn alone(
     let number = |name: &str| numbers.get(name).copied().ok_or(());
     let flows = BTreeSet::new();
     // Neither numbers nor interfaces can be missing: there is no flow, and the lines name those that there are.
-    let ruling = Ruling::default().next(file, lines, &flows, &pools, number).unwrap_or_default();
-    let mut datapath = UserDatapath::new(settings(config.as_ref(), pools))?;
+    let mut datapath = UserDatapath::new(settings(config.as_ref(), pools.clone()))?;
+    let ruling = Ruling::default().next(file, lines, &flows, (&pools, datapath.sets()), number);
+    let ruling = ruling.unwrap_or_default();
     datapath.set_rules(&ruling.compiled.rules)?;
     let mut explained = Vec::new();
     for name in chosen(&interfaces, interface)? {

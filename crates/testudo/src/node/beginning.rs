@@ -12,10 +12,10 @@ use testudo_cluster::config::Cluster;
 use testudo_cluster::heartbeat::Incarnation;
 use testudo_cluster::membership::{Frozen, FrozenError, Membership, ResumeError};
 use testudo_cluster::replica::Replica;
-use testudo_datapath::Datapath;
 use testudo_datapath::kernel::nameless::NamelessFileSystem;
 use testudo_datapath::kernel::{KernelDatapath, LeaseHandle, pinning};
 use testudo_datapath::user::UserDatapath;
+use testudo_datapath::{Datapath, Sets};
 use testudo_packet::bucket::{BucketId, BucketState, NodeId};
 use testudo_packet::env::Mac;
 use testudo_packet::placement::Grounds;
@@ -110,15 +110,16 @@ impl Beginning {
 
     fn anew(config: &Config, cluster: &Arc<Cluster>, links: &Links) -> Result<Self, StartError> {
         let stations = stations(config, links, &[]);
-        let ruling = ruling(config, links, &Ruling::default(), &BTreeSet::new())?;
-        let (datapath, lease) = match config.own_member().witness {
-            true => (witness(config, links)?, None),
+        let (datapath, lease, ruling) = match config.own_member().witness {
+            true => (witness(config, links)?, None, Ruling::default()),
             false => {
                 let mut datapath = KernelDatapath::load(settings(config, links)?)?;
+                let ruling =
+                    ruling(config, links, &Ruling::default(), (&BTreeSet::new(), datapath.sets()))?;
                 datapath.set_rules(&ruling.compiled.rules)?;
                 set_up(&mut datapath, config, &stations)?;
                 let lease = datapath.lease_handle();
-                (Box::new(datapath) as AnyDatapath, Some(lease))
+                (Box::new(datapath) as AnyDatapath, Some(lease), ruling)
             }
         };
         let incarnation = Incarnation(random()?);
@@ -186,11 +187,11 @@ fn ruling(
     config: &Config,
     links: &Links,
     before: &Ruling,
-    flows: &BTreeSet<u16>,
+    (flows, sets): (&BTreeSet<u16>, &Sets),
 ) -> Result<Ruling, StartError> {
     let (file, lines) = (config.node.rules.clone(), config.lines.clone());
     let pools = rule::pools(&config.rules);
-    Ok(before.next(file, lines, flows, &pools, |name| links.number(name))?)
+    Ok(before.next(file, lines, flows, (&pools, sets), |name| links.number(name))?)
 }
 
 /// Puts the rules of the configuration in the place of those that were left. Of the flows that are there nothing
@@ -201,7 +202,8 @@ fn go_on_ruling(
     links: &Links,
 ) -> Result<Ruling, StartError> {
     let before = Ruling::left(numbers::marks(datapath.rules()));
-    let ruling = ruling(config, links, &before, &numbers::of_flows(datapath.table()))?;
+    let flows = numbers::of_flows(datapath.table());
+    let ruling = ruling(config, links, &before, (&flows, datapath.sets()))?;
     datapath.set_rules(&ruling.compiled.rules)?;
     Ok(ruling)
 }

@@ -18,7 +18,7 @@ use mio::net::TcpListener;
 use signal_hook::consts::SIGHUP;
 use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
 use testudo_cluster::replica::Replica;
-use testudo_datapath::SharedTable;
+use testudo_datapath::{Sets, SharedTable};
 use testudo_packet::bucket::NodeId;
 
 use super::agreement::{Agreement, AgreementError};
@@ -261,6 +261,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     let poll = Poll::new().map_err(os("no descriptor to wait with"))?;
     let streams = streams(&config, &poll, listener, (&beginning.replica, credentials))?;
     let shared: SharedTable = beginning.datapath.table().clone();
+    let sets = beginning.datapath.sets().clone();
     let mut engine = Engine::new(engine::Parts {
         stations: beginning.stations,
         cluster,
@@ -278,8 +279,7 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     })
     .map_err(os("the engine's mailbox can't be waited for"))?;
     if beginning.resumed {
-        let flows = engine.recollect();
-        tracing::info!(flows, "this process goes on where the one before has stopped");
+        go_on(&mut engine, sets)?;
     }
     spawn("heartbeat", move || Heartbeats::new(heartbeats).run())?;
     if let Some(keeper) = keeper {
@@ -289,6 +289,17 @@ pub fn start(plan: Plan, resume: Option<i32>) -> Result<Started, StartError> {
     // Nobody else sets it; from here on questions have somebody to answer them.
     let _ = table.set(shared);
     Ok(Started { engine, server, health })
+}
+
+/// Takes up what the process before knew of flows, and takes out its sets: its rules are in force no more.
+fn go_on(engine: &mut Engine, sets: Sets) -> Result<(), StartError> {
+    let flows = engine.recollect();
+    tracing::info!(flows, "this process goes on where the one before has stopped");
+    spawn("sets", move || {
+        if let Err(error) = sets.sweep_others() {
+            tracing::warn!(%error, "sets of prefixes that no rule names could not be taken out");
+        }
+    })
 }
 
 fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {

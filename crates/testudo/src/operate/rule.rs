@@ -10,8 +10,8 @@ use clap::Subcommand;
 use testudo_packet::rule::MAX_RULES;
 
 use crate::config;
-use crate::control::protocol::{Loaded, RuleLine, Rules};
-use crate::inspect::columns::{Column, render};
+use crate::control::protocol::{Loaded, RuleLine, RuleSet, Rules};
+use crate::inspect::columns::{Column, or_dash, render};
 use crate::inspect::{Connection, InspectError, finish};
 use crate::rules::{self, Lines, Surroundings};
 
@@ -71,7 +71,12 @@ fn check(file: &Path, config: Option<&Path>) -> Result<(), InspectError> {
 fn summary(file: &Path, lines: &Lines) -> String {
     let (count, size) = (lines.0.len(), lines.size());
     let file = file.display();
-    format!("{file}: {count} lines, {size} rules of at most {MAX_RULES}; it can be loaded")
+    let prefixes: usize = lines.1.iter().map(|set| set.listed).sum();
+    let sets = match lines.1.len() {
+        0 => String::new(),
+        count => format!(", {count} sets of {prefixes} prefixes together"),
+    };
+    format!("{file}: {count} lines, {size} rules of at most {MAX_RULES}{sets}; it can be loaded")
 }
 
 fn show(connection: &Connection) -> Result<(), InspectError> {
@@ -96,7 +101,27 @@ fn render_rules(rules: &Rules) -> String {
         [line.to_string(), number.to_string(), rules.to_string(), flows.to_string(), text.clone()]
     };
     text.push_str(&render(columns, &rules.lines.iter().map(row).collect::<Vec<_>>()));
+    if !rules.sets.is_empty() {
+        text.push('\n');
+        text.push_str(&render_sets(&rules.sets));
+    }
     text
+}
+
+fn render_sets(sets: &[RuleSet]) -> String {
+    let columns = [
+        Column::Right("LINE"),
+        Column::Left("SET"),
+        Column::Right("LISTED"),
+        Column::Right("PREFIXES"),
+        Column::Left("FILE"),
+    ];
+    let row = |set: &RuleSet| {
+        let RuleSet { name, line, listed, prefixes, file } = set;
+        let file = or_dash(file.as_ref().map(|file| file.display().to_string()));
+        [line.to_string(), format!("@{name}"), listed.to_string(), prefixes.to_string(), file]
+    };
+    render(columns, &sets.iter().map(row).collect::<Vec<_>>())
 }
 
 fn load(file: &Path, flush: bool, connection: &Connection) -> Result<(), InspectError> {
@@ -138,13 +163,25 @@ mod tests {
             line(3, 0, 1200, "proto tcp dport { 22, 443 } accept"),
             line(12, 70, 0, "log \"last\" drop"),
         ];
-        let rules = Rules { node: "n1".into(), file: Some("/etc/rules".into()), lines };
+        let set = |name: &str, line, file: Option<&str>| RuleSet {
+            name: name.to_owned(),
+            line,
+            listed: 100_000,
+            prefixes: 87_274,
+            file: file.map(PathBuf::from),
+        };
+        let sets = vec![set("bad", 1, Some("/srv/bad")), set("admins", 2, None)];
+        let rules = Rules { node: "n1".into(), file: Some("/etc/rules".into()), lines, sets };
         let text = "\
 /etc/rules, in force on n1
 
 LINE  NUMBER  RULES  FLOWS  TEXT
    3       0      2   1200  proto tcp dport { 22, 443 } accept
   12      70      2      0  log \"last\" drop
+
+LINE  SET      LISTED  PREFIXES  FILE
+   1  @bad     100000     87274  /srv/bad
+   2  @admins  100000     87274  -
 ";
         assert_eq!(render_rules(&rules), text);
     }

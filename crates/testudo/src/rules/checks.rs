@@ -25,8 +25,8 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
     let value = |part: Option<Placed<String>>| part.map(|(_, text)| text);
     let statement = Statement {
         interface: value(draft.interface),
-        sources: items(draft.sources),
-        destinations: items(draft.destinations),
+        sources: draft.sources.map(|(_, addresses)| addresses).unwrap_or_default(),
+        destinations: draft.destinations.map(|(_, addresses)| addresses).unwrap_or_default(),
         protocol,
         echo: draft.echo.is_some(),
         source_ports: items(draft.source_ports),

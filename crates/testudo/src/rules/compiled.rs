@@ -1,14 +1,17 @@
 //! Lines as packets are compared with them: one rule for each combination of what a line lists.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use testudo_datapath::PrefixSet;
 use testudo_packet::flow::Address;
 use testudo_packet::rule as packet;
 use testudo_packet::rule::Ports;
+use testudo_packet::set::SetId;
 
 use super::Lines;
+use super::addresses::{self, Item};
 use super::line::{Line, Statement};
-use crate::config::prefix::Prefix;
 
 /// The rules of all lines, in their order, and the line of each by its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,18 +23,20 @@ pub struct Compiled {
 }
 
 /// Makes rules of lines. `mark` gives what a line is marked with, by its place, and `number` the kernel's
-/// number of an interface; its failure is passed on. `pools` are those of the
+/// number of an interface, `set` that of a
+/// set that is loaded; their failures are passed on. `pools` are those of the
 /// configuration: the addresses that sources are translated to.
 pub fn compile<E>(
     lines: &Lines,
     pools: &[Vec<Address>],
     mark: impl Fn(usize) -> u64,
     number: impl Fn(&str) -> Result<u32, E>,
+    mut set: impl FnMut(&Arc<PrefixSet>) -> Result<SetId, E>,
 ) -> Result<Compiled, E> {
     let mut compiled = Compiled::default();
     for (place, Line { says, .. }) in lines.0.iter().enumerate() {
         let interface = says.interface.as_deref().map(&number).transpose()?;
-        for rule in rules(says) {
+        for rule in rules(says, &mut set)? {
             let source_pool = pool(&says.snat, pools);
             compiled.rules.push(packet::Rule { interface, source_pool, mark: mark(place), ..rule });
             compiled.lines.push(place);
@@ -41,28 +46,43 @@ pub fn compile<E>(
 }
 
 /// The rules of a line, on any interface and without a mark.
-fn rules(says: &Statement) -> impl Iterator<Item = packet::Rule> + '_ {
-    let source_ports = or_any(&says.source_ports);
-    let destination_ports = or_any(&says.destination_ports);
-    let ports = source_ports.into_iter().flat_map(move |source| {
-        destination_ports.clone().into_iter().map(move |destination| (source, destination))
-    });
-    let ports: Vec<_> = ports.collect();
-    says.pairs().flat_map(move |(source, destination)| {
-        let rule = packet::Rule {
-            commit: says.commit,
-            protocol: says.protocol,
-            source: prefix(source),
-            destination: prefix(destination),
-            reports: says.log.is_some(),
-            ..packet::Rule::any(says.action)
-        };
-        let with = move |(source_ports, destination_ports)| packet::Rule {
-            source_ports,
-            destination_ports,
-            ..rule
-        };
-        ports.clone().into_iter().map(with)
+fn rules<E>(
+    says: &Statement,
+    set: &mut impl FnMut(&Arc<PrefixSet>) -> Result<SetId, E>,
+) -> Result<Vec<packet::Rule>, E> {
+    let mut rules = Vec::new();
+    for (source, destination) in says.pairs() {
+        let ((source, source_set), (destination, destination_set)) =
+            (end(&source, set)?, end(&destination, set)?);
+        for source_ports in or_any(&says.source_ports) {
+            rules.extend(or_any(&says.destination_ports).into_iter().map(|destination_ports| {
+                packet::Rule {
+                    commit: says.commit,
+                    protocol: says.protocol,
+                    source,
+                    destination,
+                    source_set,
+                    destination_set,
+                    source_ports,
+                    destination_ports,
+                    reports: says.log.is_some(),
+                    ..packet::Rule::any(says.action)
+                }
+            }));
+        }
+    }
+    Ok(rules)
+}
+
+/// The prefix and the set that addresses are compared with.
+fn end<E>(
+    item: &Item,
+    set: &mut impl FnMut(&Arc<PrefixSet>) -> Result<SetId, E>,
+) -> Result<(packet::Prefix, Option<SetId>), E> {
+    Ok(match item {
+        Item::Any => (packet::Prefix::ANY, None),
+        Item::One(prefix) => (addresses::compiled(*prefix), None),
+        Item::Set(prefixes, _) => (packet::Prefix::ANY, Some(set(prefixes)?)),
     })
 }
 
@@ -75,10 +95,4 @@ fn pool(snat: &[IpAddr], pools: &[Vec<Address>]) -> u16 {
 
 fn or_any(ports: &[Ports]) -> Vec<Ports> {
     if ports.is_empty() { vec![Ports::ANY] } else { ports.to_vec() }
-}
-
-fn prefix(prefix: Option<Prefix>) -> packet::Prefix {
-    let Some(prefix) = prefix else { return packet::Prefix::ANY };
-    packet::Prefix::new(prefix.address().into(), prefix.length())
-        .expect("a parsed prefix has no host bits and a length of its family")
 }

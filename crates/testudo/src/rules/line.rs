@@ -1,6 +1,6 @@
 //! A line of a rule file as it is meant, and as it is written.
 //!
-//! Invariant: what a [`Statement`] is printed as is read as the same one again. So nodes can be compared
+//! Invariant: what a [`Statement`] is printed as is read as the same one again, where its sets are known. So nodes can be compared
 //! by what they print, and a line keeps its number from one reading to the next ([`super::numbers`]).
 
 use std::fmt::{self, Display};
@@ -11,7 +11,7 @@ use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit, Ports};
 
-use crate::config::prefix::Prefix;
+use super::addresses::{Addresses, Item};
 use crate::config::rule::Rule;
 use crate::protocol_names;
 
@@ -33,9 +33,9 @@ pub struct Statement {
     /// The interface that the first packet comes in by, or any.
     pub interface: Option<String>,
     /// Where it comes from.
-    pub sources: Vec<Prefix>,
+    pub sources: Addresses,
     /// Where it goes to.
-    pub destinations: Vec<Prefix>,
+    pub destinations: Addresses,
     /// Its protocol, or any.
     pub protocol: Option<Protocol>,
     /// Whether the line names the one ICMP message that begins flows.
@@ -67,8 +67,8 @@ impl Statement {
     pub const fn any(action: Action) -> Self {
         Self {
             interface: None,
-            sources: Vec::new(),
-            destinations: Vec::new(),
+            sources: Addresses::Any,
+            destinations: Addresses::Any,
             protocol: None,
             echo: false,
             source_ports: Vec::new(),
@@ -88,8 +88,8 @@ impl Statement {
     pub fn of_section(rule: &Rule) -> Self {
         Self {
             interface: rule.interface.clone(),
-            sources: Vec::from_iter(rule.source),
-            destinations: Vec::from_iter(rule.destination),
+            sources: Addresses::few(Vec::from_iter(rule.source)),
+            destinations: Addresses::few(Vec::from_iter(rule.destination)),
             protocol: rule.protocol,
             source_ports: Vec::from_iter(rule.source_ports),
             destination_ports: Vec::from_iter(rule.destination_ports),
@@ -109,22 +109,8 @@ impl Statement {
     /// How many rules packets are compared with for this one; 0 if no packet can match it.
     pub fn size(&self) -> usize {
         let ports = |ports: &[Ports]| ports.len().max(1);
-        // Reckoned, not gone through: two long lists have more pairs than anybody waits for.
-        let of = |list: &[Prefix], ipv4: bool| {
-            list.iter().filter(|prefix| prefix.is_ipv4() == ipv4).count()
-        };
-        let pairs = |ipv4: bool| {
-            let lists = [&self.sources, &self.destinations];
-            let given = lists.iter().filter(|list| !list.is_empty());
-            given.map(|list| of(list, ipv4)).fold(1usize, usize::saturating_mul)
-        };
-        let pairs = match self.ipv4_only() {
-            _ if self.sources.is_empty() && self.destinations.is_empty() => 1,
-            Some(ipv4) => pairs(ipv4),
-            None => pairs(true).saturating_add(pairs(false)),
-        };
         let ports = ports(&self.source_ports).saturating_mul(ports(&self.destination_ports));
-        pairs.saturating_mul(ports)
+        self.pairs().count().saturating_mul(ports)
     }
 
     /// Whether the protocol is IPv4's, or IPv6's; nothing if it is of both.
@@ -136,22 +122,20 @@ impl Statement {
         }
     }
 
-    /// Each source with each destination, of one family and of that of the protocol.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (Option<Prefix>, Option<Prefix>)> + '_ {
-        let any = |list: &[Prefix]| list.is_empty().then_some(None);
-        let each = |list: &'_ [Prefix]| list.iter().copied().map(Some).collect::<Vec<_>>();
-        let sources = any(&self.sources).into_iter().chain(each(&self.sources));
-        let destinations: Vec<_> =
-            any(&self.destinations).into_iter().chain(each(&self.destinations)).collect();
+    /// Each source with each destination, of one family and of that of the protocol. Few, because a set is one.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (Item, Item)> {
+        let (sources, destinations) = (self.sources.items(), self.destinations.items());
         let family = self.ipv4_only();
-        let fits = move |pair: &(Option<Prefix>, Option<Prefix>)| {
-            let [source, destination] = [pair.0, pair.1].map(|p| p.map(Prefix::is_ipv4));
-            let equal =
-                source.zip(destination).is_none_or(|(source, destination)| source == destination);
+        let fits = move |(source, destination): &(Item, Item)| {
+            let (source, destination) = (source.ipv4(), destination.ipv4());
+            let equal = source.zip(destination).is_none_or(|(source, other)| source == other);
             equal && family.zip(source.or(destination)).is_none_or(|(family, seen)| family == seen)
         };
         sources
-            .flat_map(move |source| destinations.clone().into_iter().map(move |d| (source, d)))
+            .into_iter()
+            .flat_map(move |source| {
+                destinations.clone().into_iter().map(move |d| (source.clone(), d))
+            })
             .filter(fits)
     }
 }
@@ -161,8 +145,8 @@ impl Display for Statement {
         if let Some(interface) = &self.interface {
             write!(f, "iif \"{interface}\" ")?;
         }
-        list(f, "saddr", self.sources.iter().map(Prefix::to_string))?;
-        list(f, "daddr", self.destinations.iter().map(Prefix::to_string))?;
+        list(f, "saddr", self.sources.written().into_iter())?;
+        list(f, "daddr", self.destinations.written().into_iter())?;
         if let Some(protocol) = self.protocol {
             write!(f, "proto {} ", protocol_names::name(protocol))?;
         }

@@ -8,16 +8,19 @@
 //! Invariant: [`Lines`] are valid as a whole. What would not fit the packet handling is refused while the
 //! file is read, with the place in the file, and nothing is loaded in part.
 
+pub mod addresses;
 mod checks;
 pub mod compiled;
 mod lexer;
 pub mod line;
+mod listed;
 pub mod numbers;
 mod parser;
 pub mod ruling;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,9 +29,10 @@ use testudo_packet::rule::{Action, MAX_RULES};
 use crate::config::error::{ConfigError, Fault};
 use crate::config::rule::Rule;
 use crate::config::source;
+use addresses::{Known, NamedSet};
 use lexer::{Kind, Token};
 use line::{Line, Statement};
-use parser::{Parser, Sets};
+use parser::{Content, Parser, SetLine};
 
 /// How long first packets wait for the peers unless the line says otherwise.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
@@ -36,9 +40,9 @@ pub const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
 /// The largest rule file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Lines, in their order.
+/// Lines, in their order, and the sets with a name that they may be about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lines(pub Vec<Line>);
+pub struct Lines(pub Vec<Line>, pub Vec<NamedSet>);
 
 /// What is known of the node that a file is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +60,7 @@ impl Lines {
             let says = Statement::of_section(rule);
             Line { at, text: says.to_string(), says }
         };
-        Self((1..).zip(rules).map(line).collect())
+        Self((1..).zip(rules).map(line).collect(), Vec::new())
     }
 
     /// How many rules packets are compared with.
@@ -77,21 +81,37 @@ pub fn parse(
     source: &str,
     surroundings: Surroundings<'_>,
 ) -> Result<Lines, ConfigError> {
-    read(source, surroundings).map_err(|fault| fault.locate_open(file, source))
+    read(file, source, surroundings).map_err(|refusal| match refusal {
+        Refusal::Here(fault) => fault.locate_open(file, source),
+        Refusal::Elsewhere(error) => error,
+    })
 }
 
-fn read(source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Fault> {
-    let mut sets = Sets::new();
+/// Why a text is refused: for what stands in it, or in another file that it names.
+enum Refusal {
+    Here(Fault),
+    Elsewhere(ConfigError),
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Here(fault)
+    }
+}
+
+fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Refusal> {
+    let mut sets = Known::default();
     let mut lines = Lines::default();
     let mut size = 0;
     for tokens in lexer::statements(source)? {
         let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { continue };
         let span = first.span.start..last.span.end;
         let is_set = first.kind == Kind::Word("set");
-        let parser = Parser { tokens: &tokens, sets: &sets, end: span.end };
+        let at = source[..span.start].matches('\n').count() + 1;
+        let parser = Parser { tokens: &tokens, sets: &mut sets, end: span.end };
         if is_set {
-            let (name, prefixes) = parser.set()?;
-            sets.insert(name, prefixes);
+            let line = parser.set()?;
+            define(&mut sets, file, (line, at), &span)?;
             continue;
         }
         let says = parser.rule()?;
@@ -103,16 +123,43 @@ fn read(source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Fault> {
             let expected = format!(
                 "at most {MAX_RULES} rules in all: one for each combination of what a line lists"
             );
-            return Err(Fault { span, seen, expected });
+            return Err(Fault { span, seen, expected }.into());
         }
         let text = match &source[span.clone()] {
             broken if broken.contains('\n') => says.to_string(),
             text => text.split_whitespace().collect::<Vec<_>>().join(" "),
         };
-        let at = source[..span.start].matches('\n').count() + 1;
         lines.0.push(Line { at, text, says });
     }
+    lines.1 = sets.into_sets();
     Ok(lines)
+}
+
+/// Puts the set of a line to those that there are.
+fn define(
+    sets: &mut Known,
+    rules: &Path,
+    (line, at): (SetLine<'_>, usize),
+    span: &Range<usize>,
+) -> Result<(), Refusal> {
+    let SetLine { name, content } = line;
+    let (file, prefixes) = match content {
+        Content::Listed(prefixes) => (None, prefixes),
+        Content::File(path, named) => {
+            let file = listed::beside(rules, &named.to_string_lossy());
+            let prefixes = listed::read(&file).map_err(|error| match error {
+                // The rules name a file that there is not: that is to be put right here.
+                ConfigError::Unreadable { source, .. } => Refusal::Here(Fault {
+                    span: path,
+                    seen: format!("{}, {source}", file.display()),
+                    expected: "a readable file of prefixes".to_owned(),
+                }),
+                error => Refusal::Elsewhere(error),
+            })?;
+            (Some(file), prefixes)
+        }
+    };
+    Ok(sets.define((name, at), file, prefixes, span)?)
 }
 
 /// What a line has to do with the node.

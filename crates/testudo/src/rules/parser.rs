@@ -4,23 +4,21 @@
 //! the flow. What a part has to do with the others is checked when all are there ([`super::checks`]), and
 //! told at the part that is one too many.
 
-use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit, Ports};
 
+use super::addresses::{Addresses, Known, Written};
 use super::checks;
 use super::lexer::{Kind, Token};
 use super::line::Statement;
 use crate::config::error::Fault;
 use crate::config::prefix::{Prefix, PrefixError};
 use crate::protocol_names;
-
-/// Prefixes by the name of their set.
-pub type Sets<'s> = BTreeMap<&'s str, Vec<Prefix>>;
 
 const PARTS: &str = "iif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, replicate, \
                      commit, log, count or comment";
@@ -40,8 +38,8 @@ pub type Placed<T> = (Range<usize>, T);
 #[derive(Debug, Default)]
 pub struct Draft {
     pub interface: Option<Placed<String>>,
-    pub sources: Option<Placed<Vec<Prefix>>>,
-    pub destinations: Option<Placed<Vec<Prefix>>>,
+    pub sources: Option<Placed<Addresses>>,
+    pub destinations: Option<Placed<Addresses>>,
     pub protocol: Option<Placed<Protocol>>,
     pub echo: Option<Placed<()>>,
     pub source_ports: Option<Placed<Vec<Ports>>>,
@@ -55,38 +53,68 @@ pub struct Draft {
     pub comment: Option<Placed<String>>,
 }
 
+/// A line that makes a set.
+#[derive(Debug)]
+pub struct SetLine<'s> {
+    pub name: &'s str,
+    pub content: Content,
+}
+
+/// What is in a set.
+#[derive(Debug)]
+pub enum Content {
+    /// These.
+    Listed(Vec<Prefix>),
+    /// What a file lists, by its path between quotes.
+    File(Range<usize>, PathBuf),
+}
+
 /// The tokens of a statement, one after the other.
 pub struct Parser<'s, 't> {
     pub tokens: &'t [Token<'s>],
-    pub sets: &'t Sets<'s>,
+    pub sets: &'t mut Known,
     /// Where the statement ends.
     pub end: usize,
 }
 
 impl<'s> Parser<'s, '_> {
-    /// Reads `set NAME = { … }`, whose first word has been seen.
-    pub fn set(mut self) -> Result<(&'s str, Vec<Prefix>), Fault> {
-        let expected = "set NAME = { PREFIX, … }";
+    /// Reads `set NAME = { … }` or `set NAME = file "PATH"`, whose first word has been seen.
+    pub fn set(mut self) -> Result<SetLine<'s>, Fault> {
+        let expected = r#"set NAME = { PREFIX, … } or set NAME = file "PATH""#;
         self.take();
         let (span, name) = self.word("a name of letters, digits, - and _")?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if !name.chars().all(plain) {
             return Err(refuse(span, name, "a name of letters, digits, - and _"));
         }
-        if self.sets.contains_key(name) {
+        if self.sets.has(name) {
             return Err(because(span, name, "a set that there is already", "each name once"));
         }
         match self.take() {
             Some(Token { kind: Kind::Equals, .. }) => {}
             other => return Err(self.unexpected(other, expected)),
         }
-        if !matches!(self.tokens.first(), Some(Token { kind: Kind::Open, .. })) {
-            let other = self.take();
-            return Err(self.unexpected(other, expected));
-        }
-        let (_, prefixes) = self.prefixes()?;
+        let content = match self.tokens.first() {
+            Some(Token { kind: Kind::Open, .. }) => {
+                let (_, items) = self.addresses()?;
+                Content::Listed(self.sets.prefixes(&items)?)
+            }
+            Some(Token { kind: Kind::Word("file"), .. }) => {
+                self.take();
+                match self.take() {
+                    Some(Token { kind: Kind::Text(path), span }) if !path.is_empty() => {
+                        Content::File(span, path.into())
+                    }
+                    other => return Err(self.unexpected(other, "a path between quotes")),
+                }
+            }
+            _ => {
+                let other = self.take();
+                return Err(self.unexpected(other, expected));
+            }
+        };
         match self.take() {
-            None => Ok((name, prefixes)),
+            None => Ok(SetLine { name, content }),
             more => Err(self.unexpected(more, "the end of the line")),
         }
     }
@@ -114,8 +142,8 @@ impl<'s> Parser<'s, '_> {
     fn part(&mut self, draft: &mut Draft, span: Range<usize>, word: &'s str) -> Result<(), Fault> {
         match word {
             "iif" => once(&mut draft.interface, &span, word, self.interface()?),
-            "saddr" => once(&mut draft.sources, &span, word, self.prefixes()?),
-            "daddr" => once(&mut draft.destinations, &span, word, self.prefixes()?),
+            "saddr" => once(&mut draft.sources, &span, word, self.part_addresses()?),
+            "daddr" => once(&mut draft.destinations, &span, word, self.part_addresses()?),
             "proto" => once(&mut draft.protocol, &span, word, self.protocol()?),
             "type" => once(&mut draft.echo, &span, word, self.echo()?),
             "sport" => once(&mut draft.source_ports, &span, word, self.ports()?),
@@ -154,24 +182,18 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
-    fn prefixes(&mut self) -> Result<Placed<Vec<Prefix>>, Fault> {
-        let sets = self.sets;
-        let (span, lists) = self.items(ADDRESSES, |span, word| match word.strip_prefix('@') {
-            Some(name) => sets.get(name).cloned().ok_or_else(|| unknown_set(span, word, sets)),
-            None => prefix(span, word).map(|prefix| vec![prefix]),
-        })?;
-        let prefixes: Vec<_> = lists
-            .into_iter()
-            .flat_map(|(span, list)| list.into_iter().map(move |prefix| (span.clone(), prefix)))
-            .collect();
-        let mut seen = HashSet::new();
-        for (span, prefix) in &prefixes {
-            if !seen.insert((prefix.address(), prefix.length())) {
-                let word = prefix.to_string();
-                return Err(because(span.clone(), &word, "listed twice", "each prefix once"));
-            }
-        }
-        Ok((span, prefixes.into_iter().map(|(_, prefix)| prefix).collect()))
+    fn part_addresses(&mut self) -> Result<Placed<Addresses>, Fault> {
+        let (span, items) = self.addresses()?;
+        let addresses = self.sets.addresses(&items, &span)?;
+        Ok((span, addresses))
+    }
+
+    fn addresses(&mut self) -> Result<Placed<Vec<Placed<Written>>>, Fault> {
+        self.items(ADDRESSES, |sets, span, word| match word.strip_prefix('@') {
+            Some(name) if sets.has(name) => Ok(Written::Set(name.to_owned())),
+            Some(_) => Err(unknown_set(span, word, sets)),
+            None => prefix(span, word).map(Written::Prefix),
+        })
     }
 
     fn protocol(&mut self) -> Result<Placed<Protocol>, Fault> {
@@ -200,7 +222,7 @@ impl<'s> Parser<'s, '_> {
     }
 
     fn ports(&mut self) -> Result<Placed<Vec<Ports>>, Fault> {
-        let (span, items) = self.items(PORTS, ports)?;
+        let (span, items) = self.items(PORTS, |_, span, word| ports(span, word))?;
         Ok((span, items.into_iter().map(|(_, ports)| ports).collect()))
     }
 
@@ -275,18 +297,18 @@ impl<'s> Parser<'s, '_> {
     fn items<T>(
         &mut self,
         expected: &str,
-        read: impl Fn(Range<usize>, &'s str) -> Result<T, Fault>,
+        read: impl Fn(&Known, Range<usize>, &'s str) -> Result<T, Fault>,
     ) -> Result<Placed<Vec<Placed<T>>>, Fault> {
         let first = self.take();
         match first {
             Some(Token { kind: Kind::Word(word), span }) => {
-                Ok((span.clone(), vec![(span.clone(), read(span, word)?)]))
+                Ok((span.clone(), vec![(span.clone(), read(self.sets, span, word)?)]))
             }
             Some(Token { kind: Kind::Open, span: open }) => {
                 let mut items = Vec::new();
                 loop {
                     let (span, word) = self.word("an item of the list")?;
-                    items.push((span.clone(), read(span, word)?));
+                    items.push((span.clone(), read(self.sets, span, word)?));
                     match self.take() {
                         Some(Token { kind: Kind::Comma, .. }) => {}
                         Some(Token { kind: Kind::Close, span }) => {
@@ -363,8 +385,8 @@ fn action(draft: &mut Draft, span: Range<usize>, word: &str, action: Action) -> 
     Ok(())
 }
 
-fn unknown_set(span: Range<usize>, word: &str, sets: &Sets<'_>) -> Fault {
-    let names: Vec<_> = sets.keys().map(|name| format!("@{name}")).collect();
+fn unknown_set(span: Range<usize>, word: &str, sets: &Known) -> Fault {
+    let names: Vec<_> = sets.names().map(|name| format!("@{name}")).collect();
     let expected = match names.is_empty() {
         true => "a line `set NAME = { … }` before it".to_owned(),
         false => format!("one of {}", names.join(", ")),
@@ -372,7 +394,8 @@ fn unknown_set(span: Range<usize>, word: &str, sets: &Sets<'_>) -> Fault {
     because(span, word, "a set that there is not", &expected)
 }
 
-fn prefix(span: Range<usize>, word: &str) -> Result<Prefix, Fault> {
+/// A prefix that is one word.
+pub fn prefix(span: Range<usize>, word: &str) -> Result<Prefix, Fault> {
     let prefix = match Prefix::parse(word) {
         Ok(prefix) => prefix,
         Err(PrefixError::Malformed) => return Err(refuse(span, word, PREFIX)),

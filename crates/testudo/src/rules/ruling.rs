@@ -5,10 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
+use testudo_datapath::{LoadedSet, PrefixSet, Sets};
 use testudo_packet::flow::Address;
+use testudo_packet::set::SetId;
 
 use super::compiled::{Compiled, compile};
 use super::numbers::{Mark, NO_RULE, NoNumbers, assign};
@@ -36,6 +39,8 @@ pub struct Ruling {
     pub marks: Vec<Mark>,
     /// What packets are compared with.
     pub compiled: Compiled,
+    /// The sets that it names, which are there as long as this is.
+    pub sets: Vec<LoadedSet>,
     /// By the number of the line, also of lines that are gone while flows of them may be there.
     policies: BTreeMap<u16, Policy>,
     /// Where numbers for new lines are looked for.
@@ -51,22 +56,52 @@ pub enum RulingError<E> {
     /// An interface that they name can't be used.
     #[error("{0}")]
     Interface(E),
+    /// The packet handling does not take their sets.
+    #[error(transparent)]
+    Sets(testudo_datapath::Error),
+}
+
+/// The sets of a ruling in the making.
+struct Loading<'a> {
+    before: &'a [LoadedSet],
+    sets: &'a Sets,
+    named: Vec<LoadedSet>,
+}
+
+impl Loading<'_> {
+    /// What rules name a set by. One that is in force with the same addresses is not loaded again.
+    fn number(&mut self, set: &Arc<PrefixSet>) -> Result<SetId, testudo_datapath::Error> {
+        if let Some(known) = self.named.iter().find(|known| known.set() == set) {
+            return Ok(known.id());
+        }
+        let loaded = match self.before.iter().find(|known| known.set() == set) {
+            Some(known) => known.clone(),
+            None => self.sets.load(set.clone())?,
+        };
+        let id = loaded.id();
+        self.named.push(loaded);
+        Ok(id)
+    }
 }
 
 impl Ruling {
     /// The ruling that is to take this one's place, of these lines. `flows` are the numbers of all flows in the
-    /// node table, `pools` those of the configuration, and `number` gives the kernel's number of an interface.
+    /// node table, `pools` those of the configuration, and `number` gives the kernel's number of an interface. The
+    /// sets that are not in force are loaded into `sets`, which may take some tenths of a second.
     pub fn next<E>(
         &self,
         file: Option<PathBuf>,
         lines: Lines,
         flows: &BTreeSet<u16>,
-        pools: &[Vec<Address>],
+        (pools, sets): (&[Vec<Address>], &Sets),
         number: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<Self, RulingError<E>> {
         let marks = assign(&lines, &self.marks, flows, self.next)?;
-        let compiled = compile(&lines, pools, |place| marks[place].0, number);
-        let compiled = compiled.map_err(RulingError::Interface)?;
+        let mut loaded = Loading { before: &self.sets, sets, named: Vec::new() };
+        let number = |name: &str| number(name).map_err(RulingError::Interface);
+        let set = |set: &Arc<PrefixSet>| loaded.number(set).map_err(RulingError::Sets);
+        let compiled = compile(&lines, pools, |place| marks[place].0, number, set)?;
+        let sets = loaded.named;
         let own = self.marks.iter().map(|mark| mark.number());
         let kept: BTreeSet<u16> = own.chain(flows.iter().copied()).collect();
         let old = self.policies.iter().filter(|(number, _)| kept.contains(number));
@@ -82,7 +117,7 @@ impl Ruling {
             marks.iter().map(|mark| mark.number()).filter(|number| !known.contains(number));
         // The latest that was given; numbers go round.
         let next = new.next_back().map_or(self.next, |number| (number + 1) % NO_RULE);
-        Ok(Self { file, lines, marks, compiled, policies, next })
+        Ok(Self { file, lines, marks, compiled, sets, policies, next })
     }
 
     /// One of whose lines nothing is known but what they are marked with: those of a process before.
@@ -138,7 +173,9 @@ mod tests {
     fn next(before: &Ruling, text: &str, flows: &[u16]) -> Ruling {
         let lines = parse(std::path::Path::new("f"), text, Surroundings::default()).expect("lines");
         let flows = flows.iter().copied().collect();
-        before.next(None, lines, &flows, &[], |_| Ok::<_, ()>(1)).expect("a ruling")
+        before
+            .next(None, lines, &flows, (&[], &Sets::default()), |_| Ok::<_, ()>(1))
+            .expect("a ruling")
     }
 
     #[test]

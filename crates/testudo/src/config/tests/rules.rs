@@ -15,7 +15,7 @@ use crate::rules::{Lines, compiled};
 /// What packets are compared with for a section.
 fn compile<E>(rule: &Rule, number: impl Fn(&str) -> Result<u32, E>) -> Result<packet::Rule, E> {
     let lines = Lines::of_sections(std::slice::from_ref(rule));
-    let mut compiled = compiled::compile(&lines, &[], |_| 0, number)?;
+    let mut compiled = compiled::compile(&lines, &[], |_| 0, number, |_| panic!("a set"))?;
     assert_eq!(compiled.rules.len(), 1);
     Ok(compiled.rules.remove(0))
 }
@@ -26,6 +26,8 @@ fn a_rule_becomes_what_packets_are_compared_with() {
     let rule = &config.unwrap().rules[0];
     let prefix = |a: [u8; 4]| packet::Prefix::new(IpAddr::from(a).into(), 16).unwrap();
     let compiled = packet::Rule {
+        source_set: None,
+        destination_set: None,
         action: Action::Accept,
         commit: Commit::Async,
         protocol: Some(Protocol::UDP),
@@ -332,7 +334,8 @@ fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
     let pools = super::super::rule::pools(&rules);
     assert_eq!(pools.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     let lines = Lines::of_sections(&rules);
-    let compiled = compiled::compile(&lines, &pools, |_| 0, |_| Ok::<_, ()>(7)).unwrap();
+    let compiled =
+        compiled::compile(&lines, &pools, |_| 0, |_| Ok::<_, ()>(7), |_| Err(())).unwrap();
     let numbers = compiled.rules.iter().map(|rule| rule.source_pool);
     assert_eq!(numbers.collect::<Vec<_>>(), [1, 1, 2, 0]);
 }

@@ -13,6 +13,24 @@ pub struct Rules {
     pub file: Option<PathBuf>,
     /// The lines, in their order.
     pub lines: Vec<RuleLine>,
+    /// The sets with a name, in the order of their lines.
+    #[serde(default)]
+    pub sets: Vec<RuleSet>,
+}
+
+/// A set of prefixes of the rules in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSet {
+    /// Its name.
+    pub name: String,
+    /// The line of the file where it stands, from 1.
+    pub line: u64,
+    /// How many prefixes it lists.
+    pub listed: u64,
+    /// How many of them are within no other.
+    pub prefixes: u64,
+    /// The file that they are from; `null` if they stand in the rules.
+    pub file: Option<PathBuf>,
 }
 
 /// A line of the rules in force.

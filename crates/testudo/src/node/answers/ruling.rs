@@ -7,14 +7,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use testudo_datapath::Sets;
+
 use super::{Answerer, NoAnswer, ask, engine};
 use crate::config::cluster::Mode;
 use crate::config::error::ConfigError;
-use crate::control::protocol::{Loaded, RuleLine, Rules};
+use crate::control::protocol::{Loaded, RuleLine, RuleSet, Rules};
 use crate::node::engine::ruling::{LoadError, Question};
 use crate::node::interfaces::InterfaceError;
-use crate::rules::ruling::RulingError;
-use crate::rules::{self, Surroundings, numbers};
+use crate::rules::addresses::NamedSet;
+use crate::rules::ruling::{Ruling, RulingError};
+use crate::rules::{self, Lines, Surroundings, numbers};
 
 /// Why rules were not loaded; those before them are in force.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,16 @@ pub enum NotLoaded {
     Load(#[from] LoadError),
 }
 
+fn set(set: &NamedSet) -> RuleSet {
+    RuleSet {
+        name: set.name.clone(),
+        line: set.at as u64,
+        listed: set.listed as u64,
+        prefixes: set.addresses.set.len() as u64,
+        file: set.file.clone(),
+    }
+}
+
 impl Answerer {
     pub(super) fn rules(&self) -> Result<Rules, NoAnswer> {
         self.table()?;
@@ -56,6 +69,7 @@ impl Answerer {
             node: self.cluster.member(self.cluster.node()).to_owned(),
             file: shown.ruling.file.clone(),
             lines: lines.collect(),
+            sets: shown.ruling.lines.1.iter().map(set).collect(),
         })
     }
 
@@ -68,7 +82,7 @@ impl Answerer {
     }
 
     pub(super) fn load(&self, file: &Path, flush: bool) -> Result<Loaded, NoAnswer> {
-        let table = self.table()?;
+        self.table()?;
         if self.interfaces.is_empty() {
             return Err(NotLoaded::Witness.into());
         }
@@ -78,20 +92,18 @@ impl Answerer {
         let tap = self.mode == Mode::Tap;
         let surroundings = Surroundings { interfaces: Some(&self.interfaces), tap };
         let lines = rules::load(file, surroundings).map_err(NotLoaded::from)?;
-        let before = ask("engine", &self.engine, |answers| {
+        let (before, sets) = ask("engine", &self.engine, |answers| {
             engine::Input::Rules(Question::InForce(answers))
         })?;
-        let flows = numbers::of_flows(table);
-        let number = |name: &str| self.links.number(name);
-        let next = before.next(Some(file.to_owned()), lines, &flows, &[], number);
-        let next = Arc::new(next.map_err(NotLoaded::from)?);
-        let question = |answers| {
-            let flush = flush.then(|| self.links.numbers());
-            let (before, next) = (before.clone(), next.clone());
-            engine::Input::Rules(Question::Load { before, next, flush, answers })
-        };
-        ask("engine", &self.engine, question)?.map_err(NotLoaded::from)?;
-        let kept = next.marks.iter().filter(|mark| before.marks.contains(mark)).count();
+        let next = self.put_in_force(file, lines, (&before, &sets), flush);
+        let marks = before.marks.clone();
+        // Nobody holds what only they have named.
+        drop(before);
+        if let Err(error) = sets.sweep() {
+            tracing::warn!(%error, "sets of prefixes that no rule names could not be taken out");
+        }
+        let next = next?;
+        let kept = next.marks.iter().filter(|mark| marks.contains(mark)).count();
         Ok(Loaded {
             node: self.cluster.member(self.cluster.node()).to_owned(),
             lines: next.lines.0.len() as u64,
@@ -100,5 +112,26 @@ impl Answerer {
             lasting: self.configured.as_deref() == Some(file),
             configured: self.configured.clone().filter(|configured| configured != file),
         })
+    }
+
+    /// Has the engine put other lines in force; their sets are loaded here.
+    fn put_in_force(
+        &self,
+        file: &Path,
+        lines: Lines,
+        (before, sets): (&Arc<Ruling>, &Sets),
+        flush: bool,
+    ) -> Result<Arc<Ruling>, NoAnswer> {
+        let flows = numbers::of_flows(self.table()?);
+        let number = |name: &str| self.links.number(name);
+        let next = before.next(Some(file.to_owned()), lines, &flows, (&[], sets), number);
+        let next = Arc::new(next.map_err(NotLoaded::from)?);
+        let question = |answers| {
+            let flush = flush.then(|| self.links.numbers());
+            let (before, next) = (before.clone(), next.clone());
+            engine::Input::Rules(Question::Load { before, next, flush, answers })
+        };
+        ask("engine", &self.engine, question)?.map_err(NotLoaded::from)?;
+        Ok(next)
     }
 }

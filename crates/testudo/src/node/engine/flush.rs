@@ -9,7 +9,7 @@
 //!
 //! Limit: a process that is replaced meanwhile ends no more flows; the order is to be given again.
 
-use testudo_datapath::NodeTable;
+use testudo_datapath::{NodeTable, Sets};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
@@ -30,6 +30,8 @@ const SLOTS: std::ops::RangeInclusive<usize> = 64..=16_384;
 #[derive(Debug)]
 pub struct Flush {
     rules: Vec<[u64; RULE_WORDS]>,
+    /// Those that the rules name. They are in force, so their sets are there.
+    sets: Sets,
     interfaces: Vec<u32>,
     at: usize,
     /// What was taken out last, and when; the peers are not told yet.
@@ -40,9 +42,10 @@ pub struct Flush {
 
 impl Flush {
     /// From the beginning, by these rules and the node's interfaces.
-    pub fn new(rules: &[Rule], interfaces: Vec<u32>) -> Self {
+    pub fn new(rules: &[Rule], sets: Sets, interfaces: Vec<u32>) -> Self {
         Self {
             rules: rules.iter().map(|rule| rule.to_words()).collect(),
+            sets,
             interfaces,
             at: 0,
             taken: Vec::new(),
@@ -54,7 +57,8 @@ impl Flush {
     /// Whether the rules would let a flow of this key in by some interface.
     fn lets_in(&self, key: &FlowKey) -> bool {
         self.interfaces.iter().any(|&interface| {
-            let first = self.rules.iter().find(|words| matches_words(words, key, interface));
+            let first =
+                self.rules.iter().find(|words| matches_words(words, &self.sets, key, interface));
             first.is_some_and(|words| action_of(words) == Action::Accept)
         })
     }
@@ -138,7 +142,7 @@ mod tests {
             to(4, Some(99), Action::Accept),
             to(1, None, Action::Accept),
         ];
-        let flush = Flush::new(&rules, vec![7, 8]);
+        let flush = Flush::new(&rules, Sets::default(), vec![7, 8]);
         let unwanted = |port| flush.is_unwanted(&record(port, 3));
         assert_eq!([1, 2, 3, 4, 5].map(unwanted), [false, true, false, true, true]);
         assert!(!flush.is_unwanted(&record(5, NO_RULE)), "a program has let it in");
@@ -148,7 +152,7 @@ mod tests {
     fn a_turn_compares_so_much_and_no_more() {
         let share = |rules: usize, interfaces: u32| {
             let rules = vec![Rule::any(Action::Drop); rules];
-            Flush::new(&rules, (0..interfaces).collect()).share()
+            Flush::new(&rules, Sets::default(), (0..interfaces).collect()).share()
         };
         assert_eq!(
             [share(0, 2), share(10, 2), share(1000, 2), share(1024, 64)],

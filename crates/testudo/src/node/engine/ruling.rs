@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use testudo_datapath::Refused;
+use testudo_datapath::{Refused, Sets};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::event::{Event, EventKind};
 use testudo_packet::flow::{Endpoint, FlowKey};
@@ -27,8 +27,8 @@ pub enum Question {
     Show(Answers<Shown>),
     /// What have the lines let in or refused, by their places in the file, that say `count`?
     Counted(Answers<Vec<(usize, u64)>>),
-    /// Which are in force?
-    InForce(Answers<Arc<Ruling>>),
+    /// Which are in force, and where are sets loaded for others?
+    InForce(Answers<(Arc<Ruling>, Sets)>),
     /// Put others in their place.
     Load {
         /// Those that are in force, as far as the asker knows.
@@ -162,7 +162,10 @@ impl Engine {
                 let counted = self.rulings.counted(|| self.parts.datapath.rule_hits());
                 answers.try_send(counted).is_err()
             }
-            Question::InForce(answers) => answers.try_send(self.rulings.in_force.clone()).is_err(),
+            Question::InForce(answers) => {
+                let sets = self.parts.datapath.sets().clone();
+                answers.try_send((self.rulings.in_force.clone(), sets)).is_err()
+            }
             Question::Load { before, next, flush, answers } => {
                 answers.try_send(self.load_rules(&before, next, flush)).is_err()
             }
@@ -185,7 +188,8 @@ impl Engine {
         let hits = self.parts.datapath.rule_hits();
         self.parts.datapath.set_rules(&next.compiled.rules)?;
         // A pass under way goes by rules that are in force no more.
-        self.flush = flush.map(|interfaces| Flush::new(&next.compiled.rules, interfaces));
+        let sets = self.parts.datapath.sets().clone();
+        self.flush = flush.map(|interfaces| Flush::new(&next.compiled.rules, sets, interfaces));
         let (lines, rules) = (next.lines.0.len(), next.compiled.rules.len());
         let file = next.file.as_deref().map(|file| file.display().to_string());
         self.rulings.replace(next, &hits);

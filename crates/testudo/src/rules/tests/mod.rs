@@ -2,6 +2,7 @@
 
 mod printed;
 mod refused;
+mod sets;
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
+use super::addresses::Addresses;
 use super::compiled::{Compiled, compile};
 use super::line::Statement;
 use super::{Lines, Surroundings, parse};
@@ -32,6 +34,10 @@ fn prefix(text: &str) -> Prefix {
     Prefix::parse(text).expect("a prefix")
 }
 
+fn few(prefixes: &[&str]) -> Addresses {
+    Addresses::Few(prefixes.iter().map(|text| prefix(text)).collect())
+}
+
 fn ports(first: u16, last: u16) -> Ports {
     Ports { first, last }
 }
@@ -52,8 +58,8 @@ fn lines_say_what_they_say() {
         (
             "saddr 10.0.0.0/8 daddr { 192.0.2.1, 198.51.100.0/24 } accept",
             Statement {
-                sources: vec![prefix("10.0.0.0/8")],
-                destinations: vec![prefix("192.0.2.1/32"), prefix("198.51.100.0/24")],
+                sources: few(&["10.0.0.0/8"]),
+                destinations: few(&["192.0.2.1/32", "198.51.100.0/24"]),
                 ..accept()
             },
         ),
@@ -104,19 +110,19 @@ fn lines_have_the_places_that_they_have_in_the_file() {
         read("# none\nset a = { 10.0.0.0/8,\n 192.0.2.0/24 }\n\nsaddr  @a\taccept # x\ndrop");
     let seen: Vec<_> = lines.0.iter().map(|line| (line.at, line.text.as_str())).collect();
     assert_eq!(seen, [(5, "saddr @a accept"), (6, "drop")]);
-    assert_eq!(lines.0[0].says.sources, [prefix("10.0.0.0/8"), prefix("192.0.2.0/24")]);
+    assert_eq!(lines.0[0].says.sources, few(&["10.0.0.0/8", "192.0.2.0/24"]));
     assert_eq!(read("  \n# nothing\n").0, []);
 }
 
 #[test]
 fn sets_may_have_other_sets_and_be_one_item_of_several() {
     let lines = "set a = { 10.0.0.0/8 }\nset b = { @a, fd00::/8 }\nsaddr { @b, 192.0.2.0/24 } drop";
-    let sources = ["10.0.0.0/8", "fd00::/8", "192.0.2.0/24"].map(prefix);
+    let sources = few(&["10.0.0.0/8", "fd00::/8", "192.0.2.0/24"]);
     assert_eq!(read(lines).0[0].says.sources, sources);
 }
 
 fn compiled(source: &str) -> Compiled {
-    compile(&read(source), &[], |place| place as u64 + 70, |_| Ok::<_, ()>(7))
+    compile(&read(source), &[], |place| place as u64 + 70, |_| Ok::<_, ()>(7), |_| Err(()))
         .expect("an interface")
 }
 
@@ -148,7 +154,13 @@ fn a_line_with_lists_is_a_rule_for_each_combination() {
     ];
     assert_eq!(made.rules, expected);
     assert_eq!(made.lines, [0, 1, 1, 1, 1]);
-    let failed = compile(&read("iif in0 drop"), &[], |_| 0, |name| Err(name.to_owned()));
+    let failed = compile(
+        &read("iif in0 drop"),
+        &[],
+        |_| 0,
+        |name| Err(name.to_owned()),
+        |_| Err(String::new()),
+    );
     assert_eq!(failed, Err("in0".to_owned()));
 }
 

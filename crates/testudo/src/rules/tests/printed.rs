@@ -80,7 +80,7 @@ prop_compose! {
         comment in prop::option::of(text()),
         count in any::<bool>(),
     ) -> Statement {
-        let mut says = Statement { interface, sources, destinations, protocol, log, comment, count, ..Statement::any(action) };
+        let mut says = Statement { interface, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
         if matches!(protocol, Some(Protocol::TCP | Protocol::UDP)) {
             (says.source_ports, says.destination_ports) = (source_ports, destination_ports);
         }
@@ -107,7 +107,7 @@ proptest! {
         prop_assert_eq!(lines.len(), 1);
         prop_assert_eq!(&lines[0].says, &statement);
         prop_assert_eq!(lines[0].says.to_string(), printed);
-        let made = compile(&Lines(lines), &[], |_| 0, |_| Ok::<_, ()>(1)).expect("an interface");
+        let made = compile(&Lines(lines, Vec::new()), &[], |_| 0, |_| Ok::<_, ()>(1), |_| Err(())).expect("an interface");
         prop_assert_eq!(made.rules.len(), statement.size());
     }
 

@@ -111,8 +111,16 @@ fn a_list_ends() {
 fn sets_have_names_of_their_own() {
     refused(&[
         ("set a.b = { 10.0.0.0/8 }", "a.b", "a.b; expected a name of letters, digits, - and _"),
-        ("set a { 10.0.0.0/8 }", "{", "{; expected set NAME = { PREFIX, … }"),
-        ("set a = 10.0.0.0/8", "10.0.0.0/8", "10.0.0.0/8; expected set NAME = { PREFIX, … }"),
+        (
+            "set a { 10.0.0.0/8 }",
+            "{",
+            "{; expected set NAME = { PREFIX, … } or set NAME = file \"PATH\"",
+        ),
+        (
+            "set a = 10.0.0.0/8",
+            "10.0.0.0/8",
+            "10.0.0.0/8; expected set NAME = { PREFIX, … } or set NAME = file \"PATH\"",
+        ),
         ("set a = { 10.0.0.0/8 } accept", "accept", "accept; expected the end of the line"),
         (
             "set a = { @b }",
