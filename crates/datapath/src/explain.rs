@@ -25,16 +25,18 @@ use testudo_packet::table::{SLOT_WORDS, WINDOW};
 use testudo_packet::verdict::{DropReason, Verdict};
 
 use crate::Error;
+use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
 use crate::host_env::HostEnv;
 use crate::memory::Words;
+use crate::place::place_of;
 use crate::pools::Pools;
 use crate::reject;
 use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
-use crate::user::{is_rejected, place_of};
+use crate::user::is_rejected;
 
 /// What would become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +80,8 @@ impl Grounds<'_> {
     /// ports are the halves of the SPI, for ICMP the identifier.
     pub fn explain(&self, key: &FlowKey, interface: u32) -> Result<Explained, Error> {
         let mut frame = self.frame(key, interface);
-        let place = place_of(self.settings, &mut frame);
+        let fragments = Fragments::zeroed().map_err(Error::Memory)?;
+        let place = place_of(self.settings, &fragments, self.now, &mut frame);
         let zeroed = |words: usize| Words::zeroed(words).map_err(Error::Memory);
         let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
         let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, self.settings.placer());
@@ -92,6 +95,7 @@ impl Grounds<'_> {
             settings: self.settings,
             table: &table,
             buckets: &buckets,
+            fragments: &fragments,
             rules: self.rules,
             sets: self.sets,
             hits: &hits,

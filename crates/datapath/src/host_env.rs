@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
-use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
+use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{Event, Handled, Occurrence};
 use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::fragment::table::Datagrams;
 use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
@@ -16,6 +17,7 @@ use testudo_packet::set;
 use testudo_packet::table::{self, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
+use crate::fragments::{Fragments, HostUnits};
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::sets::Sets;
@@ -29,6 +31,7 @@ pub struct HostEnv<'a> {
     pub placer: Placer,
     pub table: &'a SharedTable,
     pub buckets: &'a Words,
+    pub fragments: &'a Fragments,
     pub rules: &'a [Rule],
     /// The sets that they name.
     pub sets: &'a Sets,
@@ -81,6 +84,19 @@ impl<'a> Slots for HostEnv<'a> {
 impl set::Sets for HostEnv<'_> {
     fn contains(&self, set: u32, address: Address) -> bool {
         self.sets.contains(set, address)
+    }
+}
+
+impl<'a> Datagrams for HostEnv<'a> {
+    type Head = HostSlot<'a>;
+    type Units = HostUnits<'a>;
+
+    fn head(&self, index: u32) -> Option<HostSlot<'a>> {
+        Datagrams::head(&self.fragments, index)
+    }
+
+    fn units(&self, index: u32) -> Option<HostUnits<'a>> {
+        Datagrams::units(&self.fragments, index)
     }
 }
 
@@ -140,6 +156,14 @@ impl Env for HostEnv<'_> {
         }
     }
 
+    fn repeat<S: Steps<Self>>(&self, most: u32, steps: &mut S) {
+        for number in 0..most {
+            if !steps.step(self, number) {
+                return;
+            }
+        }
+    }
+
     fn answers(&self, interface: u32, address: Address) -> Option<Mac> {
         let answers = &self.settings.answers;
         let mine = answers.iter().find(|a| a.interface == interface && a.address == address)?;
@@ -183,6 +207,10 @@ impl Env for HostEnv<'_> {
     }
 
     fn turns_errors(&self) -> bool {
+        self.taken.is_some()
+    }
+
+    fn opens_fragments(&self) -> bool {
         self.taken.is_some()
     }
 

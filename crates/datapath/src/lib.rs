@@ -10,14 +10,17 @@
 
 mod bucket_set;
 mod committing;
+mod early;
 mod error;
 mod explain;
+mod fragments;
 mod frame;
 mod held;
 mod host_env;
 mod interface;
 pub mod kernel;
 mod memory;
+mod place;
 pub mod pools;
 pub mod realtime;
 mod reject;

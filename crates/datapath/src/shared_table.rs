@@ -34,6 +34,14 @@ pub const DAEMON: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub struct HostSlot<'a>(&'a [AtomicU64; SLOT_WORDS]);
 
+impl<'a> HostSlot<'a> {
+    /// The slot of this number among these words.
+    pub(crate) fn at(words: &'a Words, index: usize) -> Option<Self> {
+        let start = index * SLOT_WORDS;
+        Some(Self(words.as_slice().get(start..start + SLOT_WORDS)?.try_into().ok()?))
+    }
+}
+
 impl Slot for HostSlot<'_> {
     #[inline(always)]
     fn load<const W: usize>(self) -> u64 {
@@ -99,9 +107,7 @@ impl SharedTable {
     }
 
     fn at(&self, index: usize) -> Option<HostSlot<'_>> {
-        let start = index * SLOT_WORDS;
-        let words = self.slots.as_slice().get(start..start + SLOT_WORDS)?;
-        Some(HostSlot(words.try_into().ok()?))
+        HostSlot::at(&self.slots, index)
     }
 
     /// The record of the flow in a slot, if there is one; an alias is none.

@@ -16,21 +16,23 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
-use testudo_packet::packet_hash::{PacketHash, packet_hash};
+use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::{Identifiers, PacketType};
 use testudo_packet::rule::{Action, MAX_RULES, Matched, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
-use testudo_packet::wire;
 
 use crate::Error;
 use crate::committing::Committing;
+use crate::early::Early;
 use crate::explain::{Explained, Grounds};
+use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
+use crate::place::{Place, place_of};
 use crate::pools::Pools;
 use crate::reject;
 use crate::sets::Sets;
@@ -58,6 +60,7 @@ pub struct UserDatapath {
     settings: Settings,
     table: SharedTable,
     buckets: Words,
+    fragments: Fragments,
     rules: Vec<Rule>,
     sets: Sets,
     hits: Words,
@@ -73,6 +76,7 @@ pub struct UserDatapath {
     upcalls: VecDeque<Waiting>,
     held: Held<Waiting>,
     committing: Committing<Waiting>,
+    early: Early<Waiting>,
     released: Vec<(Vec<u8>, Verdict)>,
     counters: [u64; COUNTERS as usize],
 }
@@ -95,6 +99,7 @@ impl UserDatapath {
             settings,
             table,
             buckets,
+            fragments: Fragments::zeroed().map_err(Error::Memory)?,
             rules: Vec::new(),
             sets: Sets::default(),
             hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
@@ -110,6 +115,7 @@ impl UserDatapath {
             upcalls: VecDeque::new(),
             held: Held::default(),
             committing: Committing::default(),
+            early: Early::default(),
             released: Vec::new(),
             counters: [0; COUNTERS as usize],
         })
@@ -150,6 +156,7 @@ impl UserDatapath {
             settings: &self.settings,
             table: &self.table,
             buckets: &self.buckets,
+            fragments: &self.fragments,
             rules: &self.rules,
             sets: &self.sets,
             hits: &self.hits,
@@ -191,7 +198,7 @@ impl UserDatapath {
         now: Nanos,
         missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) {
-        match place_of(&self.settings, &mut waiting.frame) {
+        match place_of(&self.settings, &self.fragments, now, &mut waiting.frame) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, waiting),
             Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
                 let bytes = waiting.frame.len();
@@ -202,6 +209,32 @@ impl UserDatapath {
                 self.decide(waiting, now, false, missing);
             }
         }
+    }
+
+    /// The fragments go on whose first one has begun its flow meanwhile.
+    fn release_early(&mut self, now: Nanos, missing: Resolve<'_>) {
+        let mut early = std::mem::take(&mut self.early);
+        let ready = early.take_ready(now, |waiting| self.is_awaited(now, &mut waiting.frame));
+        self.early = early;
+        for _ in 0..ready.expired {
+            self.count(Verdict::Drop(DropReason::FragmentEarly));
+        }
+        for waiting in ready.packets {
+            self.take(waiting, now, missing);
+        }
+    }
+
+    /// Whether what a fragment waits for has come: a flow that it can be handled by, or somebody else who handles it.
+    fn is_awaited(&self, now: Nanos, frame: &mut [u8]) -> bool {
+        let Some(place) = place_of(&self.settings, &self.fragments, now, frame) else {
+            return false;
+        };
+        let slot = self.bucket(place.bucket);
+        slot.owner != self.settings.node
+            || slot.state == BucketState::Holding
+            || self.table.get(&place.key).is_some()
+            || self.committing.find(&place.key).is_some()
+            || self.fragments.is_refused(&self.settings.placer(), frame, now)
     }
 
     fn note_waiting(&mut self, waits: bool) -> bool {
@@ -233,7 +266,7 @@ impl UserDatapath {
     ) -> bool {
         let Waiting { mut frame, interface, reason } = waiting;
         // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
-        if let Some(place) = place_of(&self.settings, &mut frame)
+        if let Some(place) = place_of(&self.settings, &self.fragments, now, &mut frame)
             && self.bucket(place.bucket).owner == self.settings.node
             && !self.is_holding(place.bucket)
             && let Some(record) = missing(place.bucket, &place.key)
@@ -255,6 +288,13 @@ impl UserDatapath {
             let bytes = frame.len();
             let waits = self.committing.begin(record, bytes, Waiting { frame, interface, reason });
             return self.note_waiting(waits);
+        }
+        if verdict == Verdict::Upcall(UpcallReason::Fragment) {
+            let bytes = frame.len();
+            if !self.early.push(now, bytes, Waiting { frame, interface, reason }) {
+                self.count(Verdict::Drop(DropReason::FragmentFull));
+            }
+            return false;
         }
         let verdict = match verdict {
             Verdict::Upcall(UpcallReason::Held) => Verdict::Drop(DropReason::HoldDiscarded),
@@ -305,32 +345,6 @@ struct Known {
     loaded: bool,
     /// The peers know its flow, or nobody waits for that any more.
     committed: bool,
-}
-
-/// Which packet it is, and where it belongs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub bucket: BucketId,
-    pub key: FlowKey,
-    pub hash: PacketHash,
-}
-
-/// Which packet a frame is, if it is one that has a bucket. An ICMP error has the bucket of the packet that
-/// it quotes, and that packet's key: it is the flow that the error belongs to which has to be known.
-pub(crate) fn place_of(settings: &Settings, frame: &mut [u8]) -> Option<Place> {
-    let placer = settings.placer();
-    let frame = SliceFrame(frame);
-    let link = wire::parse_link(&frame).ok()?;
-    let headers = match wire::parse(&frame, &link) {
-        Err(DropReason::Unrelated) => {
-            let error = wire::quote::parse_error(&frame, &link).ok()?;
-            wire::quote::parse(&frame, &error).ok()?
-        }
-        headers => headers.ok()?,
-    };
-    let hash = packet_hash(&frame, &link, placer.key)?;
-    let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
-    Some(Place { bucket: place.bucket, key: headers.key, hash })
 }
 
 impl Datapath for UserDatapath {
@@ -440,6 +454,7 @@ impl Datapath for UserDatapath {
         for packet in waiting {
             self.take(packet, now, missing);
         }
+        self.release_early(now, missing);
         count
     }
 
@@ -455,7 +470,7 @@ impl Datapath for UserDatapath {
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Released {
         for mut packet in std::mem::take(&mut self.upcalls) {
-            match place_of(&self.settings, &mut packet.frame) {
+            match place_of(&self.settings, &self.fragments, now, &mut packet.frame) {
                 Some(place) if packet.reason == UpcallReason::Held && place.bucket == bucket => {
                     self.hold(place, packet);
                 }

@@ -318,6 +318,9 @@ fn usual(mode: Mode) -> &'static [&'static str] {
         Mode::Shared => &[
             "answered",
             "drop.bad-flags",
+            "drop.fragment-early",
+            "drop.fragment-overlap",
+            "drop.fragment-tiny",
             "drop.not-first",
             "drop.not-owner",
             "drop.rule",
@@ -331,6 +334,9 @@ fn usual(mode: Mode) -> &'static [&'static str] {
         Mode::Steered => &[
             "answered",
             "drop.bad-flags",
+            "drop.fragment-early",
+            "drop.fragment-overlap",
+            "drop.fragment-tiny",
             "drop.no-peer",
             "drop.not-first",
             "drop.not-owner",
@@ -345,6 +351,9 @@ fn usual(mode: Mode) -> &'static [&'static str] {
         Mode::Tap { .. } => &[
             "drop.bad-address",
             "drop.bad-flags",
+            "drop.fragment-early",
+            "drop.fragment-overlap",
+            "drop.fragment-tiny",
             "drop.not-owner",
             "drop.rule",
             "drop.truncated",
@@ -366,9 +375,12 @@ fn count_anew(kernel: &mut KernelDatapath, user: &mut UserDatapath, seed: u64, s
         kernel.set_rules(&others).expect("few rules");
         user.set_rules(&others).expect("few rules");
         assert!(kernel.rule_hits().iter().all(|&flows| flows == 0), "{:?}", kernel.rule_hits());
-        for frame in traffic::packets(seed.wrapping_add(round as u64), 2000) {
-            run_in_kernel(kernel, &frame);
-            user.handle(&mut frame.clone(), LOOPBACK, Nanos(1));
+        for frames in traffic::packets(seed.wrapping_add(round as u64), 2000).chunks(200) {
+            for frame in frames {
+                run_in_kernel(kernel, frame);
+                user.handle(&mut frame.clone(), LOOPBACK, Nanos(1));
+            }
+            handle_upcalls(kernel, user);
         }
         assert_eq!(kernel.rule_hits(), user.rule_hits());
         assert!(user.rule_hits().iter().sum::<u64>() > 0, "no rule was met");
@@ -408,6 +420,11 @@ fn compare(mode: Mode, seed: u64, count: usize) {
         }
         if index % 1000 == 950 {
             held += release(&mut kernel, &mut user);
+            // Fragments wait no longer.
+            let later = Nanos(1_000_000_000);
+            let handled = kernel.handle_upcalls(later, &mut |_, _| None);
+            assert_eq!(handled, user.handle_upcalls(later, &mut |_, _| None));
+            assert_eq!(events(&mut kernel), events(&mut user));
         }
     }
     assert_eq!(loads(&kernel), loads(&user));

@@ -425,7 +425,7 @@ fn what_means_something_else_is_not_adopted_and_goes_on() {
         assert_eq!(wait_for(&mut analyser, 1).len(), 1);
 
         std::fs::remove_file(pins.join("LOADS")).expect("removed");
-        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0xd, expected 0xe"));
+        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0xf, expected 0x10"));
         KernelDatapath::unpin(&pins).expect("unpinned");
         unmount(directory);
     });

@@ -7,6 +7,7 @@ use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use crate::entry::{FlowRecord, Translation};
 use crate::event::Event;
 use crate::flow::{Address, FlowKey};
+use crate::fragment::table::Datagrams;
 use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::Placer;
 use crate::reception::Mode;
@@ -75,8 +76,14 @@ pub trait RuleVisitor {
     fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool;
 }
 
+/// Work that is done in equal steps.
+pub trait Steps<E> {
+    /// Does the step of this number; says whether there is another one.
+    fn step(&mut self, env: &E, number: u32) -> bool;
+}
+
 /// The node that a packet is handled on.
-pub trait Env: Slots + Sets {
+pub trait Env: Slots + Sets + Datagrams {
     /// This node.
     fn node(&self) -> NodeId;
     /// How packets are placed.
@@ -100,6 +107,10 @@ pub trait Env: Slots + Sets {
     /// Shows the rules in their order, one at a time, until one is taken. The index that each is shown with
     /// is where it is kept: less than twice [`crate::rule::MAX_RULES`].
     fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V);
+    /// Does some work step by step, at most so many steps. A loop that the verifier need not follow.
+    fn repeat<S: Steps<Self>>(&self, most: u32, steps: &mut S)
+    where
+        Self: Sized;
     /// The node's own address on an interface, if the cluster has this address there.
     fn answers(&self, interface: u32, address: Address) -> Option<Mac>;
     /// The same number. The eBPF build makes the verifier forget what it knows of the number, so that
@@ -122,6 +133,8 @@ pub trait Env: Slots + Sets {
     /// Whether ICMP errors about translated flows are rewritten here. Where not, they go up: the verifier would
     /// follow more paths than it is willing to, and such errors are rare.
     fn turns_errors(&self) -> bool;
+    /// Whether a flow may begin here with a fragment. Where not, it goes up.
+    fn opens_fragments(&self) -> bool;
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.

@@ -19,6 +19,7 @@ pub mod entry;
 pub mod env;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod hop;
 pub mod neighbour;
 pub mod open;

@@ -62,7 +62,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 /// Begins a flow with a packet, if one may begin with it, and says what becomes of the packet; or finds that the
 /// flow has begun since it was looked for.
 #[inline(always)]
-fn open<E: Env>(
+pub(crate) fn open<E: Env>(
     env: &E,
     headers: &Headers,
     place: Placement,

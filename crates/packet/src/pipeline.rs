@@ -48,6 +48,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(headers) => handle_ip(env, frame, &link, &headers.opaque(env), interface),
         // Whose it is, the packet says that it quotes.
         Err(DropReason::Unrelated) => Verdict::Stage(Stage::Related),
+        Err(DropReason::Fragment) => Verdict::Stage(Stage::Fragment),
         // Neighbour discovery runs between link-local and cluster addresses, which are not forwarded.
         Err(reason @ (DropReason::BadAddress | DropReason::Unsupported))
             if link.payload == Payload::V6 && env.mode().is_inline() =>
@@ -169,6 +170,24 @@ pub(crate) fn pass<E: Env>(
     env.met(found, now);
     count(found.slot, found.direction, bytes, now);
     advance(env, headers, found, epoch);
+    Ok(())
+}
+
+/// A fragment behind the first of a packet of a known flow: it counts, and makes no step.
+#[inline(always)]
+pub(crate) fn follow<E: Env>(
+    env: &E,
+    found: &Found<E::Slot>,
+    place: Placement,
+    now: Nanos,
+    bytes: u32,
+) -> Result<(), DropReason> {
+    let bucket = Control::from_word(found.control).bucket;
+    if bucket != place.bucket {
+        admit(env, bucket, now)?;
+    }
+    env.met(found, now);
+    count(found.slot, found.direction, bytes, now);
     Ok(())
 }
 

@@ -144,22 +144,39 @@ pub fn not_ours<E: Env, F: Frame>(
     if now >= env.lease() {
         return Verdict::Drop(DropReason::NoLease);
     }
-    let node = env.node();
-    let passed = env.station(interface, link.source).is_some_and(|peer| peer != node);
-    if passed && slot.previous != node {
+    if is_passed(env, link, interface) && slot.previous != env.node() {
         return Verdict::Drop(DropReason::PassedTwice);
     }
+    pass_to(env, frame, link, interface, slot.owner)
+}
+
+/// Whether a peer has passed a frame here.
+#[inline(always)]
+pub(crate) fn is_passed<E: Env>(env: &E, link: &Link, interface: u32) -> bool {
+    let node = env.node();
+    env.station(interface, link.source).is_some_and(|peer| peer != node)
+}
+
+/// Passes a frame to another node.
+#[inline(always)]
+pub(crate) fn pass_to<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    interface: u32,
+    owner: NodeId,
+) -> Verdict {
     // A frame from the shared address would teach the switch where it is.
     let own = if link.destination == env.cluster_mac() {
-        env.station_mac(interface, node)
+        env.station_mac(interface, env.node())
     } else {
         Some(link.destination)
     };
-    let (Some(own), Some(owner)) = (own, env.station_mac(interface, slot.owner)) else {
+    let (Some(own), Some(mac)) = (own, env.station_mac(interface, owner)) else {
         return Verdict::Drop(DropReason::NoPeer);
     };
-    match set_link(frame, own, owner) {
-        Some(()) => Verdict::Pass(slot.owner),
+    match set_link(frame, own, mac) {
+        Some(()) => Verdict::Pass(owner),
         None => Verdict::Drop(DropReason::Truncated),
     }
 }

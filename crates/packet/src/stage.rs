@@ -26,6 +26,7 @@
 
 use crate::bucket::{BucketSlot, BucketState, Nanos};
 use crate::env::{Env, Frame};
+use crate::fragment;
 use crate::open;
 use crate::pipeline;
 use crate::placement::Placement;
@@ -45,10 +46,23 @@ pub enum Stage {
     Open = 1,
     /// Packets of flows that are translated: [`translate`].
     Translate = 2,
+    /// Fragments, of which the first one shows to which flow they belong: [`fragment::handle`].
+    Fragment = 3,
+    /// Fragments, if their first one has been seen: [`fragment::follow`].
+    FragmentFlow = 4,
+    /// Fragments of translated flows: [`fragment::translate`].
+    FragmentTranslate = 5,
 }
 
 /// Every stage behind the main one, in the order of its number.
-pub const STAGES: [Stage; 3] = [Stage::Related, Stage::Open, Stage::Translate];
+pub const STAGES: [Stage; 6] = [
+    Stage::Related,
+    Stage::Open,
+    Stage::Translate,
+    Stage::Fragment,
+    Stage::FragmentFlow,
+    Stage::FragmentTranslate,
+];
 
 impl Stage {
     /// The name of its program in the object that the kernel loads.
@@ -57,13 +71,16 @@ impl Stage {
             Self::Related => "testudo_related",
             Self::Open => "testudo_open",
             Self::Translate => "testudo_translate",
+            Self::Fragment => "testudo_fragment",
+            Self::FragmentFlow => "testudo_fragment_flow",
+            Self::FragmentTranslate => "testudo_fragment_translate",
         }
     }
 
     /// Whether it may find that its packet is another stage's.
     #[inline(always)]
     pub const fn hands_over(self) -> bool {
-        matches!(self, Self::Open)
+        matches!(self, Self::Open | Self::Fragment | Self::FragmentFlow)
     }
 }
 
@@ -94,6 +111,9 @@ pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u3
         Stage::Related => related::handle(env, frame, interface),
         Stage::Open => open::handle(env, frame, interface),
         Stage::Translate => translate::handle(env, frame),
+        Stage::Fragment => fragment::handle(env, frame),
+        Stage::FragmentFlow => fragment::follow(env, frame, interface),
+        Stage::FragmentTranslate => fragment::translate(env, frame),
     }
 }
 

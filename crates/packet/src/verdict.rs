@@ -39,6 +39,8 @@ pub enum UpcallReason {
     Translate = 5,
     /// A rule refuses it, and whoever has sent it is to hear of that, or the log is.
     Refused = 6,
+    /// A fragment that has come before the first of its packet, or with which a flow would begin.
+    Fragment = 7,
 }
 
 impl UpcallReason {
@@ -51,6 +53,7 @@ impl UpcallReason {
             4 => Some(Self::Commit),
             5 => Some(Self::Translate),
             6 => Some(Self::Refused),
+            7 => Some(Self::Fragment),
             _ => None,
         }
     }
@@ -82,7 +85,7 @@ reasons! {
     BadHeader "drop.bad-header" "A header contradicts itself or the frame.",
     BadAddress "drop.bad-address" "An address that no forwarded packet may carry.",
     BadFlags "drop.bad-flags" "TCP flags that no TCP sends.",
-    Fragment "drop.fragment" "A fragment.",
+    Fragment "drop.fragment" "An ICMP error about a fragment that is not the first.",
     ExtensionHeaders "drop.extension-headers" "More IPv6 extension headers than are followed.",
     Unsupported "drop.unsupported" "A protocol or message that is not forwarded.",
     NotFirst "drop.not-first" "No flow is known, and none can begin with this packet.",
@@ -100,6 +103,12 @@ reasons! {
     Unrelated "drop.unrelated" "An ICMP error that is about no packet of a known flow.",
     NoPort "drop.no-port" "The flow is to be translated, and no endpoint is free for it, or its protocol has no ports.",
     Untranslated "drop.untranslated" "It belongs to a translated flow and does not carry the endpoints that it should.",
+    FragmentEarly "drop.fragment-early" "A fragment whose first one has not come soon enough.",
+    FragmentFull "drop.fragment-full" "Too many fragments wait for their first ones.",
+    FragmentLength "drop.fragment-length" "A fragment of no length that one can have where it is.",
+    FragmentOverlap "drop.fragment-overlap" "A fragment with bytes that have come before, or of a packet that had one.",
+    FragmentRefused "drop.fragment-refused" "A fragment of a packet whose first one was dropped.",
+    FragmentTiny "drop.fragment-tiny" "A first fragment without all of its headers, or one that would change them.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

@@ -53,8 +53,8 @@ fn mixed_outcomes() -> Value {
     json!([
         { "outcome": "forwarded", "packets": 11 },
         { "outcome": "stack", "packets": 1 },
-        { "outcome": "drop.fragment", "packets": 1 },
         { "outcome": "drop.not-first", "packets": 1 },
+        { "outcome": "drop.fragment-early", "packets": 1 },
     ])
 }
 

@@ -7,9 +7,10 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coars
 use aya_ebpf::maps::lpm_trie::Key;
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
-use testudo_packet::env::{Env, Frame, Mac, RuleVisitor};
+use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
 use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::fragment::table::Datagrams;
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
@@ -42,6 +43,13 @@ unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::f
         Some(words) if scan.visitor.visit(index, words) => 0,
         _ => 1,
     }
+}
+
+/// Does one step of some work; 1 ends it.
+unsafe extern "C" fn next_step<S: Steps<Kernel>>(number: u32, context: *mut core::ffi::c_void) -> i64 {
+    // SAFETY: `repeat` passes a pointer to this, which outlives the loop.
+    let steps = unsafe { &mut *context.cast::<S>() };
+    if steps.step(&Kernel::new(), number) { 0 } else { 1 }
 }
 
 /// A handled packet in the ring buffer.
@@ -129,6 +137,21 @@ impl Sets for Kernel {
     }
 }
 
+impl Datagrams for Kernel {
+    type Head = KernelSlot;
+    type Units = KernelSlot;
+
+    #[inline(always)]
+    fn head(&self, index: u32) -> Option<KernelSlot> {
+        maps::FRAGMENTS.get_ptr_mut(index).map(|head| KernelSlot(head.cast()))
+    }
+
+    #[inline(always)]
+    fn units(&self, index: u32) -> Option<KernelSlot> {
+        maps::FRAGMENT_UNITS.get_ptr_mut(index).map(KernelSlot)
+    }
+}
+
 impl Env for Kernel {
     #[inline(always)]
     fn node(&self) -> NodeId {
@@ -201,6 +224,13 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn repeat<S: Steps<Self>>(&self, most: u32, steps: &mut S) {
+        let callback = next_step::<S> as *mut core::ffi::c_void;
+        // SAFETY: the callback casts the context back to what it is.
+        unsafe { bpf_loop(most, callback, (&raw mut *steps).cast(), 0) };
+    }
+
+    #[inline(always)]
     fn answers(&self, interface: u32, address: Address) -> Option<Mac> {
         let key = AnswerKey { high: address.high, low: address.low, interface: interface as u64 };
         // SAFETY: the daemon replaces a value as a whole word.
@@ -225,6 +255,11 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn turns_errors(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn opens_fragments(&self) -> bool {
         false
     }
 

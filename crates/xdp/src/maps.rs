@@ -4,6 +4,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
+use testudo_packet::fragment::table::{DATAGRAMS, UNIT_WORDS};
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
 use testudo_packet::set;
 use testudo_packet::stage;
@@ -70,6 +71,14 @@ pub static STATIONS: HashMap<[u64; 2], u64> = HashMap::with_max_entries(8192, 0)
 /// The address that a node has on an interface's link: [`station_key`] to address.
 #[map]
 pub static STATION_MACS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
+/// Datagrams of which fragments are on their way.
+#[map]
+pub static FRAGMENTS: Array<[u64; SLOT_WORDS]> = Array::with_max_entries(DATAGRAMS, MMAPABLE);
+
+/// Which bytes of them have come.
+#[map]
+pub static FRAGMENT_UNITS: Array<u64> = Array::with_max_entries(DATAGRAMS * UNIT_WORDS, MMAPABLE);
 
 /// The programs of the stages behind the main one, by the number of the stage.
 #[map]

@@ -52,6 +52,21 @@ pub fn testudo_translate(ctx: XdpContext) -> u32 {
     run::<false>(&ctx, Stage::Translate)
 }
 
+#[xdp]
+pub fn testudo_fragment(ctx: XdpContext) -> u32 {
+    run::<true>(&ctx, Stage::Fragment)
+}
+
+#[xdp]
+pub fn testudo_fragment_flow(ctx: XdpContext) -> u32 {
+    run::<true>(&ctx, Stage::FragmentFlow)
+}
+
+#[xdp]
+pub fn testudo_fragment_translate(ctx: XdpContext) -> u32 {
+    run::<false>(&ctx, Stage::FragmentTranslate)
+}
+
 /// Runs a stage on a frame that another program has handed over; a constant says whether it may hand over, too.
 #[inline(always)]
 fn run<const HANDS_OVER: bool>(ctx: &XdpContext, stage: Stage) -> u32 {

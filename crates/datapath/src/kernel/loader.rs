@@ -20,6 +20,8 @@ use super::trie::Trie;
 use super::{KernelDatapath, refusal, shared, stations};
 use crate::Error;
 use crate::committing::Committing;
+use crate::early::Early;
+use crate::fragments::{ALL_UNIT_WORDS, Fragments, HEAD_WORDS};
 use crate::held::Held;
 use crate::memory::Words;
 use crate::pools::Pools;
@@ -29,7 +31,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 16] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
@@ -44,6 +46,8 @@ pub const MAPS: [&str; 14] = [
     "LOCAL",
     "STATIONS",
     "STATION_MACS",
+    "FRAGMENTS",
+    "FRAGMENT_UNITS",
 ];
 
 /// The programs, as `cargo xtask bpf` builds them.
@@ -75,6 +79,10 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
     let shared = Arc::new(words(&mut programs, "SHARED", shared::WORDS)?);
     let buckets = words(&mut programs, "BUCKETS", MAX_BUCKETS as usize)?;
     let loads = words(&mut programs, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
+    let fragments = Fragments {
+        heads: words(&mut programs, "FRAGMENTS", HEAD_WORDS)?,
+        units: words(&mut programs, "FRAGMENT_UNITS", ALL_UNIT_WORDS)?,
+    };
     write_answers(&mut programs, &settings)?;
     let flows = shared::FLOWS;
     let sets = Sets::in_kernel(Trie::new(handle(&programs, "SETS")?), shared.clone());
@@ -82,6 +90,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
     Ok(KernelDatapath {
         table,
         buckets,
+        fragments,
         shared,
         rules: Vec::new(),
         sets,
@@ -106,6 +115,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         guarded: None,
         held: Held::default(),
         committing: Committing::default(),
+        early: Early::default(),
         own_occurrences: Vec::new(),
         lost_seen: 0,
         lost_handled_seen: 0,

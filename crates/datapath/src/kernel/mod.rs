@@ -43,7 +43,9 @@ use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
 use crate::committing::Committing;
+use crate::early::Early;
 use crate::explain::{Explained, Grounds};
+use crate::fragments::Fragments;
 use crate::held::{Held, Released};
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
 use crate::memory::Words;
@@ -90,6 +92,7 @@ pub struct KernelDatapath {
     settings: Settings,
     table: SharedTable,
     buckets: Words,
+    fragments: Fragments,
     shared: Arc<Words>,
     rules: Vec<Rule>,
     sets: Sets,
@@ -110,6 +113,7 @@ pub struct KernelDatapath {
     station_maps: StationMaps,
     held: Held<Upcall>,
     committing: Committing<Upcall>,
+    early: Early<Upcall>,
     /// What packets that were handled here have changed, until it is read with the kernel's.
     own_occurrences: Vec<Occurrence>,
     lost_seen: u64,
@@ -370,13 +374,15 @@ impl Datapath for KernelDatapath {
         now: Nanos,
         missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> usize {
-        for handled in 0..MAX_UPCALLS {
-            let Some(upcall) = self.upcalls.next().and_then(|item| upcall::read(&item)) else {
-                return handled;
-            };
+        let mut handled = 0;
+        while handled < MAX_UPCALLS
+            && let Some(upcall) = self.upcalls.next().and_then(|item| upcall::read(&item))
+        {
             self.take(upcall, now, missing);
+            handled += 1;
         }
-        MAX_UPCALLS
+        self.release_early(now, missing);
+        handled
     }
 
     fn held(&self, bucket: BucketId) -> usize {

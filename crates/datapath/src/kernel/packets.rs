@@ -1,7 +1,8 @@
 //! Packets that came up: the host build of the pipeline over the same table, and the way out.
 //!
 //! A packet whose bucket is on its way here waits ([`crate::held`]), and so does one that begins a flow
-//! which the peers are to know before ([`crate::committing`]). All others are decided at once.
+//! which the peers are to know before ([`crate::committing`]), or a fragment that comes before the first of its
+//! packet ([`crate::early`]). All others are decided at once.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
@@ -20,8 +21,9 @@ use crate::frame::SliceFrame;
 use crate::held::Released;
 use crate::host_env::HostEnv;
 use crate::interface::{Datapath, NodeTable, Refused};
+use crate::place::{Place, place_of};
 use crate::reject;
-use crate::user::{Place, Resolve, is_rejected, is_taken, place_of, push_refused};
+use crate::user::{Resolve, is_rejected, is_taken, push_refused};
 
 /// How many packets the ring can hold that takes them up, and a few: one release reads no more.
 const MAX_WAITING: usize = 4096;
@@ -29,7 +31,7 @@ const MAX_WAITING: usize = 4096;
 impl KernelDatapath {
     /// Handles one packet that came up, or lets it wait.
     pub(super) fn take(&mut self, mut upcall: Upcall, now: Nanos, missing: Resolve<'_>) {
-        match place_of(&self.settings, &mut upcall.packet) {
+        match place_of(&self.settings, &self.fragments, now, &mut upcall.packet) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, upcall),
             Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
                 let bytes = upcall.packet.len();
@@ -40,6 +42,30 @@ impl KernelDatapath {
                 self.decide(upcall, place, now, false, missing);
             }
         }
+    }
+
+    /// The fragments go on whose first one has begun its flow meanwhile.
+    pub(super) fn release_early(&mut self, now: Nanos, missing: Resolve<'_>) {
+        let mut early = std::mem::take(&mut self.early);
+        let ready = early.take_ready(now, |upcall| self.is_awaited(now, &mut upcall.packet));
+        self.early = early;
+        self.count(DropReason::FragmentEarly.counter(), ready.expired);
+        for upcall in ready.packets {
+            self.take(upcall, now, missing);
+        }
+    }
+
+    /// Whether what a fragment waits for has come: a flow that it can be handled by, or somebody else who handles it.
+    fn is_awaited(&self, now: Nanos, frame: &mut [u8]) -> bool {
+        let Some(place) = place_of(&self.settings, &self.fragments, now, frame) else {
+            return false;
+        };
+        let slot = self.bucket(place.bucket);
+        slot.owner != self.settings.node
+            || slot.state == BucketState::Holding
+            || self.table.get(&place.key).is_some()
+            || self.committing.find(&place.key).is_some()
+            || self.fragments.is_refused(&self.settings.placer(), frame, now)
     }
 
     fn note_waiting(&self, waits: bool) -> bool {
@@ -53,7 +79,7 @@ impl KernelDatapath {
     pub(super) fn commit(&mut self, now: Nanos, key: &FlowKey, resolve: Resolve<'_>) -> Released {
         let mut released = Released::default();
         for mut upcall in self.committing.take(key) {
-            let place = place_of(&self.settings, &mut upcall.packet);
+            let place = place_of(&self.settings, &self.fragments, now, &mut upcall.packet);
             released.note(self.decide(upcall, place, now, true, resolve));
         }
         released
@@ -88,7 +114,7 @@ impl KernelDatapath {
             let Some(mut upcall) = self.upcalls.next().and_then(|item| upcall::read(&item)) else {
                 break;
             };
-            match place_of(&self.settings, &mut upcall.packet) {
+            match place_of(&self.settings, &self.fragments, now, &mut upcall.packet) {
                 Some(place)
                     if upcall.reason == Some(UpcallReason::Held) && place.bucket == bucket =>
                 {
@@ -104,7 +130,7 @@ impl KernelDatapath {
                 released.skipped += 1;
                 continue;
             }
-            let place = place_of(&self.settings, &mut upcall.packet);
+            let place = place_of(&self.settings, &self.fragments, now, &mut upcall.packet);
             released.note(self.decide(upcall, place, now, false, resolve));
         }
         released
@@ -146,6 +172,13 @@ impl KernelDatapath {
             let waits = self.committing.begin(record, bytes, upcall);
             return self.note_waiting(waits);
         }
+        if verdict == Verdict::Upcall(UpcallReason::Fragment) {
+            let bytes = upcall.packet.len();
+            if !self.early.push(now, bytes, upcall) {
+                self.count(DropReason::FragmentFull.counter(), 1);
+            }
+            return false;
+        }
         let (counter, sent) = self.carry_out(&mut upcall, verdict);
         self.count(counter, 1);
         sent
@@ -166,6 +199,7 @@ impl KernelDatapath {
             settings: &self.settings,
             table: &self.table,
             buckets: &self.buckets,
+            fragments: &self.fragments,
             rules: &self.rules,
             sets: &self.sets,
             hits: &self.own_hits,

@@ -94,19 +94,6 @@ fn an_extension_header_does_not_reach_beyond_its_packet() {
 }
 
 #[test]
-fn fragments_are_dropped_and_counted() {
-    let mut first = udp(CLIENT, SERVER, &[1; 64]);
-    first[20] = 0x20;
-    dropped("more fragments", first, DropReason::Fragment);
-    let mut last = udp(CLIENT, SERVER, &[1; 64]);
-    last[21] = 8;
-    dropped("an offset", last, DropReason::Fragment);
-    let fragment = [&[17, 0, 0, 1, 0, 0, 0, 9][..], &datagram(CLIENT_V6, SERVER_V6, &[])].concat();
-    let frame = v6(CLIENT_V6.0, SERVER_V6.0, 44, &fragment);
-    dropped("a fragment header", frame, DropReason::Fragment);
-}
-
-#[test]
 fn martians_are_dropped() {
     for address in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1"] {
         dropped("from a martian", udp((address, 1), SERVER, &[]), DropReason::BadAddress);

@@ -13,6 +13,8 @@ mod errors;
 mod errors_owned;
 mod explained;
 mod forwarding;
+mod fragments;
+mod fragments_steered;
 mod headers;
 mod moves;
 mod neighbours;

@@ -114,7 +114,7 @@ fn right_sum(frame: &[u8]) -> u16 {
 }
 
 /// The frame with the transport checksum that it should have.
-fn summed(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn summed(mut frame: Vec<u8>) -> Vec<u8> {
     let (at, protocol, _) = layout(&frame);
     let at = at + sum_at(protocol).0;
     let sum = right_sum(&frame);
@@ -122,7 +122,7 @@ fn summed(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn is_right(frame: &[u8]) {
+pub fn is_right(frame: &[u8]) {
     let (at, protocol, _) = layout(frame);
     let at = at + sum_at(protocol).0;
     let seen = u16::from_be_bytes([frame[at], frame[at + 1]]);

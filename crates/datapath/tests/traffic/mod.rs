@@ -312,5 +312,58 @@ pub fn packets(seed: u64, count: usize) -> Vec<Vec<u8>> {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = packet();
     let next = |_| strategy.new_tree(&mut runner).expect("no filter rejects").current();
-    (0..count).map(next).collect()
+    let whole = (0..count).map(next);
+    (0..).zip(whole).flat_map(|(index, frame)| in_fragments(frame, index)).collect()
+}
+
+/// One packet in eight as its fragments, in an order that the number picks; some of them twice, or askew.
+fn in_fragments(frame: Vec<u8>, number: u32) -> Vec<Vec<u8>> {
+    let bytes = [24, 32, 40, 8][number as usize / 8 % 4];
+    let Some(header) = header(&frame).filter(|header| number % 8 == 3 && frame.len() > header + 24)
+    else {
+        return vec![frame];
+    };
+    let length = frame.len() - header;
+    let cut = |from: usize| fragment(&frame, header, number, from, length.min(from + bytes));
+    let mut fragments: Vec<_> = (0..length).step_by(bytes).map(cut).collect();
+    match number / 32 % 8 {
+        0 => fragments.reverse(),
+        1 => fragments.rotate_left(1),
+        2 => fragments.push(cut(0)),
+        3 => fragments.insert(1, cut(16)),
+        4 => fragments.push(fragment(&frame, header, number, 0, length)),
+        _ => {}
+    }
+    fragments
+}
+
+/// Where what is cut begins, in a frame that can be.
+fn header(frame: &[u8]) -> Option<usize> {
+    match (frame.get(12..14)?, frame.get(14)?) {
+        ([0x08, 0x00], 0x45) => Some(34),
+        ([0x86, 0xdd], 0x60) => Some(54),
+        _ => None,
+    }
+}
+
+/// Bytes `from..to` of what an IP packet carries; the header's sum is nobody's business.
+fn fragment(frame: &[u8], header: usize, name: u32, from: usize, to: usize) -> Vec<u8> {
+    let more = to < frame.len() - header;
+    let mut out = frame[..header].to_vec();
+    let bytes = to - from;
+    if header == 34 {
+        out[16..18].copy_from_slice(&(20 + bytes as u16).to_be_bytes());
+        out[18..20].copy_from_slice(&(name as u16).to_be_bytes());
+        let place = (from / 8) as u16 | u16::from(more) << 13;
+        out[20..22].copy_from_slice(&place.to_be_bytes());
+    } else {
+        out[18..20].copy_from_slice(&(8 + bytes as u16).to_be_bytes());
+        let next = std::mem::replace(&mut out[20], 44);
+        let place = from as u16 | u16::from(more);
+        out.extend([next, 0]);
+        out.extend(place.to_be_bytes());
+        out.extend(name.to_be_bytes());
+    }
+    out.extend(&frame[header + from..header + to]);
+    out
 }

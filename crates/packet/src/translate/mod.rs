@@ -15,7 +15,7 @@
 mod change;
 mod quoted;
 
-use crate::bucket::Nanos;
+use crate::bucket::{BucketSlot, Nanos};
 use crate::entry::{FlowRecord, Translation};
 use crate::env::{Env, Frame};
 use crate::event::{Event, EventKind};
@@ -48,13 +48,35 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
         Ok(slot) => slot,
         Err(reason) => return Verdict::Drop(reason),
     };
+    carry(env, frame, &link, &headers, place, slot, now, true)
+}
+
+/// A packet of a translated flow of a bucket that is this node's to handle, or a fragment of one: the `first`, or
+/// one behind it, of which nothing but the addresses is rewritten.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "all that is known of the packet")]
+pub(crate) fn carry<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    headers: &Headers,
+    place: Placement,
+    slot: BucketSlot,
+    now: Nanos,
+    first: bool,
+) -> Verdict {
     let Some(met) = Met::find(env, place, &headers.key) else {
         return Verdict::Drop(DropReason::Untranslated);
     };
     let Met { found, key, turned } = met;
     let bytes = frame.len();
-    let inside = Headers { key, ..headers };
-    if let Err(reason) = pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes) {
+    let passed = if first {
+        let inside = Headers { key, ..*headers };
+        pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes)
+    } else {
+        pipeline::follow(env, &found, place, now, bytes)
+    };
+    if let Err(reason) = passed {
         return Verdict::Drop(reason);
     }
     stage::report(env, frame, place, slot, Verdict::Forward);
@@ -62,7 +84,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     if headers.hops <= 1 {
         return Verdict::Forward;
     }
-    match rewrite(env, frame, &link, &headers, &turned) {
+    match rewrite(env, frame, link, headers, &turned, first) {
         Some(()) => Verdict::Forward,
         None => Verdict::Drop(DropReason::Internal),
     }
@@ -137,6 +159,7 @@ fn rewrite<E: Env, F: Frame>(
     link: &Link,
     headers: &Headers,
     to: &Translation,
+    first: bool,
 ) -> Option<()> {
     let (from, at, v4) = (headers.key, link.offset, matches!(link.payload, Payload::V4));
     let addresses = Change::NONE.address(env, from.initiator, to.source, v4).address(
@@ -145,7 +168,9 @@ fn rewrite<E: Env, F: Frame>(
         to.destination,
         v4,
     );
-    rewrite_transport(frame, headers, to, addresses, v4)?;
+    if first {
+        rewrite_transport(frame, headers, to, addresses, v4)?;
+    }
     let (source, destination) = (to.source.address, to.destination.address);
     if v4 {
         frame.set_u32(at + 12, source.as_v4()?)?;

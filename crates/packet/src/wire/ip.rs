@@ -21,13 +21,25 @@ pub(super) struct Network {
     /// Where the packet ends by its own account, which the frame is known to hold.
     pub end: u32,
     pub hops: u8,
+    /// Whether it is all of its packet: no fragment.
+    pub whole: bool,
 }
 
 #[inline(always)]
 pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
+    let fragment = frame.u16(at + 6).ok_or(DropReason::Truncated)?;
+    // "More fragments", or an offset (RFC 791 §3.1).
+    if fragment & 0x3fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    header_v4(frame, at)
+}
+
+/// An IPv4 header, whether of a fragment or not.
+#[inline(always)]
+pub(super) fn header_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
     let first = frame.u8(at).ok_or(DropReason::Truncated)?;
     let total = u32::from(frame.u16(at + 2).ok_or(DropReason::Truncated)?);
-    let fragment = frame.u16(at + 6).ok_or(DropReason::Truncated)?;
     let hops = frame.u8(at + 8).ok_or(DropReason::Truncated)?;
     let protocol = Protocol(frame.u8(at + 9).ok_or(DropReason::Truncated)?);
     let source = frame.u32(at + 12).ok_or(DropReason::Truncated)?;
@@ -39,10 +51,6 @@ pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReas
     if at + total > frame.len() {
         return Err(DropReason::Truncated);
     }
-    // "More fragments", or an offset (RFC 791 §3.1).
-    if fragment & 0x3fff != 0 {
-        return Err(DropReason::Fragment);
-    }
     if !forwardable_v4(source) || !forwardable_v4(destination) {
         return Err(DropReason::BadAddress);
     }
@@ -53,6 +61,7 @@ pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReas
         offset: at + header,
         end: at + total,
         hops,
+        whole: true,
     })
 }
 
@@ -82,6 +91,7 @@ pub(super) fn quoted_v4<F: Frame>(frame: &F, at: u32, end: u32) -> Result<Networ
         offset: at + header,
         end: sooner(at + total, end),
         hops,
+        whole: true,
     })
 }
 
@@ -99,7 +109,7 @@ pub(super) fn quoted_v6<F: Frame>(frame: &F, at: u32, end: u32) -> Result<Networ
     }
     let (protocol, offset) = skip_extensions(frame, next, at + 40)?;
     let end = sooner(at + 40 + payload, end);
-    Ok(Network { source, destination, protocol, offset, end, hops })
+    Ok(Network { source, destination, protocol, offset, end, hops, whole: true })
 }
 
 /// Where a quoted packet ends: by its own account, or where the quote does.
@@ -118,6 +128,18 @@ const fn forwardable_v4(address: u32) -> bool {
 
 #[inline(always)]
 pub(super) fn parse_v6<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
+    let header = header_v6(frame, at)?;
+    let (protocol, offset) = skip_extensions(frame, header.protocol.0, at + 40)?;
+    // What lies behind the packet's end is the link layer's padding.
+    if offset > header.end {
+        return Err(DropReason::Truncated);
+    }
+    Ok(Network { protocol, offset, ..header })
+}
+
+/// An IPv6 header alone; its protocol is that of the first header behind it.
+#[inline(always)]
+pub(super) fn header_v6<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
     let first = frame.u8(at).ok_or(DropReason::Truncated)?;
     let payload = u32::from(frame.u16(at + 4).ok_or(DropReason::Truncated)?);
     let next = frame.u8(at + 6).ok_or(DropReason::Truncated)?;
@@ -134,12 +156,8 @@ pub(super) fn parse_v6<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReas
     if !forwardable_v6(source) || !forwardable_v6(destination) {
         return Err(DropReason::BadAddress);
     }
-    let (protocol, offset) = skip_extensions(frame, next, at + 40)?;
-    // What lies behind the packet's end is the link layer's padding.
-    if offset > end {
-        return Err(DropReason::Truncated);
-    }
-    Ok(Network { source, destination, protocol, offset, end, hops })
+    let (protocol, offset) = (Protocol(next), at + 40);
+    Ok(Network { source, destination, protocol, offset, end, hops, whole: true })
 }
 
 #[inline(always)]
@@ -159,14 +177,45 @@ const fn forwardable_v6(address: Address) -> bool {
     !reserved && !link_local && !multicast
 }
 
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+/// Follows the extension headers to the fragment header, and says where that begins. Only the headers that each
+/// router on the way looks at come before it (RFC 8200 §4.5).
+#[inline(always)]
+pub(super) fn find_fragment_header<F: Frame>(
+    frame: &F,
+    next: u8,
+    at: u32,
+) -> Result<u32, DropReason> {
+    let (mut next, mut offset) = (next, at);
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            FRAGMENT => return Ok(offset),
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let length = u32::from(frame.u8(offset + 1).ok_or(DropReason::Truncated)?);
+                next = frame.u8(offset).ok_or(DropReason::Truncated)?;
+                offset += (length + 1) * 8;
+                if offset > MAX_OFFSET {
+                    return Err(DropReason::ExtensionHeaders);
+                }
+            }
+            _ => return Err(DropReason::Internal),
+        }
+    }
+    Err(DropReason::ExtensionHeaders)
+}
+
 /// Follows the extension headers (RFC 8200 §4) to the transport header.
 #[inline(always)]
-fn skip_extensions<F: Frame>(frame: &F, next: u8, at: u32) -> Result<(Protocol, u32), DropReason> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
+pub(super) fn skip_extensions<F: Frame>(
+    frame: &F,
+    next: u8,
+    at: u32,
+) -> Result<(Protocol, u32), DropReason> {
     const NONE: u8 = 59;
-    const DESTINATION: u8 = 60;
     let (mut next, mut offset) = (next, at);
     for _ in 0..MAX_EXTENSIONS {
         match next {

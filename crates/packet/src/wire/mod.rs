@@ -3,6 +3,7 @@
 //! [`parse`] turns the bytes of a frame into [`Headers`], or says why it can't. What comes after it
 //! never asks again whether a field is there. Lengths are believed only as far as the frame reaches.
 
+pub mod fragment;
 mod ip;
 pub mod quote;
 mod transport;

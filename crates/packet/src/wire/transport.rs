@@ -159,7 +159,10 @@ fn udp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
     if length < 8 {
         return Err(DropReason::BadHeader);
     }
-    room(ip, length)?;
+    // It is the datagram's, of which the first fragment has a part.
+    if ip.whole {
+        room(ip, length)?;
+    }
     key_exchange(frame, ip, length, &mut udp);
     Ok(udp)
 }

@@ -169,7 +169,11 @@ impl Cluster {
         self.verdicts.clear();
         for node in &mut self.nodes {
             // The nodes have no addresses of their own here: nothing is answered, no byte changes.
-            self.verdicts.push(node.datapath.handle(frame, INTERFACE, self.now));
+            let verdict = match node.datapath.handle(frame, INTERFACE, self.now) {
+                Verdict::Upcall(_) => decided(&mut node.datapath, frame, self.now),
+                verdict => verdict,
+            };
+            self.verdicts.push(verdict);
         }
         let outcome = self.settle(frame.len())?;
         *self.outcomes.entry(outcome).or_default() += 1;
@@ -326,6 +330,15 @@ fn begins(event: &Event) -> bool {
     event.kind == EventKind::Created || again
 }
 
+/// What becomes of a packet that has gone up. A fragment that has come before the first of its packet waits; it may go
+/// on later, and counts as early all the same.
+fn decided(datapath: &mut UserDatapath, frame: &[u8], now: Nanos) -> Verdict {
+    datapath.handle_upcalls(now, &mut |_, _| None);
+    let released = datapath.take_released();
+    let this = released.into_iter().find(|(released, _)| released == frame);
+    this.map_or(Verdict::Drop(DropReason::FragmentEarly), |(_, verdict)| verdict)
+}
+
 fn is_refusal(verdict: Verdict) -> bool {
     verdict == Verdict::Drop(DropReason::NotOwner)
 }
@@ -340,6 +353,9 @@ const fn without_bucket(verdict: Verdict) -> Option<Outcome> {
             | DropReason::BadAddress
             | DropReason::BadFlags
             | DropReason::Fragment
+            | DropReason::FragmentEarly
+            | DropReason::FragmentLength
+            | DropReason::FragmentTiny
             | DropReason::ExtensionHeaders
             | DropReason::Unsupported),
         ) => Some(Outcome::Dropped(reason)),

@@ -77,7 +77,7 @@ pub fn mixed() -> Vec<Vec<u8>> {
     frames.extend([tagged(&udp(client, server, 30)), tagged(&udp(server, client, 90))]);
     frames.push(tcp(end("10.0.0.3", 1), end("10.1.0.1", 22), ACK, 100));
     let mut fragment = udp(end("10.0.0.4", 1), end("10.1.0.1", 2), 64);
-    fragment[20] = 0x20;
+    fragment[21] = 8;
     frames.push(fragment);
     let mut broadcast = udp(end("10.0.0.4", 68), end("255.255.255.255", 67), 200);
     broadcast[..6].fill(0xff);
