@@ -121,27 +121,62 @@ fn transfer(standing: &Standing, server: &str, port: u16) -> (usize, u64) {
 }
 
 fn a_connection_is_told_of_a_small_link_behind_the_cluster() {
-    let standing = Standing::whole("path-mtu", NODES, &["--mode", "steered"]);
+    let standing = Standing::whole("path-mtu", 3, &["--mode", "steered"]);
     // The router behind the nodes can send less to the servers than comes to it.
     let shrink = format!("mount -t sysfs sysfs /sys && echo {SMALL} > /sys/class/net/eth0/mtu");
     let shrunk = standing.inside("srouter", || {
         Command::new("unshare").args(["--mount", "sh", "-c", &shrink]).status()
     });
     assert!(shrunk.expect("start unshare").success());
-    // Several, so that both nodes have flows and errors come to either.
-    for port in 7300..7306 {
+    for (ports, dies) in [(7300..7306, true), (7306..7310, false)] {
+        transfers(&standing, ports);
+        if dies {
+            standing.order("kill", "n2");
+            withdraw(&standing, &["10.10.1.2", "10.20.1.2", "fd10::1:2", "fd20::1:2"]);
+            standing.await_owners(&[1, 3]);
+        }
+    }
+    let counter = |name| standing.counter("n1", name) + standing.counter("n3", name);
+    assert_eq!((counter("drop.unrelated"), counter("drop.internal")), (0, 0));
+}
+
+/// Has the routers send nothing more to next hops that are dead.
+fn withdraw(standing: &Standing, dead: &[&str]) {
+    let ip = |host: &str, arguments: &[&str]| {
+        let output = standing.inside(host, || Command::new("ip").args(arguments).output());
+        let output = output.expect("start ip");
+        assert!(output.status.success(), "{host}: ip {arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (host, family) in
+        [("crouter", "-4"), ("crouter", "-6"), ("srouter", "-4"), ("srouter", "-6")]
+    {
+        let routes = ip(host, &[family, "-o", "route", "show"]).replace('\\', " ");
+        for route in routes.lines().filter(|route| route.contains("nexthop")) {
+            let (whither, hops) = route.split_once("nexthop").expect("a next hop");
+            let network = whither.split_whitespace().next().expect("a network");
+            let live = |hop: &&str| !dead.iter().any(|dead| hop.contains(&format!("via {dead} ")));
+            let hops: Vec<&str> = hops.split("nexthop").filter(live).collect();
+            let hops =
+                hops.iter().flat_map(|hop| ["nexthop"].into_iter().chain(hop.split_whitespace()));
+            let replaced: Vec<&str> =
+                [family, "route", "replace", network].into_iter().chain(hops).collect();
+            ip(host, &replaced);
+        }
+    }
+}
+
+/// Several, so that both nodes have flows and errors come to either.
+fn transfers(standing: &Standing, ports: std::ops::Range<u16>) {
+    for port in ports {
         for (server, headers) in [("10.21.2.1", 40), ("fd21::2:1", 60)] {
-            let (bytes, segment) = transfer(&standing, server, port);
+            let (bytes, segment) = transfer(standing, server, port);
             assert_eq!(bytes, BYTES, "{server}");
             // Options of each segment are no part of the size.
             let most = u64::from(SMALL) - headers;
             assert!(segment <= most && segment > most - 60, "{server}: segments of {segment}");
         }
     }
-    assert_eq!(
-        (counters(&standing, "drop.unrelated"), counters(&standing, "drop.internal")),
-        (0, 0)
-    );
 }
 
 /// What a datagram to a port of the server where nobody listens comes to.
