@@ -95,13 +95,20 @@ fn an_extension_header_does_not_reach_beyond_its_packet() {
 
 #[test]
 fn martians_are_dropped() {
-    for address in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1"] {
+    let reserved = ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1"];
+    for address in reserved.into_iter().chain(["169.254.0.1", "169.254.255.254"]) {
         dropped("from a martian", udp((address, 1), SERVER, &[]), DropReason::BadAddress);
         dropped("to a martian", udp(CLIENT, (address, 1), &[]), DropReason::BadAddress);
     }
     for address in ["::", "::1", "::ffff:10.0.0.1", "fe80::1", "febf::1", "ff02::1"] {
         dropped("from a martian", udp((address, 1), SERVER_V6, &[]), DropReason::BadAddress);
         dropped("to a martian", udp(CLIENT_V6, (address, 1), &[]), DropReason::BadAddress);
+    }
+    for neighbour in
+        ["1.0.0.1", "126.255.255.255", "128.0.0.1", "223.255.255.255", "169.253.0.1", "169.255.0.1"]
+    {
+        let mut node = Node::new();
+        assert_eq!(node.takes(INSIDE, &udp((neighbour, 1), SERVER, &[])).0, Verdict::Forward);
     }
 }
 

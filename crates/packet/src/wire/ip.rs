@@ -119,11 +119,11 @@ const fn sooner(packet: u32, quote: u32) -> u32 {
 }
 
 /// Whether a forwarded packet may carry the address: not "this network", loopback, multicast or
-/// above (RFC 1812 §5.3.7).
+/// above (RFC 1812 §5.3.7), nor link-local (RFC 3927 §2.7).
 #[inline(always)]
 const fn forwardable_v4(address: u32) -> bool {
     let first = address >> 24;
-    first != 0 && first != 127 && first < 224
+    first != 0 && first != 127 && first < 224 && address >> 16 != 0xa9fe
 }
 
 #[inline(always)]
