@@ -9,6 +9,7 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use testudo_datapath::kernel::KernelDatapath;
@@ -135,6 +136,12 @@ fn slot(bucket: u16) -> BucketSlot {
     BucketSlot { owner, previous, state, epoch: Epoch(5) }
 }
 
+/// The kernel's clock, by which datagrams in fragments make room for others.
+fn now() -> Nanos {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    Nanos(Duration::from(nix::time::clock_gettime(clock).expect("a clock")).as_nanos() as u64)
+}
+
 /// The node's own addresses on the link and those of its peers, of which one is not known.
 fn stations() -> Vec<Station> {
     let station = |node: u8| {
@@ -194,7 +201,7 @@ fn run_in_both(
 ) {
     let (kernel_action, kernel_bytes) = run_in_kernel(kernel, frame);
     let mut user_bytes = frame.to_vec();
-    let verdict = user.handle(&mut user_bytes, LOOPBACK, Nanos(1));
+    let verdict = user.handle(&mut user_bytes, LOOPBACK, now());
     assert_eq!(
         (kernel_action, &kernel_bytes),
         (action(mode, verdict), &user_bytes),
@@ -261,8 +268,9 @@ fn handle_upcalls(kernel: &mut KernelDatapath, user: &mut UserDatapath) {
         (key.initiator.port.is_multiple_of(2) && key.responder.port == 80).then_some(record)
     };
     assert_eq!(events(kernel), events(user));
-    let handled = kernel.handle_upcalls(Nanos(1), &mut known);
-    assert_eq!(handled, user.handle_upcalls(Nanos(1), &mut known));
+    let now = now();
+    let handled = kernel.handle_upcalls(now, &mut known);
+    assert_eq!(handled, user.handle_upcalls(now, &mut known));
     assert_eq!(events(kernel), events(user));
 }
 
@@ -272,8 +280,9 @@ fn commit(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
     while let Some(record) = user.poll_commit() {
         assert_eq!(kernel.poll_commit(), Some(record));
         let mut known = |_: BucketId, _: &FlowKey| Some(record);
-        let there = kernel.release_committed(Nanos(1), &record.key, &mut known);
-        let here = user.release_committed(Nanos(1), &record.key, &mut known);
+        let now = now();
+        let there = kernel.release_committed(now, &record.key, &mut known);
+        let here = user.release_committed(now, &record.key, &mut known);
         // Nothing can be sent from this namespace.
         assert_eq!(there.sent + there.dropped, here.sent + here.dropped);
         packets += here.sent;
@@ -294,8 +303,9 @@ fn release(kernel: &mut KernelDatapath, user: &mut UserDatapath) -> usize {
         let arrived = BucketSlot { state: BucketState::Loading, ..slot(bucket) };
         kernel.set_bucket(id, arrived);
         user.set_bucket(id, arrived);
-        let there = kernel.release_held(Nanos(1), id, &mut elsewhere, &mut |_, _| None);
-        let here = user.release_held(Nanos(1), id, &mut elsewhere, &mut |_, _| None);
+        let now = now();
+        let there = kernel.release_held(now, id, &mut elsewhere, &mut |_, _| None);
+        let here = user.release_held(now, id, &mut elsewhere, &mut |_, _| None);
         // Nothing can be sent from this namespace; what waits for the peers counts as sent on both.
         let decided = |released: Released| (released.skipped, released.dropped + released.sent);
         assert_eq!(decided(there), decided(here));
@@ -378,7 +388,7 @@ fn count_anew(kernel: &mut KernelDatapath, user: &mut UserDatapath, seed: u64, s
         for frames in traffic::packets(seed.wrapping_add(round as u64), 2000).chunks(200) {
             for frame in frames {
                 run_in_kernel(kernel, frame);
-                user.handle(&mut frame.clone(), LOOPBACK, Nanos(1));
+                user.handle(&mut frame.clone(), LOOPBACK, now());
             }
             handle_upcalls(kernel, user);
         }
@@ -421,7 +431,7 @@ fn compare(mode: Mode, seed: u64, count: usize) {
         if index % 1000 == 950 {
             held += release(&mut kernel, &mut user);
             // Fragments wait no longer.
-            let later = Nanos(1_000_000_000);
+            let later = now().plus_millis(1000);
             let handled = kernel.handle_upcalls(later, &mut |_, _| None);
             assert_eq!(handled, user.handle_upcalls(later, &mut |_, _| None));
             assert_eq!(events(&mut kernel), events(&mut user));

@@ -71,6 +71,7 @@ pub trait Datagrams {
     fn units(&self, index: u32) -> Option<Self::Units>;
 }
 
+const EMPTY: u64 = 0;
 const CLAIMED: u64 = 1;
 const LIVE: u64 = 2;
 /// All of it has come: whoever needs the place may have it.
@@ -273,7 +274,8 @@ fn search<E: Env>(env: &E, datagram: &Datagram, spot: Spot, now: Nanos) -> Optio
             return Some(Room { index, control, found: occupancy == LIVE });
         }
         // What is being written is the youngest there is.
-        let rank = if occupancy == DONE || over { 0 } else { control >> (2 + GENERATION_BITS) };
+        let free = occupancy == EMPTY || occupancy == DONE || over;
+        let rank = if free { 0 } else { (control >> (2 + GENERATION_BITS)) + 1 };
         if rank < best_rank {
             (best, best_control, best_rank) = (index, control, rank);
         }
