@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((held.count(BucketId(0)), held.count(BucketId(7))), (5, 0));
         assert_eq!(numbers(&mut held, 1), [1, 3, 5, 7, 9]);
         assert_eq!((held.count(BucketId(1)), held.packets, held.bytes), (0, 5, 500));
-        assert_eq!(numbers(&mut held, 1), []);
+        assert_eq!(numbers(&mut held, 1), [0_usize; 0]);
     }
 
     #[test]

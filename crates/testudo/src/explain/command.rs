@@ -126,7 +126,7 @@ fn alone(
 /// The interfaces that lines name, and one that stands for all others.
 fn named(lines: &Lines) -> Vec<String> {
     let named: BTreeSet<String> =
-        lines.0.iter().filter_map(|line| line.says.interface.clone()).collect();
+        lines.0.iter().flat_map(|line| line.says.inputs.clone()).collect();
     let other = if named.is_empty() { "any" } else { "another" };
     named.into_iter().chain([other.to_owned()]).collect()
 }

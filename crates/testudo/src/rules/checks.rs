@@ -24,7 +24,7 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
     let families = families.cloned();
     let value = |part: Option<Placed<String>>| part.map(|(_, text)| text);
     let statement = Statement {
-        interface: value(draft.interface),
+        inputs: items(draft.inputs),
         sources: draft.sources.map(|(_, addresses)| addresses).unwrap_or_default(),
         destinations: draft.destinations.map(|(_, addresses)| addresses).unwrap_or_default(),
         protocol,

@@ -35,11 +35,14 @@ pub fn compile<E>(
 ) -> Result<Compiled, E> {
     let mut compiled = Compiled::default();
     for (place, Line { says, .. }) in lines.0.iter().enumerate() {
-        let interface = says.interface.as_deref().map(&number).transpose()?;
+        let inputs = inputs(says, &number)?;
         for rule in rules(says, &mut set)? {
             let source_pool = pool(&says.snat, pools);
-            compiled.rules.push(packet::Rule { interface, source_pool, mark: mark(place), ..rule });
-            compiled.lines.push(place);
+            for &interface in &inputs {
+                let mark = mark(place);
+                compiled.rules.push(packet::Rule { interface, source_pool, mark, ..rule });
+                compiled.lines.push(place);
+            }
         }
     }
     Ok(compiled)
@@ -72,6 +75,17 @@ fn rules<E>(
         }
     }
     Ok(rules)
+}
+
+/// Each interface that packets may come in by.
+fn inputs<E>(
+    says: &Statement,
+    number: &impl Fn(&str) -> Result<u32, E>,
+) -> Result<Vec<Option<u32>>, E> {
+    match &says.inputs[..] {
+        [] => Ok(vec![None]),
+        names => names.iter().map(|name| number(name).map(Some)).collect(),
+    }
 }
 
 /// The prefix and the set that addresses are compared with.

@@ -30,8 +30,8 @@ pub struct Line {
 /// item; an empty list is any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The interface that the first packet comes in by, or any.
-    pub interface: Option<String>,
+    /// The interface that the first packet comes in by.
+    pub inputs: Vec<String>,
     /// Where it comes from.
     pub sources: Addresses,
     /// Where it goes to.
@@ -66,7 +66,7 @@ impl Statement {
     /// One that matches every flow.
     pub const fn any(action: Action) -> Self {
         Self {
-            interface: None,
+            inputs: Vec::new(),
             sources: Addresses::Any,
             destinations: Addresses::Any,
             protocol: None,
@@ -87,7 +87,7 @@ impl Statement {
     /// What a section `[[rule]]` says.
     pub fn of_section(rule: &Rule) -> Self {
         Self {
-            interface: rule.interface.clone(),
+            inputs: Vec::from_iter(rule.interface.clone()),
             sources: Addresses::few(Vec::from_iter(rule.source)),
             destinations: Addresses::few(Vec::from_iter(rule.destination)),
             protocol: rule.protocol,
@@ -110,7 +110,8 @@ impl Statement {
     pub fn size(&self) -> usize {
         let ports = |ports: &[Ports]| ports.len().max(1);
         let ports = ports(&self.source_ports).saturating_mul(ports(&self.destination_ports));
-        self.pairs().count().saturating_mul(ports)
+        let links = self.inputs.len().max(1);
+        self.pairs().count().saturating_mul(ports).saturating_mul(links)
     }
 
     /// Whether the protocol is IPv4's, or IPv6's; nothing if it is of both.
@@ -142,9 +143,8 @@ impl Statement {
 
 impl Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(interface) = &self.interface {
-            write!(f, "iif \"{interface}\" ")?;
-        }
+        let quoted = |name: &String| format!("\"{name}\"");
+        list(f, "iif", self.inputs.iter().map(quoted))?;
         list(f, "saddr", self.sources.written().into_iter())?;
         list(f, "daddr", self.destinations.written().into_iter())?;
         if let Some(protocol) = self.protocol {

@@ -19,6 +19,7 @@ mod parser;
 pub mod ruling;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::ops::Range;
 use std::path::Path;
@@ -33,6 +34,7 @@ use addresses::{Known, NamedSet};
 use lexer::{Kind, Token};
 use line::{Line, Statement};
 use parser::{Content, Parser, SetLine};
+use zones::Zones;
 
 /// How long first packets wait for the peers unless the line says otherwise.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_millis(50);
@@ -101,6 +103,7 @@ impl From<Fault> for Refusal {
 
 fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Refusal> {
     let mut sets = Known::default();
+    let mut zones = Zones::new(surroundings.interfaces);
     let mut lines = Lines::default();
     let mut size = 0;
     for tokens in lexer::statements(source)? {
@@ -108,7 +111,11 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
         let span = first.span.start..last.span.end;
         let is_set = first.kind == Kind::Word("set");
         let at = source[..span.start].matches('\n').count() + 1;
-        let parser = Parser { tokens: &tokens, sets: &mut sets, end: span.end };
+        let parser = Parser { tokens: &tokens, sets: &mut sets, zones: &mut zones, end: span.end };
+        if first.kind == Kind::Word("zone") {
+            parser.zone()?;
+            continue;
+        }
         if is_set {
             let line = parser.set()?;
             define(&mut sets, file, (line, at), &span)?;
@@ -168,19 +175,15 @@ fn check_surroundings(
     tokens: &[Token<'_>],
     surroundings: Surroundings<'_>,
 ) -> Result<(), Fault> {
-    let behind = |word| tokens.iter().position(|token| token.kind == Kind::Word(word));
-    let span =
-        |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or(0..0, |t| t.span.clone());
-    if let (Some(name), Some(known)) = (&says.interface, surroundings.interfaces)
-        && !known.contains(name)
-    {
-        let span = span(behind("iif").map(|at| at + 1));
-        let expected = format!("one of {}", known.join(", "));
-        return Err(Fault { span, seen: format!("the interface {name}"), expected });
-    }
+    let said = |word| tokens.iter().find(|token| token.kind == Kind::Word(word));
+    let refused = |word, seen: &str, expected: &str| Fault {
+        span: said(word).map_or(0..0, |token| token.span.clone()),
+        seen: seen.to_owned(),
+        expected: expected.to_owned(),
+    };
     if says.action == Action::Reject && surroundings.tap {
-        let seen = "reject, in tap mode, where nothing is answered".to_owned();
-        return Err(Fault { span: span(behind("reject")), seen, expected: "drop".to_owned() });
+        let seen = "reject, in tap mode, where nothing is answered";
+        return Err(refused("reject", seen, "drop"));
     }
     Ok(())
 }

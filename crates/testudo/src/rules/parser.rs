@@ -16,6 +16,7 @@ use super::addresses::{Addresses, Known, Written};
 use super::checks;
 use super::lexer::{Kind, Token};
 use super::line::Statement;
+use super::zones::{self, Named, Zones};
 use crate::config::error::Fault;
 use crate::config::prefix::{Prefix, PrefixError};
 use crate::protocol_names;
@@ -37,7 +38,7 @@ pub type Placed<T> = (Range<usize>, T);
 /// The parts of a line as they are read.
 #[derive(Debug, Default)]
 pub struct Draft {
-    pub interface: Option<Placed<String>>,
+    pub inputs: Option<Named>,
     pub sources: Option<Placed<Addresses>>,
     pub destinations: Option<Placed<Addresses>>,
     pub protocol: Option<Placed<Protocol>>,
@@ -73,6 +74,7 @@ pub enum Content {
 pub struct Parser<'s, 't> {
     pub tokens: &'t [Token<'s>],
     pub sets: &'t mut Known,
+    pub zones: &'t mut Zones<'s>,
     /// Where the statement ends.
     pub end: usize,
 }
@@ -82,18 +84,11 @@ impl<'s> Parser<'s, '_> {
     pub fn set(mut self) -> Result<SetLine<'s>, Fault> {
         let expected = r#"set NAME = { PREFIX, … } or set NAME = file "PATH""#;
         self.take();
-        let (span, name) = self.word("a name of letters, digits, - and _")?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if !name.chars().all(plain) {
-            return Err(refuse(span, name, "a name of letters, digits, - and _"));
-        }
+        let (span, name) = self.name()?;
         if self.sets.has(name) {
             return Err(because(span, name, "a set that there is already", "each name once"));
         }
-        match self.take() {
-            Some(Token { kind: Kind::Equals, .. }) => {}
-            other => return Err(self.unexpected(other, expected)),
-        }
+        self.equals(expected)?;
         let content = match self.tokens.first() {
             Some(Token { kind: Kind::Open, .. }) => {
                 let (_, items) = self.addresses()?;
@@ -113,10 +108,8 @@ impl<'s> Parser<'s, '_> {
                 return Err(self.unexpected(other, expected));
             }
         };
-        match self.take() {
-            None => Ok(SetLine { name, content }),
-            more => Err(self.unexpected(more, "the end of the line")),
-        }
+        self.end_of_line()?;
+        Ok(SetLine { name, content })
     }
 
     /// Reads a rule.
@@ -141,7 +134,7 @@ impl<'s> Parser<'s, '_> {
 
     fn part(&mut self, draft: &mut Draft, span: Range<usize>, word: &'s str) -> Result<(), Fault> {
         match word {
-            "iif" => once(&mut draft.interface, &span, word, self.interface()?),
+            "iif" => once(&mut draft.inputs, &span, word, self.interfaces()?),
             "saddr" => once(&mut draft.sources, &span, word, self.part_addresses()?),
             "daddr" => once(&mut draft.destinations, &span, word, self.part_addresses()?),
             "proto" => once(&mut draft.protocol, &span, word, self.protocol()?),
@@ -170,16 +163,55 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
-    fn interface(&mut self) -> Result<Placed<String>, Fault> {
-        let expected = "the name of an interface, such as \"in0\"";
+    /// Reads `zone NAME = { … }`, whose first word has been seen.
+    pub fn zone(mut self) -> Result<(), Fault> {
+        self.take();
+        let (span, name) = self.name()?;
+        if self.zones.has(name) {
+            return Err(because(span, name, "a zone that there is already", "each name once"));
+        }
+        let expected = "zone NAME = { INTERFACE, … }";
+        self.equals(expected)?;
+        if !matches!(self.tokens.first(), Some(Token { kind: Kind::Open, .. })) {
+            let other = self.take();
+            return Err(self.unexpected(other, expected));
+        }
+        let (_, interfaces) = self.interfaces()?;
+        self.end_of_line()?;
+        self.zones.define(name, interfaces);
+        Ok(())
+    }
+
+    fn name(&mut self) -> Result<Placed<&'s str>, Fault> {
+        let expected = "a name of letters, digits, - and _";
+        let (span, name) = self.word(expected)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match name.chars().all(plain) {
+            true => Ok((span, name)),
+            false => Err(refuse(span, name, expected)),
+        }
+    }
+
+    fn equals(&mut self, expected: &str) -> Result<(), Fault> {
         match self.take() {
-            Some(Token { kind: Kind::Word(name) | Kind::Text(name), span })
-                if crate::config::interface::is_device(name) =>
-            {
-                Ok((span, name.to_owned()))
-            }
+            Some(Token { kind: Kind::Equals, .. }) => Ok(()),
             other => Err(self.unexpected(other, expected)),
         }
+    }
+
+    fn end_of_line(&mut self) -> Result<(), Fault> {
+        match self.take() {
+            None => Ok(()),
+            more => Err(self.unexpected(more, "the end of the line")),
+        }
+    }
+
+    /// Interfaces by name, with or without quotes, or those of zones.
+    fn interfaces(&mut self) -> Result<Named, Fault> {
+        let items = self
+            .listed(zones::EXPECTED, |token| matches!(token.kind, Kind::Word(_) | Kind::Text(_)))?;
+        let interfaces = self.zones.interfaces(&items.1)?;
+        Ok((items.0, interfaces))
     }
 
     fn part_addresses(&mut self) -> Result<Placed<Addresses>, Fault> {
@@ -293,32 +325,44 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
-    /// One item, or several in braces.
+    /// One word, or several in braces.
     fn items<T>(
         &mut self,
         expected: &str,
         read: impl Fn(&Known, Range<usize>, &'s str) -> Result<T, Fault>,
     ) -> Result<Placed<Vec<Placed<T>>>, Fault> {
-        let first = self.take();
-        match first {
-            Some(Token { kind: Kind::Word(word), span }) => {
-                Ok((span.clone(), vec![(span.clone(), read(self.sets, span, word)?)]))
+        let (span, tokens) = self.listed(expected, |token| matches!(token.kind, Kind::Word(_)))?;
+        let items = tokens.into_iter().map(|Token { span, kind }| match kind {
+            Kind::Word(word) => Ok((span.clone(), read(self.sets, span, word)?)),
+            other => Err(refuse(span, &spelled(other), expected)),
+        });
+        Ok((span, items.collect::<Result<_, _>>()?))
+    }
+
+    /// One token of a kind, or several in braces.
+    fn listed(
+        &mut self,
+        expected: &str,
+        is_item: impl Fn(&Token<'s>) -> bool,
+    ) -> Result<Placed<Vec<Token<'s>>>, Fault> {
+        let open = match self.take() {
+            Some(Token { kind: Kind::Open, span }) => span,
+            Some(token) if is_item(&token) => return Ok((token.span.clone(), vec![token])),
+            other => return Err(self.unexpected(other, expected)),
+        };
+        let mut items = Vec::new();
+        loop {
+            match self.take() {
+                Some(token) if is_item(&token) => items.push(token),
+                other => return Err(self.unexpected(other, "an item of the list")),
             }
-            Some(Token { kind: Kind::Open, span: open }) => {
-                let mut items = Vec::new();
-                loop {
-                    let (span, word) = self.word("an item of the list")?;
-                    items.push((span.clone(), read(self.sets, span, word)?));
-                    match self.take() {
-                        Some(Token { kind: Kind::Comma, .. }) => {}
-                        Some(Token { kind: Kind::Close, span }) => {
-                            return Ok((open.start..span.end, items));
-                        }
-                        other => return Err(self.unexpected(other, "a comma, or } at the end")),
-                    }
+            match self.take() {
+                Some(Token { kind: Kind::Comma, .. }) => {}
+                Some(Token { kind: Kind::Close, span }) => {
+                    return Ok((open.start..span.end, items));
                 }
+                other => return Err(self.unexpected(other, "a comma, or } at the end")),
             }
-            other => Err(self.unexpected(other, expected)),
         }
     }
 
@@ -355,11 +399,11 @@ fn spelled(kind: Kind<'_>) -> String {
     }
 }
 
-fn refuse(span: Range<usize>, word: &str, expected: &str) -> Fault {
+pub fn refuse(span: Range<usize>, word: &str, expected: &str) -> Fault {
     Fault { span, seen: word.to_owned(), expected: expected.to_owned() }
 }
 
-fn because(span: Range<usize>, word: &str, why: &str, expected: &str) -> Fault {
+pub fn because(span: Range<usize>, word: &str, why: &str, expected: &str) -> Fault {
     Fault { span, seen: format!("{word}, {why}"), expected: expected.to_owned() }
 }
 

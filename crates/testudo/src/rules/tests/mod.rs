@@ -51,8 +51,12 @@ fn lines_say_what_they_say() {
         ("accept", accept()),
         ("drop", Statement::any(Action::Drop)),
         ("reject # no more", Statement::any(Action::Reject)),
-        ("iif in0 accept", Statement { interface: Some("in0".into()), ..accept() }),
-        ("iif \"in0\" accept", Statement { interface: Some("in0".into()), ..accept() }),
+        ("iif in0 accept", Statement { inputs: vec!["in0".into()], ..accept() }),
+        ("iif \"in0\" accept", Statement { inputs: vec!["in0".into()], ..accept() }),
+        (
+            "iif { in0, \"out0\" } accept",
+            Statement { inputs: vec!["in0".into(), "out0".into()], ..accept() },
+        ),
         ("accept proto tcp", tcp()),
         ("proto 47 accept", Statement { protocol: Some(Protocol(47)), ..accept() }),
         (
@@ -124,6 +128,21 @@ fn sets_may_have_other_sets_and_be_one_item_of_several() {
 fn compiled(source: &str) -> Compiled {
     compile(&read(source), &[], |place| place as u64 + 70, |_| Ok::<_, ()>(7), |_| Err(()))
         .expect("an interface")
+}
+
+#[test]
+fn a_zone_is_short_for_its_interfaces() {
+    let text = "zone inside = { in0, \"in1\" }\nzone all = { @inside, out0 }\n\
+                iif @all proto tcp dport { 1, 2 } drop\niif @inside accept";
+    let lines = read(text);
+    assert_eq!(lines.0[0].says.inputs, ["in0", "in1", "out0"]);
+    assert_eq!((lines.0[0].says.size(), lines.size()), (6, 8));
+    assert_eq!(lines.0[1].says.to_string(), "iif { \"in0\", \"in1\" } accept");
+    let number = |name: &str| Ok::<u32, ()>(name.bytes().map(u32::from).sum());
+    let made = compile(&lines, &[], |_| 0, number, |_| Err(())).expect("rules");
+    let inputs: Vec<_> = made.rules[6..].iter().map(|rule| rule.interface).collect();
+    assert_eq!(inputs, [number("in0").ok(), number("in1").ok()]);
+    assert!(made.rules[..6].iter().all(|rule| rule.interface.is_some()));
 }
 
 #[test]

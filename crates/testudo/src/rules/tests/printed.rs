@@ -66,9 +66,13 @@ fn replicate() -> impl Strategy<Value = Replicate> {
     ]
 }
 
+fn names() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::btree_set("[a-z][a-z0-9.@-]{0,14}", 0..3).prop_map(Vec::from_iter)
+}
+
 prop_compose! {
     fn statement()(
-        interface in prop::option::of("[a-z][a-z0-9.@-]{0,14}"),
+        inputs in names(),
         (sources, destinations) in addresses(),
         protocol in protocol(),
         source_ports in port_list(),
@@ -80,7 +84,7 @@ prop_compose! {
         comment in prop::option::of(text()),
         count in any::<bool>(),
     ) -> Statement {
-        let mut says = Statement { interface, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
+        let mut says = Statement { inputs, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
         if matches!(protocol, Some(Protocol::TCP | Protocol::UDP)) {
             (says.source_ports, says.destination_ports) = (source_ports, destination_ports);
         }

@@ -250,6 +250,31 @@ fn what_the_node_has_not_is_refused() {
 }
 
 #[test]
+fn zones_have_names_of_their_own_and_interfaces_that_there_are() {
+    let list = "expected the name of an interface, such as \"in0\", @ZONE, or a list in braces";
+    refused(&[
+        ("zone a = in0", "in0", "in0; expected zone NAME = { INTERFACE, … }"),
+        ("zone a.b = { in0 }", "a.b", "a.b; expected a name of letters, digits, - and _"),
+        ("zone a = { in1 }", "in1", "the interface in1; expected one of in0, out0"),
+        ("zone a = { in0, \"in0\" }", "\"in0\"", "in0, listed twice; expected each interface once"),
+        ("zone a = { in0 } drop", "drop", "drop; expected the end of the line"),
+        ("iif = drop", "=", &format!("=; {list}")),
+        (
+            "iif @a drop",
+            "@a",
+            "@a, a zone that there is not; expected a line `zone NAME = { … }` before it",
+        ),
+    ]);
+    let twice = refusal("zone a = { in0 }\nzone a = { out0 }");
+    assert!(twice.starts_with("f:2:6: a, a zone that there is already; expected each name once\n"));
+    let other = refusal("zone a = { in0 }\nset b = { fd00::/8 }\niif @b drop");
+    assert!(
+        other.starts_with("f:3:5: @b, a zone that there is not; expected one of @a\n"),
+        "{other}"
+    );
+}
+
+#[test]
 fn more_rules_than_packets_are_compared_with_are_refused() {
     let list = |count: u32| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
     let wide = format!("proto tcp sport {{ {} }} dport {{ {} }} drop", list(32), list(31));
