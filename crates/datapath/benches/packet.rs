@@ -59,6 +59,7 @@ fn main() -> Result<()> {
         cluster_mac: Mac(2),
         table_slots: 1024,
         pools: Vec::new(),
+        likenesses: Default::default(),
         answers: Vec::new(),
         mode: Mode::Tap { interface: 1 },
     })?;

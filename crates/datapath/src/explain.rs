@@ -84,14 +84,14 @@ impl Grounds<'_> {
         let place = place_of(self.settings, &fragments, self.now, &mut frame);
         let zeroed = |words: usize| Words::zeroed(words).map_err(Error::Memory);
         let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
-        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, self.settings.placer());
+        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, self.settings.placing());
         let buckets = zeroed(self.settings.buckets as usize)?;
         let hits = zeroed(MAX_RULES as usize)?;
         for word in buckets.as_slice() {
             word.store(self.own_slot().to_word(), Ordering::Relaxed);
         }
         let env = HostEnv {
-            placer: self.settings.placer(),
+            placing: table.placing(),
             settings: self.settings,
             table: &table,
             buckets: &buckets,
@@ -141,9 +141,10 @@ impl Grounds<'_> {
     }
 
     fn classes(&self, key: &FlowKey) -> Option<[u16; 2]> {
-        let placer = self.settings.placer();
-        let class = |end| placer.class(end) as u16 & placer.bucket_mask;
-        let by_endpoints = placer.grounds.of(PacketType::of(key.protocol)) == Ground::Endpoints;
+        let placing = self.settings.placing();
+        let class = |end| placing.class(end);
+        let by_endpoints =
+            placing.placer.grounds.of(PacketType::of(key.protocol)) == Ground::Endpoints;
         by_endpoints.then(|| [class(key.initiator), class(key.responder)])
     }
 

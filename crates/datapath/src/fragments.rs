@@ -11,6 +11,7 @@ use testudo_packet::table::{SLOT_WORDS, Slot};
 use testudo_packet::wire::{self, Link, fragment};
 
 use crate::frame::SliceFrame;
+use crate::likenesses::Placing;
 use crate::memory::Words;
 use crate::shared_table::HostSlot;
 
@@ -61,7 +62,7 @@ impl Fragments {
     /// The flow that a fragment is of and where that belongs, if that is known.
     pub fn place(
         &self,
-        placer: &Placer,
+        placing: &Placing,
         frame: &SliceFrame<'_>,
         link: &Link,
         now: Nanos,
@@ -70,10 +71,11 @@ impl Fragments {
         if part.from == 0 {
             let headers =
                 fragment::headers(frame, &part, fragment::transport(frame, &part).ok()?).ok()?;
-            let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
+            let place = placing.place(&headers.key, headers.packet_type, headers.identifiers);
             return Some((headers.key, place));
         }
-        let known = table::find(&self, &part.datagram, part.datagram.spot(placer), now)?;
+        let spot = part.datagram.spot(&placing.placer);
+        let known = table::find(&self, &part.datagram, spot, now)?;
         Some((known.shown.key, known.shown.place))
     }
 

@@ -7,7 +7,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{Event, Handled, Occurrence};
-use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::fragment::table::Datagrams;
 use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
@@ -18,6 +18,7 @@ use testudo_packet::table::{self, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::fragments::{Fragments, HostUnits};
+use crate::likenesses::Placing;
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::sets::Sets;
@@ -28,7 +29,7 @@ use crate::stations::Stations;
 /// The node that a packet is handled on in user space.
 pub struct HostEnv<'a> {
     pub settings: &'a Settings,
-    pub placer: Placer,
+    pub placing: &'a Placing,
     pub table: &'a SharedTable,
     pub buckets: &'a Words,
     pub fragments: &'a Fragments,
@@ -107,7 +108,15 @@ impl Env for HostEnv<'_> {
 
     #[inline(always)]
     fn placer(&self) -> Placer {
-        self.placer
+        self.placing.placer
+    }
+
+    fn places_alike(&self) -> bool {
+        !self.placing.likenesses.is_empty()
+    }
+
+    fn class(&self, endpoint: Endpoint) -> u64 {
+        self.placing.whole_class(endpoint)
     }
 
     fn cluster_mac(&self) -> Mac {
@@ -184,9 +193,10 @@ impl Env for HostEnv<'_> {
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict> {
         let Some(taken) = self.taken else { return Err(Verdict::Upcall(UpcallReason::Translate)) };
         let free = |reply: &FlowKey| {
-            table::lookup(self, self.placer.table_hash(reply), reply).is_none() && !taken(reply)
+            table::lookup(self, self.placing.placer.table_hash(reply), reply).is_none()
+                && !taken(reply)
         };
-        let chosen = self.pools.choose(&self.placer, pool, key, free);
+        let chosen = self.pools.choose(self.placing, pool, key, free);
         chosen.ok_or(Verdict::Drop(DropReason::NoPort))
     }
 
@@ -220,7 +230,7 @@ impl Env for HostEnv<'_> {
 
     fn emit_handled<F: Frame>(&self, bucket: BucketId, frame: &F, extent: Extent) {
         if let Some(head) = Head::read(frame, extent) {
-            let packet = head.hash(self.placer.key);
+            let packet = head.hash(self.placing.placer.key);
             self.occurrences.borrow_mut().push(Occurrence::Handled(Handled { bucket, packet }));
         }
     }

@@ -19,6 +19,8 @@ mod held;
 mod host_env;
 mod interface;
 pub mod kernel;
+pub mod likenesses;
+pub mod mapping;
 mod memory;
 mod place;
 pub mod pools;

@@ -26,13 +26,13 @@ pub(crate) fn place_of(
     now: Nanos,
     frame: &mut [u8],
 ) -> Option<Place> {
-    let placer = settings.placer();
+    let placing = settings.placing();
     let frame = SliceFrame(frame);
     let link = wire::parse_link(&frame).ok()?;
     let headers = match wire::parse(&frame, &link) {
         Err(DropReason::Fragment) => {
-            let (key, place) = fragments.place(&placer, &frame, &link, now)?;
-            let hash = packet_hash(&frame, &link, placer.key)?;
+            let (key, place) = fragments.place(&placing, &frame, &link, now)?;
+            let hash = packet_hash(&frame, &link, placing.placer.key)?;
             return Some(Place { bucket: place.bucket, key, hash });
         }
         Err(DropReason::Unrelated) => {
@@ -41,7 +41,7 @@ pub(crate) fn place_of(
         }
         headers => headers.ok()?,
     };
-    let hash = packet_hash(&frame, &link, placer.key)?;
-    let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
+    let hash = packet_hash(&frame, &link, placing.placer.key)?;
+    let place = placing.place(&headers.key, headers.packet_type, headers.identifiers);
     Some(Place { bucket: place.bucket, key: headers.key, hash })
 }

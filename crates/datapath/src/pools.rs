@@ -1,21 +1,56 @@
-//! What the sources of flows are translated to: pools of addresses, and a free endpoint of one for a flow.
+//! What the endpoints of flows are translated to: pools of addresses and backends, and a free choice of both for a flow.
 //!
-//! An endpoint stands in for another one only if it is of the same class ([`Placer::class`]): then the reply's bucket
+//! An endpoint stands in for another one only if it is of the same class ([`Placing::class`]): then the reply's bucket
 //! is the flow's, whoever the flow goes to. The ports of each address are listed by class once, so there is no search
 //! for a port of the class, only for one under which no reply of another flow comes. For one destination, ports of a
 //! class and buckets go together, so nodes that own different buckets never choose the same endpoint, and need not
 //! ask each other.
 //!
+//! A backend is of its service's class, because it is placed alike ([`crate::likenesses`]); so is each of two addresses
+//! that are mapped to each other. Which backend a client gets depends on the client's address and on the cluster's
+//! secret alone: each backend has a rank for each client, and the first one is taken (highest random weight, Thaler
+//! and Ravishankar, 1998). So a client stays with its backend, whichever node it meets, and when a backend comes or
+//! goes, no client changes between two others.
+//!
 //! The identifier of an ICMP query stands at both ends, so its class depends on the destination, too, and can't be
 //! listed: identifiers are tried.
+//!
+//! Invariant: nothing is chosen whose reply would have another bucket than the flow.
 //!
 //! Limits: ports below 1024 are never chosen, and a class has some 64,512 / buckets ports of each address for one
 //! destination. What finds none is dropped and counted (`drop.no-port`); a port of another class would need its
 //! flow to be bound to another bucket than its packets name, which there is no table for yet.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use testudo_packet::entry::Translation;
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
-use testudo_packet::placement::Placer;
+use testudo_packet::placement::PacketType;
+use testudo_packet::siphash::hash18;
+
+use crate::likenesses::Placing;
+use crate::mapping::Mapping;
+
+/// What the flows of a rule are translated to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// What stands in for the source, with a port for each flow; nothing, if the source stays.
+    pub sources: Vec<Address>,
+    /// What stands in for the destination; nothing, if that stays. All are placed as the destinations are that flows
+    /// come to by the rule.
+    pub backends: Vec<Endpoint>,
+    /// Instead of both: whichever end is in one of the prefixes gets its counterpart in the other.
+    pub mapping: Option<Mapping>,
+}
+
+impl Pool {
+    /// Of addresses that stand in for the source.
+    #[must_use]
+    pub fn of_sources(sources: Vec<Address>) -> Self {
+        Self { sources, ..Self::default() }
+    }
+}
 
 /// The lowest port that is chosen: those below are for services (RFC 6056 §3.2).
 const FIRST_PORT: u16 = 1024;
@@ -39,9 +74,9 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(address: Address, placer: &Placer) -> Self {
-        let class = |port| usize::from(class(placer, Endpoint { address, port }));
-        let mut begins = vec![0u32; usize::from(placer.bucket_mask) + 2];
+    fn new(address: Address, placing: &Placing) -> Self {
+        let class = |port| usize::from(placing.class(Endpoint { address, port }));
+        let mut begins = vec![0u32; usize::from(placing.placer.bucket_mask) + 2];
         let ports = || (FIRST_PORT..=u16::MAX).filter(|&port| port != IPSEC_NAT_TRAVERSAL);
         let classes: Vec<usize> = ports().map(class).collect();
         for class in &classes {
@@ -64,57 +99,122 @@ impl Listed {
     }
 }
 
-fn class(placer: &Placer, endpoint: Endpoint) -> u16 {
-    placer.class(endpoint) as u16 & placer.bucket_mask
-}
-
 /// All pools of a node, by their number: the first one is 1.
 #[derive(Clone, Debug, Default)]
-pub struct Pools(Vec<Vec<Listed>>);
+pub struct Pools(Vec<Listing>);
+
+/// A pool, with the ports of its addresses.
+#[derive(Clone, Debug)]
+struct Listing {
+    pool: Pool,
+    /// Those that several pools have are listed once.
+    sources: Vec<Arc<Listed>>,
+}
 
 impl Pools {
     /// Lists the ports of all addresses.
-    pub fn new(pools: &[Vec<Address>], placer: &Placer) -> Self {
-        let listed = |address: &Address| Listed::new(*address, placer);
-        Self(pools.iter().map(|pool| pool.iter().map(listed).collect()).collect())
+    pub fn new(pools: &[Pool], placing: &Placing) -> Self {
+        let mut known: BTreeMap<Address, Arc<Listed>> = BTreeMap::new();
+        let mut listed = |address: &Address| {
+            let listed = known.entry(*address);
+            listed.or_insert_with(|| Arc::new(Listed::new(*address, placing))).clone()
+        };
+        let listing = |pool: &Pool| Listing {
+            pool: pool.clone(),
+            sources: pool.sources.iter().map(&mut listed).collect(),
+        };
+        Self(pools.iter().map(listing).collect())
     }
 
     /// What a flow of this key is translated to by a pool; `free` says whether no other flow has replies of a key.
     /// `None`: the pool has no endpoint left for it, or the protocol has no ports.
     pub fn choose(
         &self,
-        placer: &Placer,
+        placing: &Placing,
         pool: u16,
         key: &FlowKey,
         mut free: impl FnMut(&FlowKey) -> bool,
     ) -> Option<Translation> {
-        let v4 = key.initiator.address.is_v4();
-        let pool = self.0.get(usize::from(pool).checked_sub(1)?)?;
-        pool.iter().filter(|listed| listed.address.is_v4() == v4).find_map(|listed| {
-            candidates(listed, placer, key).take(TRIES).find(|translation| {
-                free(&FlowKey {
-                    initiator: translation.destination,
-                    responder: translation.source,
-                    protocol: key.protocol,
-                })
+        let Listing { pool, sources } = self.0.get(usize::from(pool).checked_sub(1)?)?;
+        if matches!(PacketType::of(key.protocol), PacketType::Other) {
+            return None;
+        }
+        let bucket = placing.bucket(key);
+        let mut fits = |translation: &Translation| {
+            let reply = reply_key(key, *translation);
+            placing.bucket(&reply) == bucket && free(&reply)
+        };
+        if let Some(mapping) = &pool.mapping {
+            return mapped(mapping, key).filter(|translation| fits(translation));
+        }
+        destinations(&pool.backends, placing, key).into_iter().find_map(|destination| {
+            if sources.is_empty() {
+                let translation = Translation { source: key.initiator, destination };
+                return Some(translation).filter(|translation| fits(translation));
+            }
+            let v4 = key.initiator.address.is_v4();
+            let mut sources = sources.iter().filter(|listed| listed.address.is_v4() == v4);
+            sources.find_map(|listed| {
+                let seen = FlowKey { responder: destination, ..*key };
+                candidates(listed, placing, &seen).take(TRIES).find(&mut fits)
             })
         })
     }
 }
 
+fn reply_key(key: &FlowKey, to: Translation) -> FlowKey {
+    FlowKey { initiator: to.destination, responder: to.source, protocol: key.protocol }
+}
+
+/// A flow whose ends, or one of them, have counterparts. `None`: neither has.
+fn mapped(mapping: &Mapping, key: &FlowKey) -> Option<Translation> {
+    let (from, to) = (key.initiator, key.responder);
+    let counterpart = |inside: bool, address, other: Option<Address>| match inside {
+        true => other,
+        false => Some(address),
+    };
+    // An address that has none although it is in the prefix must not go on as it is.
+    let (out, home) = (mapping.is_inside(from.address), mapping.is_outside(to.address));
+    let source = counterpart(out, from.address, mapping.outward(from.address))?;
+    let destination = counterpart(home, to.address, mapping.inward(to.address))?;
+    (out || home).then_some(Translation {
+        source: Endpoint { address: source, ..from },
+        destination: Endpoint { address: destination, ..to },
+    })
+}
+
+/// Where a flow can go, the client's first choice first.
+fn destinations(backends: &[Endpoint], placing: &Placing, key: &FlowKey) -> Vec<Endpoint> {
+    if backends.is_empty() {
+        return vec![key.responder];
+    }
+    let client = key.initiator.address;
+    let secret = placing.placer.key;
+    let of_client = hash18(secret, client.high, client.low, 0);
+    let rank = |backend: &Endpoint| {
+        let Endpoint { address: Address { high, low }, port } = *backend;
+        hash18(secret, hash18(secret, high, low, port), of_client, 0)
+    };
+    let v4 = client.is_v4();
+    let mut fit: Vec<_> =
+        backends.iter().copied().filter(|backend| backend.address.is_v4() == v4).collect();
+    fit.sort_by_cached_key(rank);
+    fit
+}
+
 /// What a flow can be translated to by one address, the same port first, if it is of the class.
 fn candidates(
     listed: &Listed,
-    placer: &Placer,
+    placing: &Placing,
     key: &FlowKey,
 ) -> Box<dyn Iterator<Item = Translation>> {
     let (FlowKey { initiator, responder, protocol }, address) = (*key, listed.address);
     let source = move |port| Endpoint { address, port };
     match protocol {
         Protocol::TCP | Protocol::UDP => {
-            let ports = listed.of_class(class(placer, initiator)).to_vec();
+            let ports = listed.of_class(placing.class(initiator)).to_vec();
             // Flows to different places begin at different ports, so that one is free at once.
-            let start = (placer.class(responder) >> 40) as usize % ports.len().max(1);
+            let start = (placing.placer.class(responder) >> 40) as usize % ports.len().max(1);
             let same = ports.contains(&initiator.port).then_some(initiator.port);
             let count = ports.len();
             let ports = (0..count).map(move |at| ports[(start + at) % count]);
@@ -123,15 +223,15 @@ fn candidates(
             Box::new(same.into_iter().chain(ports).map(translation))
         }
         Protocol::ICMP | Protocol::ICMPV6 => {
-            let placer = *placer;
-            let bucket = class(&placer, initiator) ^ class(&placer, responder);
+            let placing = placing.clone();
+            let bucket = placing.class(initiator) ^ placing.class(responder);
             let identifiers = (0..=u16::MAX).map(move |at| initiator.port.wrapping_add(at));
             let translation = move |port| Translation {
                 source: source(port),
                 destination: Endpoint { port, ..responder },
             };
             Box::new(identifiers.map(translation).filter(move |to| {
-                class(&placer, to.source) ^ class(&placer, to.destination) == bucket
+                placing.class(to.source) ^ placing.class(to.destination) == bucket
             }))
         }
         _ => Box::new(std::iter::empty()),
@@ -139,120 +239,4 @@ fn candidates(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-    use testudo_packet::placement::{Grounds, Identifiers, PacketType};
-    use testudo_packet::siphash::HashKey;
-
-    use super::*;
-
-    fn placer(buckets: u32) -> Placer {
-        let key = HashKey::from_bytes(*b"a cluster secret");
-        Placer { key, bucket_mask: (buckets - 1) as u16, grounds: Grounds::default() }
-    }
-
-    fn key(host: u32, port: u16, server: u32, protocol: Protocol) -> FlowKey {
-        let icmp = protocol == Protocol::ICMP;
-        FlowKey {
-            initiator: Endpoint { address: Address::v4(host), port },
-            responder: Endpoint {
-                address: Address::v4(server),
-                port: if icmp { port } else { 443 },
-            },
-            protocol,
-        }
-    }
-
-    fn reply(translation: Translation, protocol: Protocol) -> FlowKey {
-        FlowKey { initiator: translation.destination, responder: translation.source, protocol }
-    }
-
-    proptest! {
-        #[test]
-        fn the_replys_bucket_is_the_flows(
-            host: u32, port: u16, server: u32, kind in 0usize..3, size in 1u32..10,
-        ) {
-            let placer = placer(1 << size);
-            let pools = Pools::new(&[vec![Address::v4(0xc000_0201)]], &placer);
-            let (protocol, packet_type) = [
-                (Protocol::TCP, PacketType::Tcp),
-                (Protocol::UDP, PacketType::Udp),
-                (Protocol::ICMP, PacketType::Icmp),
-            ][kind];
-            let flow = key(host, port, server, protocol);
-            let chosen = pools.choose(&placer, 1, &flow, |_| true).expect("all is free");
-            let bucket = |key| placer.place(&key, packet_type, Identifiers::default()).bucket;
-            prop_assert_eq!(bucket(flow), bucket(reply(chosen, protocol)));
-            prop_assert_eq!(chosen.destination.address, flow.responder.address);
-        }
-    }
-
-    /// Many nodes, each of which knows its own flows only, up to 95 of 100 ports of an address.
-    #[test]
-    fn no_two_flows_of_any_nodes_share_a_reply() {
-        const BUCKETS: u32 = 64;
-        let placer = placer(BUCKETS);
-        let pools = Pools::new(&[vec![Address::v4(0xc000_0201)]], &placer);
-        let mut of_node: Vec<HashSet<FlowKey>> = vec![HashSet::new(); 4];
-        let mut of_all = HashSet::new();
-        let (mut host, mut refused) = (0x0a00_0000, 0);
-        while of_all.len() < 64_511 * 95 / 100 {
-            host += 1;
-            let flow = key(host, 40_000, 0xc633_6401, Protocol::TCP);
-            let place = placer.place(&flow, PacketType::Tcp, Identifiers::default());
-            let own = &mut of_node[usize::from(place.bucket.0) % 4];
-            match pools.choose(&placer, 1, &flow, |reply| !own.contains(reply)) {
-                Some(chosen) => {
-                    let reply = reply(chosen, Protocol::TCP);
-                    own.insert(reply);
-                    assert!(of_all.insert(reply), "{reply:?} is another flow's");
-                }
-                None => refused += 1,
-            }
-        }
-        // Classes fill unevenly; what is refused then is counted, and the rest goes on.
-        assert!(refused < of_all.len(), "{refused} refused");
-    }
-
-    #[test]
-    fn the_same_port_is_kept_where_its_class_allows() {
-        let placer = placer(2);
-        let pools = Pools::new(&[vec![Address::v4(0xc000_0201)]], &placer);
-        let kept = (0..1000u32).filter(|&host| {
-            let flow = key(0x0a00_0001 + host, 40_000, 0xc633_6401, Protocol::TCP);
-            pools.choose(&placer, 1, &flow, |_| true).unwrap().source.port == 40_000
-        });
-        // With two classes half of them are of the other one; six standard deviations are 95.
-        let kept = kept.count();
-        assert!((405..=595).contains(&kept), "{kept} of 1000 kept");
-    }
-
-    #[test]
-    fn what_can_not_be_translated_is_refused() {
-        let placer = placer(256);
-        let pools = Pools::new(&[vec![Address::v4(0xc000_0201)]], &placer);
-        let choose = |pool, key: FlowKey| pools.choose(&placer, pool, &key, |_| true);
-        assert_eq!(choose(1, key(1, 0, 2, Protocol::ESP)), None, "no ports");
-        assert_eq!(choose(2, key(1, 1, 2, Protocol::TCP)), None, "no such pool");
-        assert_eq!(pools.choose(&placer, 1, &key(1, 1, 2, Protocol::TCP), |_| false), None);
-        let v6 = Address { high: 0x2001_0db8 << 32, low: 1 };
-        let wide = FlowKey {
-            initiator: Endpoint { address: v6, port: 1 },
-            responder: Endpoint { address: Address { low: 2, ..v6 }, port: 2 },
-            protocol: Protocol::TCP,
-        };
-        assert_eq!(choose(1, wide), None, "the pool has no IPv6 address");
-    }
-
-    #[test]
-    fn every_port_is_listed_once() {
-        let listed = Listed::new(Address::v4(7), &placer(256));
-        let mut ports = listed.ports.clone();
-        ports.sort_unstable();
-        let all: Vec<u16> = (1024..=u16::MAX).filter(|&port| port != 4500).collect();
-        assert_eq!(ports, all);
-        assert_eq!(listed.begins.last(), Some(&(all.len() as u32)));
-    }
-}
+mod tests;

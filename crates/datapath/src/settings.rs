@@ -1,5 +1,7 @@
 //! What a node's packet handling is set up with, and keeps until it is set up anew.
 
+use std::sync::Arc;
+
 use testudo_packet::bucket::{MAX_BUCKETS, NodeId};
 use testudo_packet::env::Mac;
 use testudo_packet::flow::Address;
@@ -9,6 +11,8 @@ use testudo_packet::siphash::HashKey;
 use testudo_packet::table::WINDOW;
 
 use crate::Error;
+use crate::likenesses::{Likenesses, Placing};
+use crate::pools::Pool;
 
 /// An address that the cluster has on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,8 +44,10 @@ pub struct Settings {
     pub answers: Vec<Answer>,
     /// How packets reach the cluster.
     pub mode: Mode,
-    /// What sources are translated to: the first pool has number 1 ([`testudo_packet::rule::Rule::source_pool`]).
-    pub pools: Vec<Vec<Address>>,
+    /// What flows are translated to: the first pool has number 1 ([`testudo_packet::rule::Rule::source_pool`]).
+    pub pools: Vec<Pool>,
+    /// Which endpoints are placed alike; the same on all nodes.
+    pub likenesses: Arc<Likenesses>,
 }
 
 /// The most slots that a node table can have: 8 GiB of memory.
@@ -49,6 +55,11 @@ pub const MAX_TABLE_SLOTS: u32 = 1 << 26;
 
 impl Settings {
     /// How flows are placed.
+    pub fn placing(&self) -> Placing {
+        Placing { placer: self.placer(), likenesses: self.likenesses.clone() }
+    }
+
+    /// By which hash, secret and grounds.
     pub fn placer(&self) -> Placer {
         Placer {
             key: HashKey::from_bytes(self.secret),

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
-use testudo_packet::placement::Placer;
 use testudo_packet::table::{
     self, Control, Found, Inserted, Joined, LINE_WORDS, Occupancy, SLOT_WORDS, Slot, Slots, twin,
     word,
@@ -19,6 +18,7 @@ use testudo_packet::tracking::Timeouts;
 
 use crate::bucket_set::BucketSet;
 use crate::interface::{EntryView, Installed, NodeTable};
+use crate::likenesses::Placing;
 use crate::memory::{Words, prefetch};
 
 /// How many records' places are fetched ahead of their insertion: enough misses under way at once.
@@ -86,24 +86,24 @@ pub struct SharedTable {
     mask: u32,
     shared: Arc<Words>,
     flows: usize,
-    placer: Placer,
+    placing: Placing,
 }
 
 impl SharedTable {
     /// A table over these slots, whose number is a power of two. Word `flows` of `shared` counts the
     /// flows.
-    pub fn new(slots: Arc<Words>, shared: Arc<Words>, flows: usize, placer: Placer) -> Self {
+    pub fn new(slots: Arc<Words>, shared: Arc<Words>, flows: usize, placing: Placing) -> Self {
         let count = slots.as_slice().len() / SLOT_WORDS;
         assert!(count.is_power_of_two(), "a node table of {count} slots, not a power of two");
         assert!(flows < shared.as_slice().len(), "the count of flows has no word");
-        Self { slots, mask: (count - 1) as u32, shared, flows, placer }
+        Self { slots, mask: (count - 1) as u32, shared, flows, placing }
     }
 
     #[inline(always)]
-    /// By which hash, secret and grounds flows are placed.
+    /// How flows are placed.
     #[must_use]
-    pub fn placer(&self) -> Placer {
-        self.placer
+    pub fn placing(&self) -> &Placing {
+        &self.placing
     }
 
     fn at(&self, index: usize) -> Option<HostSlot<'_>> {
@@ -153,7 +153,7 @@ impl SharedTable {
         let inserted = match record.translation {
             None => table::insert(&self, hash, record, now),
             Some(_) => {
-                let hashes = (hash, self.placer.table_hash(&record.reply_key()));
+                let hashes = (hash, self.placing.placer.table_hash(&record.reply_key()));
                 match table::insert_translated(&self, hashes, record, now) {
                     Joined::Flow(inserted) => inserted,
                     Joined::Taken => return outcome.refused += 1,
@@ -243,7 +243,7 @@ impl NodeTable for SharedTable {
         let mut hashes = [0u32; BATCH];
         for batch in records.chunks(BATCH) {
             for (hash, record) in hashes.iter_mut().zip(batch) {
-                *hash = self.placer.table_hash(&record.key);
+                *hash = self.placing.placer.table_hash(&record.key);
                 if let Some(slot) = self.at((*hash & self.mask) as usize) {
                     prefetch(&slot.0[0]);
                     prefetch(&slot.0[LINE_WORDS]);
@@ -324,7 +324,7 @@ impl NodeTable for SharedTable {
     }
 
     fn get(&self, key: &FlowKey) -> Option<EntryView> {
-        let found = table::lookup(&self, self.placer.table_hash(key), key)?;
+        let found = table::lookup(&self, self.placing.placer.table_hash(key), key)?;
         if found.is_alias() {
             let (slot, control) = twin::other_half(&self, found.slot)?;
             return self.view(slot, control);

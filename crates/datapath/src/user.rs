@@ -17,7 +17,6 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
-use testudo_packet::placement::{Identifiers, PacketType};
 use testudo_packet::rule::{Action, MAX_RULES, Matched, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
@@ -88,13 +87,13 @@ impl UserDatapath {
         let words = settings.table_slots as usize * testudo_packet::table::SLOT_WORDS;
         let slots = Arc::new(Words::zeroed(words).map_err(Error::Memory)?);
         let shared = Arc::new(Words::zeroed(1).map_err(Error::Memory)?);
-        let table = SharedTable::new(slots, shared, 0, settings.placer());
+        let table = SharedTable::new(slots, shared, 0, settings.placing());
         let buckets = Words::zeroed(settings.buckets as usize).map_err(Error::Memory)?;
         let loads = Words::zeroed(settings.buckets as usize * 2).map_err(Error::Memory)?;
         for word in buckets.as_slice() {
             word.store(BucketSlot::VACANT.to_word(), Ordering::Relaxed);
         }
-        let pools = Pools::new(&settings.pools, &settings.placer());
+        let pools = Pools::new(&settings.pools, table.placing());
         Ok(Self {
             settings,
             table,
@@ -152,7 +151,7 @@ impl UserDatapath {
         let known = known.map(RefCell::new);
         let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, known.as_ref(), key);
         let env = HostEnv {
-            placer: self.settings.placer(),
+            placing: self.table.placing(),
             settings: &self.settings,
             table: &self.table,
             buckets: &self.buckets,
@@ -332,10 +331,9 @@ pub(crate) fn is_taken<T>(
     known: Option<&RefCell<Resolve<'_>>>,
     key: &FlowKey,
 ) -> bool {
-    let packet_type = PacketType::of(key.protocol);
-    let place = settings.placer().place(key, packet_type, Identifiers::default());
+    let bucket = settings.placing().bucket(key);
     committing.expects(key)
-        || known.is_some_and(|known| (known.borrow_mut())(place.bucket, key).is_some())
+        || known.is_some_and(|known| (known.borrow_mut())(bucket, key).is_some())
 }
 
 /// What is known of a packet that comes up.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use link::{Tap, in_namespaces};
 use testudo_datapath::kernel::{KernelDatapath, pinning};
+use testudo_datapath::likenesses::Likenesses;
 use testudo_datapath::{Answer, Datapath, Error, NodeTable, Released, Settings, Station};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::env::Mac;
-use testudo_packet::flow::Address;
+use testudo_packet::flow::{Address, Endpoint};
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
@@ -36,6 +37,7 @@ fn settings(mode: Mode) -> Settings {
         cluster_mac: Mac::from_bytes(SHARED),
         table_slots: 1024,
         pools: Vec::new(),
+        likenesses: Default::default(),
         answers: Vec::new(),
         mode,
     }
@@ -409,6 +411,7 @@ fn what_means_something_else_is_not_adopted_and_goes_on() {
             ),
             ("number of buckets is 0x10", Settings { buckets: 32, ..settings(mode) }),
             ("placed by", Settings { grounds: Grounds(0), ..settings(mode) }),
+            ("placed by", Settings { likenesses: likenesses().into(), ..settings(mode) }),
             ("hash of its secret", Settings { secret: [7; 16], ..settings(mode) }),
         ] {
             let error = refusal(&pins, other);
@@ -425,10 +428,16 @@ fn what_means_something_else_is_not_adopted_and_goes_on() {
         assert_eq!(wait_for(&mut analyser, 1).len(), 1);
 
         std::fs::remove_file(pins.join("LOADS")).expect("removed");
-        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0xf, expected 0x10"));
+        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0x11, expected 0x12"));
         KernelDatapath::unpin(&pins).expect("unpinned");
         unmount(directory);
     });
+}
+
+/// A service with one backend.
+fn likenesses() -> Likenesses {
+    let ends = [7, 8].map(|address| Endpoint { address: Address::v4(address), port: 80 });
+    Likenesses::new(&[ends.to_vec()], &[])
 }
 
 macro_rules! tests {

@@ -37,6 +37,7 @@ fn node() -> KernelDatapath {
         answers: Vec::new(),
         mode: Mode::Shared,
         pools: Vec::new(),
+        likenesses: Default::default(),
     };
     let mut kernel = KernelDatapath::load(settings).expect("the kernel backend");
     let (owner, previous) = (NodeId(1), NodeId::NONE);

@@ -18,7 +18,7 @@ use testudo_datapath::{BucketSet, Datapath, NodeTable, Settings, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
-use testudo_packet::placement::{Grounds, Identifiers, PacketType, Placer};
+use testudo_packet::placement::{AS_THEMSELVES, Grounds, Identifiers, PacketType, Placer};
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
 use testudo_packet::tracking::{Phase, Timeouts};
@@ -35,6 +35,7 @@ fn settings() -> Settings {
         cluster_mac: Mac::from_bytes(traffic::CLUSTER_MAC),
         table_slots: 64,
         pools: Vec::new(),
+        likenesses: Default::default(),
         answers: Vec::new(),
         mode: Mode::Shared,
     }
@@ -96,7 +97,7 @@ fn check_whole(placer: &Placer, record: &FlowRecord) {
         // Other types are placed by what the record does not hold.
         _ => return,
     };
-    let placed = placer.place(&record.key, packet_type, Identifiers::default());
+    let placed = placer.place(&record.key, packet_type, Identifiers::default(), AS_THEMSELVES);
     assert_eq!(placed.bucket, record.bucket, "parts of two flows: {record:?}");
 }
 

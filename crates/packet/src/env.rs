@@ -6,15 +6,16 @@
 use crate::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use crate::entry::{FlowRecord, Translation};
 use crate::event::Event;
-use crate::flow::{Address, FlowKey};
+use crate::flow::{Address, Endpoint, FlowKey};
 use crate::fragment::table::Datagrams;
 use crate::packet_hash::{Extent, HASHED_WORDS};
-use crate::placement::Placer;
+use crate::placement::{AS_THEMSELVES, Placement, Placer};
 use crate::reception::Mode;
 use crate::rule::{Matched, RULE_WORDS};
 use crate::set::Sets;
 use crate::table::{Found, Slots};
 use crate::verdict::Verdict;
+use crate::wire::Headers;
 
 /// An Ethernet address, its six bytes in network order in the low 48 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -88,6 +89,20 @@ pub trait Env: Slots + Sets + Datagrams {
     fn node(&self) -> NodeId;
     /// How packets are placed.
     fn placer(&self) -> Placer;
+    /// Whether any endpoint is placed as another one ([`crate::likeness`]).
+    fn places_alike(&self) -> bool;
+    /// The class of what an endpoint is placed as.
+    fn class(&self, endpoint: Endpoint) -> u64;
+    /// Where the packet of these headers belongs.
+    #[inline(always)]
+    fn place(&self, headers: &Headers) -> Placement {
+        let Headers { key, packet_type, identifiers, .. } = *headers;
+        if self.places_alike() {
+            let class = |endpoint| self.class(endpoint);
+            return self.placer().place(&key, packet_type, identifiers, Some(class));
+        }
+        self.placer().place(&key, packet_type, identifiers, AS_THEMSELVES)
+    }
     /// The address that the cluster's packets are sent to on the link.
     fn cluster_mac(&self) -> Mac;
     /// How packets reach the cluster.

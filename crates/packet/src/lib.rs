@@ -21,6 +21,7 @@ pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod hop;
+pub mod likeness;
 pub mod neighbour;
 pub mod open;
 pub mod packet_hash;

@@ -35,7 +35,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(headers) => headers.opaque(env),
         Err(reason) => return Verdict::Drop(reason),
     };
-    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let place = env.place(&headers);
     let now = env.now();
     let slot = match admit(env, place.bucket, now) {
         Ok(slot) => slot,

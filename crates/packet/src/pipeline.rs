@@ -87,7 +87,7 @@ fn handle_ip<E: Env, F: Frame>(
     headers: &Headers,
     interface: u32,
 ) -> Verdict {
-    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let place = env.place(headers);
     let now = env.now();
     let Some(slot) = env.bucket(place.bucket) else { return Verdict::Drop(DropReason::Internal) };
     if slot.owner != env.node() {

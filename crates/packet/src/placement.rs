@@ -169,7 +169,7 @@ pub struct Placer {
 }
 
 impl Placer {
-    /// The class of an endpoint; the bucket mask cuts it to size.
+    /// The class of an endpoint that stands for itself; the bucket mask cuts it to size.
     #[inline(always)]
     pub fn class(&self, endpoint: Endpoint) -> u64 {
         hash18(self.key, endpoint.address.high, endpoint.address.low, endpoint.port)
@@ -181,12 +181,32 @@ impl Placer {
         ((self.class(key.initiator) ^ self.class(key.responder)) >> 32) as u32
     }
 
-    /// Where a packet of this flow and type belongs.
+    /// Where a packet of this flow and type belongs. `alike`: the class of what an end is placed
+    /// as, if that can be another one ([`crate::likeness`]); it counts for the bucket only. In the node table flows have the places of
+    /// their own ends, for those that are placed alike would crowd there.
     #[inline(always)]
-    pub fn place(&self, key: &FlowKey, packet_type: PacketType, ids: Identifiers) -> Placement {
-        let endpoints = self.class(key.initiator) ^ self.class(key.responder);
-        let basis = match self.grounds.of(packet_type) {
-            Ground::Endpoints => endpoints,
+    pub fn place(
+        &self,
+        key: &FlowKey,
+        packet_type: PacketType,
+        ids: Identifiers,
+        alike: Option<impl Fn(Endpoint) -> u64>,
+    ) -> Placement {
+        let placed_alike = alike.is_some();
+        let ground = self.grounds.of(packet_type);
+        // Before anything else is worked out, so that it need not be kept meanwhile.
+        let alike = match (alike, ground) {
+            (Some(class), Ground::Endpoints) => class(key.initiator) ^ class(key.responder),
+            (Some(class), Ground::Addresses) => {
+                class(Endpoint { port: 0, ..key.initiator })
+                    ^ class(Endpoint { port: 0, ..key.responder })
+            }
+            _ => 0,
+        };
+        let own = self.class(key.initiator) ^ self.class(key.responder);
+        let basis = match ground {
+            Ground::Endpoints | Ground::Addresses if placed_alike => alike,
+            Ground::Endpoints => own,
             Ground::Addresses => {
                 self.class(Endpoint { port: 0, ..key.initiator })
                     ^ self.class(Endpoint { port: 0, ..key.responder })
@@ -195,12 +215,12 @@ impl Placer {
             Ground::MessageId if ids.message != 0 => hash18(self.key, ids.message as u64, 1, 0),
             Ground::MessageId => hash18(self.key, ids.own, 0, 0),
         };
-        Placement {
-            bucket: BucketId(basis as u16 & self.bucket_mask),
-            hash: (endpoints >> 32) as u32,
-        }
+        Placement { bucket: BucketId(basis as u16 & self.bucket_mask), hash: (own >> 32) as u32 }
     }
 }
+
+/// No end is placed as another one.
+pub const AS_THEMSELVES: Option<fn(Endpoint) -> u64> = None;
 
 #[cfg(test)]
 mod tests {
@@ -232,8 +252,8 @@ mod tests {
             let packet_type = [PacketType::Tcp, PacketType::Udp, PacketType::Other][kind as usize];
             let key = key(a, a_port, b, b_port);
             let ids = Identifiers::default();
-            let there = placer(4096).place(&key, packet_type, ids);
-            prop_assert_eq!(there, placer(4096).place(&key.reversed(), packet_type, ids));
+            let there = placer(4096).place(&key, packet_type, ids, AS_THEMSELVES);
+            prop_assert_eq!(there, placer(4096).place(&key.reversed(), packet_type, ids, AS_THEMSELVES));
             prop_assert!(there.bucket.0 < 4096);
         }
 
@@ -251,8 +271,8 @@ mod tests {
                 .expect("64,512 ports hold every one of 64 classes");
             let outside = FlowKey { initiator: translated, ..flow };
             prop_assert_eq!(
-                placer.place(&flow, PacketType::Tcp, ids).bucket,
-                placer.place(&outside, PacketType::Tcp, ids).bucket
+                placer.place(&flow, PacketType::Tcp, ids, AS_THEMSELVES).bucket,
+                placer.place(&outside, PacketType::Tcp, ids, AS_THEMSELVES).bucket
             );
         }
     }
@@ -265,11 +285,38 @@ mod tests {
         };
         let ids = Identifiers::default();
         let (one, two) = (key(1, 1000, 2, 80), key(1, 2000, 2, 80));
-        let place = |p: &Placer, k| p.place(k, PacketType::Tcp, ids).bucket;
+        let place = |p: &Placer, k| p.place(k, PacketType::Tcp, ids, AS_THEMSELVES).bucket;
         assert_eq!(place(&by_address, &one), place(&by_address, &two));
         assert_ne!(place(&placer(65536), &one), place(&placer(65536), &two));
-        let spi = |own| placer(65536).place(&one, PacketType::Esp, Identifiers { own, message: 0 });
+        let spi = |own| {
+            placer(65536).place(
+                &one,
+                PacketType::Esp,
+                Identifiers { own, message: 0 },
+                AS_THEMSELVES,
+            )
+        };
         assert_ne!(spi(1).bucket, spi(2).bucket);
+    }
+
+    /// Whoever is placed alike is met in one bucket by everybody, and has a place of its own in the table.
+    #[test]
+    fn a_backend_is_placed_as_its_service() {
+        let placer = placer(65536);
+        let (at_service, at_backend) = (key(1, 1000, 2, 443), key(1, 1000, 3, 8443));
+        let class = |end| match end == at_backend.responder {
+            true => placer.class(at_service.responder),
+            false => placer.class(end),
+        };
+        let place =
+            |key: &FlowKey| placer.place(key, PacketType::Tcp, Identifiers::default(), Some(class));
+        let (there, answer) = (place(&at_service), place(&at_backend.reversed()));
+        assert_eq!(there.bucket, answer.bucket);
+        assert_ne!(there.hash, answer.hash);
+        assert_eq!(answer.hash, placer.table_hash(&at_backend));
+        let unlike =
+            placer.place(&at_backend, PacketType::Tcp, Identifiers::default(), AS_THEMSELVES);
+        assert_ne!(unlike.bucket, answer.bucket);
     }
 
     #[test]
@@ -284,7 +331,8 @@ mod tests {
         let mut counts = [0u32; 256];
         for port in 0..60_000u16 {
             let k = key(0x0a00_0001, port, 0x0a14_0001, 80);
-            let place = placer(256).place(&k, PacketType::Tcp, Identifiers::default());
+            let place =
+                placer(256).place(&k, PacketType::Tcp, Identifiers::default(), AS_THEMSELVES);
             counts[usize::from(place.bucket.0)] += 1;
         }
         // Poisson with mean 234: six standard deviations are 92.

@@ -49,7 +49,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(quoted) => quoted.opaque(env),
         Err(reason) => return Verdict::Drop(reason),
     };
-    let place = env.placer().place(&quoted.key, quoted.packet_type, quoted.identifiers);
+    let place = env.place(&quoted);
     let now = env.now();
     let slot = match stage::own(env, frame, &link, interface, place, now) {
         Ok(slot) => slot,

@@ -9,8 +9,9 @@ use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
-use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::fragment::table::Datagrams;
+use testudo_packet::likeness::Likeness;
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
@@ -50,6 +51,53 @@ unsafe extern "C" fn next_step<S: Steps<Kernel>>(number: u32, context: *mut core
     // SAFETY: `repeat` passes a pointer to this, which outlives the loop.
     let steps = unsafe { &mut *context.cast::<S>() };
     if steps.step(&Kernel::new(), number) { 0 } else { 1 }
+}
+
+#[inline(always)]
+fn placer() -> Placer {
+    Placer {
+        key: HashKey { k0: setting::HASH_KEY_LOW(), k1: setting::HASH_KEY_HIGH() },
+        bucket_mask: setting::BUCKET_MASK() as u16,
+        grounds: Grounds(setting::GROUNDS()),
+    }
+}
+
+/// The class of what an endpoint is placed as. A function of its own: all that the verifier remembers of its paths when
+/// they come back is a number.
+#[inline(never)]
+fn class_alike(high: u64, low: u64, port: u64) -> u64 {
+    let endpoint = Endpoint { address: Address { high, low }, port: port as u16 };
+    placer().class(like(endpoint).unwrap_or(endpoint))
+}
+
+/// What stands in for an endpoint, if something does.
+#[inline(always)]
+fn like(endpoint: Endpoint) -> Option<Endpoint> {
+    let (kinds, Address { high, low }) = (setting::LIKENESSES(), endpoint.address);
+    let room = maps::LIKE_KEY.get_ptr_mut(0)?;
+    if kinds & 1 != 0 {
+        // SAFETY: the map gave the pointer; this CPU alone has the room, and the program is not interrupted by itself.
+        let key = unsafe {
+            *room = [high, low, endpoint.port as u64];
+            &*room
+        };
+        // SAFETY: nothing of the map is written after the program has begun.
+        if let Some(words) = unsafe { maps::LIKE_ENDPOINTS.get(key) } {
+            return Some(Likeness::stand_in(words, endpoint));
+        }
+    }
+    if kinds & 2 != 0 {
+        // The length and four words in network order, as they lie in memory.
+        let (high, low) = (high.to_be(), low.to_be());
+        // SAFETY: as above, and the room is larger than the key.
+        let key = unsafe {
+            *room = [128 | high << 32, high >> 32 | low << 32, low >> 32];
+            &*room.cast::<Key<[u32; 4]>>()
+        };
+        let words = maps::LIKE_PREFIXES.get(key)?;
+        return Some(Likeness::stand_in(words, endpoint));
+    }
+    None
 }
 
 /// A handled packet in the ring buffer.
@@ -160,11 +208,18 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn placer(&self) -> Placer {
-        Placer {
-            key: HashKey { k0: setting::HASH_KEY_LOW(), k1: setting::HASH_KEY_HIGH() },
-            bucket_mask: setting::BUCKET_MASK() as u16,
-            grounds: Grounds(setting::GROUNDS()),
-        }
+        placer()
+    }
+
+    /// What the loader writes is known to the verifier: where nothing is placed alike, it follows none of that.
+    #[inline(always)]
+    fn places_alike(&self) -> bool {
+        setting::LIKENESSES() != 0
+    }
+
+    #[inline(always)]
+    fn class(&self, endpoint: Endpoint) -> u64 {
+        class_alike(endpoint.address.high, endpoint.address.low, endpoint.port as u64)
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use testudo_packet::fragment::table::{DATAGRAMS, UNIT_WORDS};
+use testudo_packet::likeness::LIKENESS_WORDS;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
 use testudo_packet::set;
 use testudo_packet::stage;
@@ -79,6 +80,20 @@ pub static FRAGMENTS: Array<[u64; SLOT_WORDS]> = Array::with_max_entries(DATAGRA
 /// Which bytes of them have come.
 #[map]
 pub static FRAGMENT_UNITS: Array<u64> = Array::with_max_entries(DATAGRAMS * UNIT_WORDS, MMAPABLE);
+
+/// Where the keys of the next two maps are put together: the stack has no room for them.
+#[map]
+pub static LIKE_KEY: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
+
+/// What is like an endpoint: address and port to the words of a [`testudo_packet::likeness::Likeness`].
+#[map]
+pub static LIKE_ENDPOINTS: HashMap<[u64; 3], [u64; LIKENESS_WORDS]> =
+    HashMap::with_max_entries(4096, 0);
+
+/// What is like the addresses of a prefix, which are four words in network order.
+#[map]
+pub static LIKE_PREFIXES: LpmTrie<[u32; 4], [u64; LIKENESS_WORDS]> =
+    LpmTrie::with_max_entries(128, 0);
 
 /// The programs of the stages behind the main one, by the number of the stage.
 #[map]
@@ -159,4 +174,4 @@ macro_rules! settings {
     };
 }
 
-settings! { NODE HASH_KEY_LOW HASH_KEY_HIGH BUCKET_MASK GROUNDS SLOT_MASK CLUSTER_MAC MODE }
+settings! { NODE HASH_KEY_LOW HASH_KEY_HIGH BUCKET_MASK GROUNDS LIKENESSES SLOT_MASK CLUSTER_MAC MODE }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::pools::Pool;
 use testudo_datapath::{BucketSet, Datapath, NodeTable, Settings};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::env::Mac;
@@ -38,7 +39,8 @@ impl Testudo {
             cluster_mac: Mac::from_bytes(CLUSTER_MAC),
             // Twice the flows, and a translated flow takes two.
             table_slots: ((2 + 2 * u32::from(snat)) * flows).next_power_of_two().max(1024),
-            pools: vec![vec![Address::v4(u32::from_be_bytes(OUTSIDE))]],
+            pools: vec![Pool::of_sources(vec![Address::v4(u32::from_be_bytes(OUTSIDE))])],
+            likenesses: Default::default(),
             answers: Vec::new(),
             mode: Mode::Shared,
         };

@@ -6,7 +6,7 @@
 use testudo_packet::bucket::Epoch;
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
-use testudo_packet::placement::{Grounds, Identifiers, PacketType, Placer};
+use testudo_packet::placement::{AS_THEMSELVES, Grounds, Identifiers, PacketType, Placer};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::tracking::Phase;
 
@@ -64,7 +64,7 @@ pub fn record(placer: &Placer, number: u32) -> FlowRecord {
     let key = key(PRESENT_NET, number);
     FlowRecord {
         translation: None,
-        bucket: placer.place(&key, PacketType::Tcp, Identifiers::default()).bucket,
+        bucket: placer.place(&key, PacketType::Tcp, Identifiers::default(), AS_THEMSELVES).bucket,
         epoch: Epoch(1),
         key,
         state: FlowState { phase: Phase::Established, confirmed: true, rule: 1, sequence: 3 },

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
+use testudo_datapath::likenesses::Placing;
 use testudo_datapath::{NodeTable, SharedTable, Words};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::table::SLOT_WORDS;
@@ -142,7 +143,7 @@ impl Tables {
         };
         let chase = if kernel.is_none() { Some(Words::zeroed(words)?) } else { None };
         let shared = Arc::new(Words::zeroed(1)?);
-        let table = SharedTable::new(memory, shared, 0, population::placer());
+        let table = SharedTable::new(memory, shared, 0, Placing::plain(population::placer()));
         let chains = Chains::filled(entries, &mut random);
         let has_map = has_map && in_kernel;
         let mut tables = Self { entries, random, chains, kernel, table, chase, has_map };

@@ -17,7 +17,7 @@ use testudo_packet::table::SLOT_WORDS;
 use super::send::Sender;
 use super::stations::StationMaps;
 use super::trie::Trie;
-use super::{KernelDatapath, refusal, shared, stations};
+use super::{KernelDatapath, likenesses, refusal, shared, stations};
 use crate::Error;
 use crate::committing::Committing;
 use crate::early::Early;
@@ -31,7 +31,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 18] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
@@ -48,6 +48,8 @@ pub const MAPS: [&str; 16] = [
     "STATION_MACS",
     "FRAGMENTS",
     "FRAGMENT_UNITS",
+    "LIKE_ENDPOINTS",
+    "LIKE_PREFIXES",
 ];
 
 /// The programs, as `cargo xtask bpf` builds them.
@@ -84,9 +86,10 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         units: words(&mut programs, "FRAGMENT_UNITS", ALL_UNIT_WORDS)?,
     };
     write_answers(&mut programs, &settings)?;
+    likenesses::write(&mut programs, &settings.likenesses)?;
     let flows = shared::FLOWS;
     let sets = Sets::in_kernel(Trie::new(handle(&programs, "SETS")?), shared.clone());
-    let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placer());
+    let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placing());
     Ok(KernelDatapath {
         table,
         buckets,
@@ -94,7 +97,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         shared,
         rules: Vec::new(),
         sets,
-        pools: Pools::new(&settings.pools, &settings.placer()),
+        pools: Pools::new(&settings.pools, &settings.placing()),
         rule_map: typed(&mut programs, "RULES", Array::try_from)?,
         hit_map: typed(&mut programs, "RULE_HITS", PerCpuArray::try_from)?,
         own_hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
@@ -127,12 +130,13 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
 
 fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Error> {
     let placer = settings.placer();
-    let constants: [(&str, u64); 8] = [
+    let constants: [(&str, u64); 9] = [
         ("NODE", settings.node.0.into()),
         ("HASH_KEY_LOW", placer.key.k0),
         ("HASH_KEY_HIGH", placer.key.k1),
         ("BUCKET_MASK", placer.bucket_mask.into()),
         ("GROUNDS", placer.grounds.0),
+        ("LIKENESSES", settings.likenesses.kinds()),
         ("SLOT_MASK", (settings.table_slots - 1).into()),
         ("CLUSTER_MAC", settings.cluster_mac.0),
         ("MODE", settings.mode.to_word()),
@@ -220,7 +224,7 @@ fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {
     programs.take_map(map).ok_or(Error::Map { map, said: "not in the object".into() })
 }
 
-fn typed<T, E: std::error::Error>(
+pub fn typed<T, E: std::error::Error>(
     programs: &mut Ebpf,
     map: &'static str,
     convert: impl FnOnce(Map) -> Result<T, E>,

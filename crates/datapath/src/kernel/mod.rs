@@ -11,6 +11,7 @@
 mod attachment;
 mod bpf_call;
 mod guard;
+mod likenesses;
 mod loader;
 pub mod nameless;
 mod packets;

@@ -195,7 +195,7 @@ impl KernelDatapath {
         let known = RefCell::new(known);
         let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, Some(&known), key);
         let env = HostEnv {
-            placer: self.settings.placer(),
+            placing: self.table.placing(),
             settings: &self.settings,
             table: &self.table,
             buckets: &self.buckets,

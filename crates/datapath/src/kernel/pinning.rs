@@ -31,6 +31,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 use testudo_packet::event::{EVENT_WORDS, HANDLED_WORDS};
+use testudo_packet::likeness::LIKENESS_WORDS;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
 use testudo_packet::siphash::{HashKey, hash18};
 use testudo_packet::table::{SLOT_WORDS, WINDOW};
@@ -96,7 +97,7 @@ impl Settings {
             self.node.0.into(),
             self.buckets.into(),
             self.table_slots.into(),
-            self.grounds.0,
+            hash18(HashKey::default(), self.grounds.0, self.likenesses.digest(), 0),
             hash18(secret, 0, 0, 0),
         ])
     }
@@ -104,7 +105,7 @@ impl Settings {
 
 /// A number for everything that both builds must agree on to read each other's maps.
 fn layout() -> u64 {
-    let sizes = [SLOT_WORDS, EVENT_WORDS, HANDLED_WORDS, RULE_WORDS, shared::WORDS];
+    let sizes = [SLOT_WORDS, EVENT_WORDS, HANDLED_WORDS, RULE_WORDS, LIKENESS_WORDS, shared::WORDS];
     let sizes = sizes.into_iter().map(|size| size as u64);
     let more = [LAYOUT, WINDOW.into(), MAX_RULES.into(), COUNTERS.into()];
     let counters = (0..COUNTERS).filter_map(counter_name);

@@ -1,5 +1,6 @@
 //! What a packet is said to meet is what it then meets, and asking changes nothing.
 
+use testudo_datapath::pools::Pool;
 use testudo_datapath::{Datapath, Explained, NodeTable};
 use testudo_packet::bucket::{BucketId, Nanos};
 use testudo_packet::entry::FlowRecord;
@@ -38,7 +39,7 @@ fn node() -> Node {
     let pool: Vec<Address> = ["192.0.2.1", "2001:db8::1"]
         .map(|text| text.parse::<std::net::IpAddr>().unwrap().into())
         .into();
-    Node::with_pools(Mode::Shared, 0, 1024, &rules(), vec![pool])
+    Node::with_pools(Mode::Shared, 0, 1024, &rules(), vec![Pool::of_sources(pool)])
 }
 
 /// What would become of a packet; nothing has changed by the question.

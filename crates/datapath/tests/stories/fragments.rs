@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use testudo_datapath::pools::Pool;
 use testudo_datapath::{Datapath, NodeTable};
 use testudo_packet::bucket::{BucketId, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
@@ -435,7 +436,13 @@ fn a_translated_packet_is_the_same_in_fragments_and_whole() {
             let rule =
                 Rule { interface: Some(INSIDE), source_pool: 1, ..Rule::any(Action::Accept) };
             let pools = vec![pool.to_vec()];
-            let mut node = Node::with_pools(Mode::Shared, 0, 1024, &[rule], pools);
+            let mut node = Node::with_pools(
+                Mode::Shared,
+                0,
+                1024,
+                &[rule],
+                pools.into_iter().map(Pool::of_sources).collect(),
+            );
             let kinds = if client == CLIENT { [8, 0] } else { [128, 129] };
             let packet = |from: End, to: End, kind: u8, flags: u8| {
                 let data = match protocol {

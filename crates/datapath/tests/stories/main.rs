@@ -9,6 +9,7 @@
 
 mod commit;
 mod datagrams;
+mod destinations;
 mod errors;
 mod errors_owned;
 mod explained;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use testudo_datapath::likenesses::Likenesses;
+use testudo_datapath::pools::Pool;
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Answer, Datapath, EntryView, NodeTable, Settings};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
 use testudo_packet::event::{Event, EventKind, Handled, Occurrence};
-use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
+use testudo_packet::flow::{Endpoint, FlowKey, Protocol};
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Action, Rule};
@@ -87,12 +89,18 @@ impl Node {
     }
 
     /// The same with addresses that sources are translated to.
-    pub fn with_pools(
+    pub fn with_pools(mode: Mode, node: u8, slots: u32, rules: &[Rule], pools: Vec<Pool>) -> Self {
+        Self::with_likenesses(mode, node, slots, rules, pools, Likenesses::default())
+    }
+
+    /// The same with endpoints that are placed alike.
+    pub fn with_likenesses(
         mode: Mode,
         node: u8,
         slots: u32,
         rules: &[Rule],
-        pools: Vec<Vec<Address>>,
+        pools: Vec<Pool>,
+        likenesses: Likenesses,
     ) -> Self {
         let answers = [INSIDE, OUTSIDE].into_iter().flat_map(|interface| {
             [CLUSTER_V4, CLUSTER_V6].map(|text| Answer {
@@ -111,6 +119,7 @@ impl Node {
             answers: answers.collect(),
             mode,
             pools,
+            likenesses: likenesses.into(),
         };
         let mut datapath = UserDatapath::new(settings).expect("good settings");
         datapath.set_rules(rules).expect("few rules");

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use testudo_datapath::pools::Pool;
 use testudo_datapath::{Datapath, NodeTable};
 use testudo_packet::bucket::{BucketId, BucketState, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
@@ -31,7 +32,7 @@ fn address(text: &str) -> IpAddr {
 
 fn node_by(rule: Rule) -> Node {
     let pool = vec![address(OUTSIDE_V4).into(), address(OUTSIDE_V6).into()];
-    Node::with_pools(Mode::Shared, 0, 1024, &[rule], vec![pool])
+    Node::with_pools(Mode::Shared, 0, 1024, &[rule], vec![Pool::of_sources(pool)])
 }
 
 fn translating() -> Rule {
@@ -42,12 +43,12 @@ fn node() -> Node {
     node_by(translating())
 }
 
-fn nothing(_: BucketId, _: &FlowKey) -> Option<FlowRecord> {
+pub fn nothing(_: BucketId, _: &FlowKey) -> Option<FlowRecord> {
     None
 }
 
 /// Takes the one packet that went up, and what became of it.
-fn released(node: &mut Node) -> (Vec<u8>, Verdict) {
+pub fn released(node: &mut Node) -> (Vec<u8>, Verdict) {
     node.datapath.handle_upcalls(node.now, &mut nothing);
     let released = node.datapath.take_released();
     let [(frame, verdict)] = released.as_slice() else { panic!("{released:?}, expected one") };
@@ -55,7 +56,7 @@ fn released(node: &mut Node) -> (Vec<u8>, Verdict) {
 }
 
 /// The first packet of a flow goes up, and comes out translated; returns it, and to what.
-fn begin(node: &mut Node, frame: &[u8], key: &FlowKey) -> (Vec<u8>, Translation) {
+pub fn begin(node: &mut Node, frame: &[u8], key: &FlowKey) -> (Vec<u8>, Translation) {
     assert_eq!(node.takes(INSIDE, frame).0, Verdict::Upcall(UpcallReason::Translate));
     let (out, verdict) = released(node);
     assert_eq!(verdict, Verdict::Forward);
@@ -64,7 +65,7 @@ fn begin(node: &mut Node, frame: &[u8], key: &FlowKey) -> (Vec<u8>, Translation)
 }
 
 /// What becomes of a packet that does not go up, and the frame as it came out.
-fn passes(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
+pub fn passes(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
     let mut out = frame.to_vec();
     node.now = node.now.plus_millis(1000);
     assert_eq!(node.datapath.handle(&mut out, interface, node.now), Verdict::Forward);
@@ -72,7 +73,7 @@ fn passes(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
 }
 
 /// An error about a translated flow goes up, and comes out turned.
-fn turns(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
+pub fn turns(node: &mut Node, interface: u32, frame: &[u8]) -> Vec<u8> {
     assert_eq!(node.takes(interface, frame).0, Verdict::Upcall(UpcallReason::Translate));
     let (out, verdict) = released(node);
     assert_eq!(verdict, Verdict::Forward);
@@ -132,7 +133,7 @@ pub fn is_right(frame: &[u8]) {
     }
 }
 
-fn end(endpoint: Endpoint) -> (String, u16) {
+pub fn end(endpoint: Endpoint) -> (String, u16) {
     (IpAddr::from(endpoint.address).to_string(), endpoint.port)
 }
 
@@ -255,7 +256,7 @@ fn two_clients_get_two_ports_and_both_leave_nothing_behind() {
     }
 }
 
-fn leak(text: &str) -> &'static str {
+pub fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
@@ -304,8 +305,8 @@ fn a_flow_that_waits_for_the_peers_waits_with_its_port() {
     let record = node.datapath.poll_commit().expect("a flow that waits");
     let to = record.translation.expect("what it will be translated to");
     // Another client of the same class does not get the port meanwhile.
-    let placer = node.datapath.table().placer();
-    let class = |end: Endpoint| placer.class(end) as u16 & placer.bucket_mask;
+    let placing = node.datapath.table().placing();
+    let class = |end: Endpoint| placing.class(end);
     let rival = (1024..40_000)
         .map(|port| Endpoint { port, ..key.initiator })
         .find(|&end| class(end) == class(key.initiator));

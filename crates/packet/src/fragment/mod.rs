@@ -58,7 +58,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &F) -> Verdict {
         Err(reason) => return Verdict::Drop(reason),
     };
     let placer = env.placer();
-    let place = placer.place(&headers.key, headers.packet_type, headers.identifiers);
+    let place = env.place(&headers);
     let Headers { key, flags, answer, .. } = headers;
     let shown = Shown { key, place, flags, answer };
     let spot = part.datagram.spot(&placer);
@@ -117,7 +117,7 @@ pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
             Ok(headers) => headers,
             Err(reason) => return Verdict::Drop(reason),
         };
-        (headers, env.placer().place(&headers.key, headers.packet_type, headers.identifiers))
+        (headers, env.place(&headers))
     } else {
         let spot = part.datagram.spot(&env.placer());
         match table::find_done(env, &part.datagram, spot, now) {

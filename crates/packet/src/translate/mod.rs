@@ -42,7 +42,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
         Ok(headers) => headers.opaque(env),
         Err(reason) => return Verdict::Drop(reason),
     };
-    let place = env.placer().place(&headers.key, headers.packet_type, headers.identifiers);
+    let place = env.place(&headers);
     let now = env.now();
     let slot = match pipeline::admit(env, place.bucket, now) {
         Ok(slot) => slot,

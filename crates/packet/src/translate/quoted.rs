@@ -1,8 +1,8 @@
 //! ICMP errors about packets of translated flows: both the error and the packet that it quotes are turned.
 //!
 //! Whoever is told has to recognise its own packet, so the quote is turned back into what it sent; and the error
-//! itself goes to where that came from. One that comes from inside goes out under the translated address, whoever
-//! inside has sent it (RFC 5508 REQ-4 and REQ-5).
+//! itself goes to where that came from. One that comes from the side of an end that is translated goes out under what
+//! stands in for that end, whoever there has sent it (RFC 5508 REQ-4 and REQ-5).
 //!
 //! All sums over what is rewritten are corrected by the difference: the quoted packet's own, where the quote reaches
 //! so far, and the error's, which covers the quote and so also what those sums change by.
@@ -35,17 +35,25 @@ pub(crate) fn turned<E: Env>(env: &E, half: &Found<E::Slot>) -> Option<Turned> {
     }
     let (other, _) = twin::other_half(env, half.slot)?;
     let there = twin::read_key(other);
+    let here = twin::read_key(half.slot);
     Some(if half.is_alias() {
-        // The flow's initiator has sent it, and is told by somebody outside.
+        // The flow's initiator has sent it, and is told by somebody on the responder's side.
         let FlowKey { initiator, responder, .. } = there;
         let quoted = Translation { source: initiator, destination: responder };
-        Turned { quoted, from: None }
+        Turned { quoted, from: instead_of(here.initiator, responder) }
     } else {
-        // Its responder has sent it, and is told by somebody inside.
+        // Its responder has sent it, and is told by somebody on the initiator's side.
         let Translation { source, destination } = twin::translation_of(there);
         let quoted = Translation { source: destination, destination: source };
-        Turned { quoted, from: Some(source) }
+        Turned { quoted, from: instead_of(here.initiator, source) }
     })
+}
+
+/// What hides the side of this end; nothing, if the flow does not.
+#[inline(always)]
+fn instead_of(end: Endpoint, seen: Endpoint) -> Option<Endpoint> {
+    let Address { high, low } = end.address;
+    if high == seen.address.high && low == seen.address.low { None } else { Some(seen) }
 }
 
 /// Rewrites an error and what it quotes. `quoted`: the headers of the quoted packet.

@@ -16,21 +16,25 @@ pub mod etcd;
 pub mod health;
 pub mod interface;
 mod mac;
+pub mod mapping;
 pub mod member;
 mod names;
 pub mod node;
 pub mod prefix;
 pub mod probe;
 pub mod rule;
+pub mod service;
 mod snat;
 pub mod source;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 pub mod tls;
+pub mod translation;
 
 use std::path::Path;
 
+use testudo_datapath::likenesses::Likenesses;
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
 use testudo_packet::tracking::Timeouts;
@@ -41,10 +45,12 @@ use document::Section;
 use error::{ConfigError, Fault};
 use health::Health;
 use interface::Interface;
+use mapping::Mapping;
 use member::Member;
 use node::Node;
 use probe::Probe;
 use rule::Rule;
+use service::Service;
 
 use crate::rules::{self, Lines, Surroundings};
 
@@ -66,6 +72,10 @@ pub struct Config {
     pub members: Vec<Member>,
     /// The interfaces whose packets are handled.
     pub interfaces: Vec<Interface>,
+    /// What destinations are translated by; the same on all nodes.
+    pub services: Vec<Service>,
+    /// What addresses are translated by, one to one; the same on all nodes.
+    pub mappings: Vec<Mapping>,
     /// The sections `[[rule]]`.
     pub rules: Vec<Rule>,
     /// Which flows may begin, by these sections or by the file in their place; the first match decides, none
@@ -94,6 +104,13 @@ impl Config {
     /// The names of the interfaces whose packets are handled.
     pub fn interface_names(&self) -> Vec<String> {
         self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
+    /// Which endpoints are placed alike.
+    pub fn likenesses(&self) -> Likenesses {
+        let groups: Vec<_> = self.services.iter().flat_map(Service::groups).collect();
+        let mappings: Vec<_> = self.mappings.iter().map(Mapping::to_packet).collect();
+        Likenesses::new(&groups, &mappings)
     }
 
     /// Whether packets go to an analyser, and so none is answered.
@@ -126,8 +143,18 @@ pub fn parse(file: &Path, source: &str) -> Result<Config, ConfigError> {
     read(source).map_err(|fault| fault.locate(file, source))
 }
 
-const SECTIONS: &[&str] =
-    &["cluster", "node", "member", "interface", "rule", "probe", "health", "timeouts"];
+const SECTIONS: &[&str] = &[
+    "cluster",
+    "node",
+    "member",
+    "interface",
+    "service",
+    "mapping",
+    "rule",
+    "probe",
+    "health",
+    "timeouts",
+];
 
 fn read(source: &str) -> Result<Config, Fault> {
     let document = document::parse(source)?;
@@ -155,7 +182,10 @@ fn read(source: &str) -> Result<Config, Fault> {
         return Err(section.refuse(seen, "no [[rule]]"));
     }
     check_one_kind(&own_section, &sections, witness)?;
-    let rules = rule::read(&sections, &interfaces)?;
+    let services = service::read(&file.sections("service", "[[service]]")?)?;
+    let mappings = mapping::read(&file.sections("mapping", "[[mapping]]")?, &services)?;
+    let named = translation::Named { services: &services, mappings: &mappings };
+    let rules = rule::read(&sections, &interfaces, named)?;
     snat::check_mode(&sections, cluster.mode)?;
     let lines = Lines::of_sections(&rules);
     let probes = probe::read(&file.sections("probe", "[[probe]]")?)?;
@@ -171,6 +201,8 @@ fn read(source: &str) -> Result<Config, Fault> {
         tls,
         members,
         interfaces,
+        services,
+        mappings,
         rules,
         lines,
         probes,

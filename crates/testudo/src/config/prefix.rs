@@ -74,6 +74,11 @@ impl Prefix {
         if prefix.address == address { Ok(prefix) } else { Err(PrefixError::HostBits { prefix }) }
     }
 
+    /// An address alone.
+    pub const fn whole(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// The first address.
     pub const fn address(self) -> IpAddr {
         self.address
@@ -87,6 +92,11 @@ impl Prefix {
     /// Whether this is an IPv6 prefix that all of IPv4 in its mapped form is in.
     pub const fn takes_in_mapped(self) -> bool {
         matches!(self.address, IpAddr::V6(v6) if v6.is_unspecified()) && self.length <= 80
+    }
+
+    /// Whether an address is one of them.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.is_ipv4() == address.is_ipv4() && Self::of(address, self.length) == self
     }
 
     /// Whether the addresses are IPv4.

@@ -9,16 +9,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
-use testudo_packet::flow::{Address, Protocol};
+use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit, MAX_RULES, Ports};
 
 use super::document::{Section, Value};
 use super::error::Fault;
 use super::interface::Interface;
+use super::mapping::Mapping;
 use super::prefix::{Prefix, PrefixError};
+use super::service::Service;
 use super::snat;
+use super::translation::{self, Named};
 use crate::protocol_names;
 use crate::rules::COMMIT_TIMEOUT;
+use crate::rules::line::Statement;
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &[
@@ -34,6 +38,8 @@ pub(super) const KEYS: &[&str] = &[
     "destination_ports",
     "interface",
     "snat",
+    "dnat",
+    "mapping",
 ];
 
 /// A rule as the file means it. A flow matches if its first packet matches all that is there.
@@ -61,33 +67,44 @@ pub struct Rule {
     pub interface: Option<String>,
     /// The addresses that stand in for the source, with ports chosen for each flow; by default none.
     pub snat: Vec<IpAddr>,
-}
-
-/// The addresses that sources are translated to, those of rules that name the same ones once.
-pub fn pools(rules: &[Rule]) -> Vec<Vec<Address>> {
-    let mut pools: Vec<Vec<Address>> = Vec::new();
-    for rule in rules.iter().filter(|rule| !rule.snat.is_empty()) {
-        let pool = rule.snat.iter().copied().map(Address::from).collect();
-        if !pools.contains(&pool) {
-            pools.push(pool);
-        }
-    }
-    pools
+    /// The service whose backends stand in for the destination, which is the service's own; by default none.
+    pub dnat: Option<Service>,
+    /// The prefixes that both ends are translated by; by default none.
+    pub mapping: Option<Mapping>,
 }
 
 /// Reads and checks all sections.
-pub(super) fn read(sections: &[Section<'_>], interfaces: &[Interface]) -> Result<Vec<Rule>, Fault> {
+pub(super) fn read(
+    sections: &[Section<'_>],
+    interfaces: &[Interface],
+    named: Named<'_>,
+) -> Result<Vec<Rule>, Fault> {
     if let Some(section) = sections.get(MAX_RULES as usize) {
         let seen = format!("number {}", MAX_RULES + 1);
         return Err(section.refuse(seen, format!("at most {MAX_RULES} sections [[rule]]")));
     }
-    let rules: Vec<Rule> =
-        sections.iter().map(|section| read_one(section, interfaces)).collect::<Result<_, _>>()?;
+    let mut rules = Vec::new();
+    let mut size = 0;
+    for section in sections {
+        let rule = read_one(section, interfaces, named)?;
+        size += Statement::of_section(&rule).size();
+        if size > MAX_RULES as usize {
+            let seen = format!("with which all come to {size} rules");
+            let expected =
+                format!("at most {MAX_RULES}: one for each section, and address of its service");
+            return Err(section.refuse(seen, expected));
+        }
+        rules.push(rule);
+    }
     snat::check_number(sections, &rules)?;
     Ok(rules)
 }
 
-fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fault> {
+fn read_one(
+    section: &Section<'_>,
+    interfaces: &[Interface],
+    named: Named<'_>,
+) -> Result<Rule, Fault> {
     section.only(KEYS)?;
     let action = action(&section.required("action", ACTION)?)?;
     let (commit, commit_timeout) = waiting(section, action)?;
@@ -105,6 +122,9 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
     let destination_ports = ports("destination_ports")?;
     let interface =
         section.value("interface").map(|value| interface(&value, interfaces)).transpose()?;
+    let dnat = translation::service(section, (action, protocol, source), named)?;
+    let ends = (source, destination);
+    let mapping = translation::mapping(section, (action, protocol), ends, named)?;
     let snat = snat::read(section, action, protocol, source.or(destination), interfaces)?;
     Ok(Rule {
         action,
@@ -118,6 +138,8 @@ fn read_one(section: &Section<'_>, interfaces: &[Interface]) -> Result<Rule, Fau
         destination_ports,
         interface,
         snat,
+        dnat,
+        mapping,
     })
 }
 
@@ -221,7 +243,7 @@ fn protocol(value: &Value<'_>) -> Result<Protocol, Fault> {
     protocol_names::parse(value.text(expected)?).ok_or_else(|| value.refuse(expected))
 }
 
-fn prefix(value: &Value<'_>) -> Result<Prefix, Fault> {
+pub(super) fn prefix(value: &Value<'_>) -> Result<Prefix, Fault> {
     let expected = r#"a prefix such as "10.10.0.0/16" or "fd10::/64""#;
     let prefix = Prefix::parse(value.text(expected)?).map_err(|error| match error {
         PrefixError::Malformed => value.refuse(expected),

@@ -11,8 +11,10 @@ use super::document::{Section, Value};
 use super::error::Fault;
 use super::interface::Interface;
 use super::prefix::{self, Prefix};
-use super::rule::{self, Rule};
+use super::rule::Rule;
+use super::translation;
 use crate::protocol_names;
+use crate::rules::Lines;
 
 /// The most addresses of one rule.
 const MAX_OF_RULE: usize = 64;
@@ -69,7 +71,7 @@ pub(super) fn read(
     Ok(addresses)
 }
 
-const fn family(v4: bool) -> &'static str {
+pub(super) const fn family(v4: bool) -> &'static str {
     if v4 { "IPv4" } else { "IPv6" }
 }
 
@@ -98,30 +100,33 @@ fn of_interface(
 /// Refuses translation where packets are only shown.
 pub(super) fn check_mode(sections: &[Section<'_>], mode: Mode) -> Result<(), Fault> {
     let shown = sections.iter().filter(|_| mode == Mode::Tap);
-    match shown.filter_map(|section| section.value("snat")).next() {
-        None => Ok(()),
-        Some(value) => {
+    for key in ["snat", "dnat", "mapping"] {
+        if let Some(value) = shown.clone().find_map(|section| section.value(key)) {
             let why = "but in tap mode packets are shown as they are";
-            Err(value.refuse_because(why, "no snat"))
+            return Err(value.refuse_because(why, format!("no {key}")));
         }
     }
+    Ok(())
 }
 
-fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {
+pub(super) fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {
     let expected = "an address that packets can come from";
-    let address: IpAddr = value.text(expected)?.parse().map_err(|_| value.refuse(expected))?;
+    let address = value.text(expected)?.parse().ok().filter(|address| can_stand_in(*address));
+    address.ok_or_else(|| value.refuse(expected))
+}
+
+/// Whether packets can come from an address, and go there.
+pub(super) fn can_stand_in(address: IpAddr) -> bool {
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || mapped {
-        return Err(value.refuse(expected));
-    }
-    Ok(address)
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || mapped)
 }
 
 /// Refuses more addresses than there is room for, of all rules together.
 pub(super) fn check_number(sections: &[Section<'_>], rules: &[Rule]) -> Result<(), Fault> {
     let mut together = 0;
     for (section, so_far) in sections.iter().zip(1..) {
-        together = rule::pools(&rules[..so_far]).iter().map(Vec::len).sum();
+        let pools = translation::pools(&Lines::of_sections(&rules[..so_far]));
+        together = pools.iter().map(|pool| pool.sources.len()).sum();
         if together > MAX_ADDRESSES {
             let seen = format!("snat with {together} addresses in all rules up to here");
             let expected = format!("at most {MAX_ADDRESSES}; rules with the same list share it");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use testudo_datapath::pools::Pool;
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Datapath, Explained, Settings};
 use testudo_packet::bucket::{Nanos, NodeId};
@@ -13,7 +14,7 @@ use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
 
 use super::{chosen, decisions, end, invented, key, place, text};
-use crate::config::{self, Config, cluster, rule};
+use crate::config::{self, Config, cluster, translation};
 use crate::control::protocol::{Explanation, Request};
 use crate::inspect::{Connection, InspectError, finish};
 use crate::protocol_names;
@@ -93,7 +94,7 @@ fn alone(
     };
     let interfaces = interfaces.take().unwrap_or_else(|| named(&lines));
     let numbers = invented(&interfaces);
-    let pools = config.as_ref().map(|config| rule::pools(&config.rules)).unwrap_or_default();
+    let pools = translation::pools(&lines);
     let file = file.map(Path::to_owned);
     let number = |name: &str| numbers.get(name).copied().ok_or(());
     let flows = BTreeSet::new();
@@ -131,7 +132,7 @@ fn named(lines: &Lines) -> Vec<String> {
     named.into_iter().chain([other.to_owned()]).collect()
 }
 
-fn settings(config: Option<&Config>, pools: Vec<Vec<testudo_packet::flow::Address>>) -> Settings {
+fn settings(config: Option<&Config>, pools: Vec<Pool>) -> Settings {
     let cluster = config.map(|config| &config.cluster);
     Settings {
         node: config.map_or(NodeId(0), Config::own_id),
@@ -146,6 +147,7 @@ fn settings(config: Option<&Config>, pools: Vec<Vec<testudo_packet::flow::Addres
             _ => Mode::Shared,
         },
         pools,
+        likenesses: config.map(Config::likenesses).unwrap_or_default().into(),
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
-use crate::control::protocol::{DEFAULT_FLOWS, Flow, Flows, MAX_FLOWS, Table};
+use crate::control::protocol::{DEFAULT_FLOWS, Flow, Flows, MAX_FLOWS, Table, Translation};
 use crate::operate;
 
 /// Show which flows there are, and let one in
@@ -99,20 +99,29 @@ fn render_node(flows: &Flows) -> String {
     render(columns, &rows)
 }
 
-/// What the responder sees of a translated flow stands under `AS`.
+/// What a translated flow becomes stands under `AS`.
 fn common_cells(flow: &Flow) -> [String; 10] {
     [
         flow.protocol.clone(),
         flow.initiator.to_string(),
         "->".to_owned(),
         flow.responder.to_string(),
-        or_dash(flow.translation.map(|to| to.source.to_string())),
+        or_dash(flow.translation.map(|to| seen_as(flow, &to))),
         flow.phase.clone(),
         if flow.confirmed { "yes" } else { "no" }.to_owned(),
         flow.bucket.to_string(),
         flow.epoch.to_string(),
         flow.sequence.to_string(),
     ]
+}
+
+/// The ends that are not the flow's own, in their places: `A:PORT`, `-> B:PORT`, or both.
+fn seen_as(flow: &Flow, to: &Translation) -> String {
+    let source = (to.source != flow.initiator).then(|| to.source.to_string());
+    let destination = to.destination.address != flow.responder.address
+        || flow.protocol != "icmp" && flow.protocol != "icmpv6" && to.destination != flow.responder;
+    let destination = destination.then(|| format!("-> {}", to.destination));
+    Vec::from_iter(source.into_iter().chain(destination)).join(" ")
 }
 
 fn activity_cells(flow: &Flow) -> [String; 4] {
@@ -128,7 +137,7 @@ fn activity_cells(flow: &Flow) -> [String; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Activity, Endpoint, Translation};
+    use crate::control::protocol::{Activity, Endpoint};
 
     fn flows() -> Flows {
         let endpoint = |address: &str, port| Endpoint { address: address.parse().unwrap(), port };
@@ -159,7 +168,10 @@ mod tests {
             protocol: "udp".into(),
             initiator: endpoint("fd10::9", 5353),
             responder: endpoint("fd20::9", 53),
-            translation: None,
+            translation: Some(Translation {
+                source: endpoint("fd10::9", 5353),
+                destination: endpoint("fd20::77", 5300),
+            }),
             phase: "unreplied".into(),
             confirmed: false,
             activity: None,
@@ -172,21 +184,32 @@ mod tests {
     #[test]
     fn flows_of_the_node_table_are_counted() {
         let text = "\
-PROTO  INITIATOR        ->  RESPONDER      AS              PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
+PROTO  INITIATOR        ->  RESPONDER      AS                  PHASE        CONFIRMED  BUCKET  EPOCH  SEQUENCE  \
 PACKETS        BYTES  IDLE-S  REPLICATED
-tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001  established  yes             7      2         4    \
+tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001      established  yes             7      2         4    \
 12/10  3400/120000     1.2  yes
-udp    [fd10::9]:5353   ->  [fd20::9]:53   -               unreplied    no              7      2         4        \
+udp    [fd10::9]:5353   ->  [fd20::9]:53   -> [fd20::77]:5300  unreplied    no              7      2         4        \
 -            -       -  no
 ";
         assert_eq!(render_node(&flows()), text);
     }
 
     #[test]
+    fn both_ends_of_a_flow_can_be_others() {
+        let mut flow = flows().flows.remove(0);
+        let to = Translation { destination: flow.initiator, ..flow.translation.expect("its own") };
+        assert_eq!(seen_as(&flow, &to), "192.0.2.1:2001 -> 10.10.0.9:40000");
+        // An identifier stands at both ends, and is said once.
+        flow.protocol = "icmp".into();
+        let there = crate::control::protocol::Endpoint { port: 7, ..flow.responder };
+        assert_eq!(seen_as(&flow, &Translation { destination: there, ..to }), "192.0.2.1:2001");
+    }
+
+    #[test]
     fn flows_of_the_common_table_are_not() {
         let text = render_common(&flows());
         let first = text.lines().nth(1).unwrap();
-        let expected = "tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001  established  yes             7\
+        let expected = "tcp    10.10.0.9:40000  ->  10.20.0.9:443  192.0.2.1:2001      established  yes             7\
                         \x20     2         4";
         assert_eq!(first, expected);
     }

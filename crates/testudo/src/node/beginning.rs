@@ -27,7 +27,7 @@ use super::handover::Handover;
 use super::interfaces::{self, Links};
 use super::startup::StartError;
 use super::stations::StationBook;
-use crate::config::{self, Config, rule};
+use crate::config::{self, Config, translation};
 use crate::rules::numbers;
 use crate::rules::ruling::Ruling;
 
@@ -190,7 +190,7 @@ fn ruling(
     (flows, sets): (&BTreeSet<u16>, &Sets),
 ) -> Result<Ruling, StartError> {
     let (file, lines) = (config.node.rules.clone(), config.lines.clone());
-    let pools = rule::pools(&config.rules);
+    let pools = translation::pools(&config.lines);
     Ok(before.next(file, lines, flows, (&pools, sets), |name| links.number(name))?)
 }
 
@@ -240,7 +240,8 @@ fn settings(config: &Config, links: &Links) -> Result<testudo_datapath::Settings
         table_slots: config.node.table_entries,
         answers: links.answers(&config.interfaces)?,
         mode: mode(config)?,
-        pools: rule::pools(&config.rules),
+        pools: translation::pools(&config.lines),
+        likenesses: config.likenesses().into(),
     })
 }
 

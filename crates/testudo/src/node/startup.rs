@@ -184,14 +184,19 @@ pub fn plan(file: &Path) -> Result<Plan, PlanError> {
     Ok(Plan { config, cluster })
 }
 
-/// What all nodes have to have in common besides. Two keys in one etcd would be two agreements.
+/// What all nodes have to have in common besides. Two keys in one etcd would be two agreements; and a packet would have
+/// two owners, or none, among nodes that place it by different services or mappings.
 fn label(config: &Config) -> String {
     let agreement = match &config.agreement.coordinator {
         config::agreement::Coordinator::Static => "static",
         config::agreement::Coordinator::Embedded => "embedded",
         config::agreement::Coordinator::Etcd(at) => &format!("etcd {}", at.prefix),
     };
-    format!("{} {agreement}", config.cluster.mode.name())
+    let placed = match config.likenesses().digest() {
+        0 => String::new(),
+        digest => format!(" {digest:016x}"),
+    };
+    format!("{} {agreement}{placed}", config.cluster.mode.name())
 }
 
 /// As many flows as all node tables have slots, so that no flow that some node has is refused.

@@ -295,6 +295,7 @@ fn new_node(id: NodeId, size: Size, owners: &[NodeId]) -> Result<Node, testudo_d
         cluster_mac: Mac::from_bytes(CLUSTER_MAC),
         table_slots: size.slots,
         pools: Vec::new(),
+        likenesses: Default::default(),
         answers: Vec::new(),
         mode: Mode::Shared,
     })?;

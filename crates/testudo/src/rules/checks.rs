@@ -32,6 +32,8 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
         source_ports: items(draft.source_ports),
         destination_ports: items(draft.destination_ports),
         snat: Vec::new(),
+        dnat: None,
+        mapping: None,
         action,
         replicate: draft.replicate.map_or(Replicate::FirstPacket, |(_, replicate)| replicate),
         commit: draft.commit.map_or(Commit::Async, |(_, commit)| commit),

@@ -1,10 +1,9 @@
 //! Lines as packets are compared with them: one rule for each combination of what a line lists.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use testudo_datapath::PrefixSet;
-use testudo_packet::flow::Address;
+use testudo_datapath::pools::Pool;
 use testudo_packet::rule as packet;
 use testudo_packet::rule::Ports;
 use testudo_packet::set::SetId;
@@ -12,6 +11,7 @@ use testudo_packet::set::SetId;
 use super::Lines;
 use super::addresses::{self, Item};
 use super::line::{Line, Statement};
+use crate::config::translation;
 
 /// The rules of all lines, in their order, and the line of each by its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,10 +25,10 @@ pub struct Compiled {
 /// Makes rules of lines. `mark` gives what a line is marked with, by its place, and `number` the kernel's
 /// number of an interface, `set` that of a
 /// set that is loaded; their failures are passed on. `pools` are those of the
-/// configuration: the addresses that sources are translated to.
+/// configuration.
 pub fn compile<E>(
     lines: &Lines,
-    pools: &[Vec<Address>],
+    pools: &[Pool],
     mark: impl Fn(usize) -> u64,
     number: impl Fn(&str) -> Result<u32, E>,
     mut set: impl FnMut(&Arc<PrefixSet>) -> Result<SetId, E>,
@@ -37,7 +37,7 @@ pub fn compile<E>(
     for (place, Line { says, .. }) in lines.0.iter().enumerate() {
         let inputs = inputs(says, &number)?;
         for rule in rules(says, &mut set)? {
-            let source_pool = pool(&says.snat, pools);
+            let source_pool = pool(says, pools);
             for &interface in &inputs {
                 let mark = mark(place);
                 compiled.rules.push(packet::Rule { interface, source_pool, mark, ..rule });
@@ -101,9 +101,9 @@ fn end<E>(
 }
 
 /// The number of a pool, from 1 on; 0 if nothing is translated.
-fn pool(snat: &[IpAddr], pools: &[Vec<Address>]) -> u16 {
-    let own: Vec<Address> = snat.iter().copied().map(Address::from).collect();
-    let at = pools.iter().position(|pool| !own.is_empty() && *pool == own);
+fn pool(says: &Statement, pools: &[Pool]) -> u16 {
+    let own = translation::pool(says);
+    let at = own.and_then(|own| pools.iter().position(|pool| *pool == own));
     at.and_then(|at| u16::try_from(at + 1).ok()).unwrap_or(0)
 }
 

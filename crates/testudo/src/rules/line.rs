@@ -12,7 +12,10 @@ use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit, Ports};
 
 use super::addresses::{Addresses, Item};
+use crate::config::mapping::Mapping;
+use crate::config::prefix::Prefix;
 use crate::config::rule::Rule;
+use crate::config::service::Service;
 use crate::protocol_names;
 
 /// A rule and where it stands.
@@ -46,6 +49,10 @@ pub struct Statement {
     pub destination_ports: Vec<Ports>,
     /// What stands in for the source; a file has no words for it yet.
     pub snat: Vec<IpAddr>,
+    /// What stands in for the destination, which is the service's own.
+    pub dnat: Option<Service>,
+    /// What both ends are translated by.
+    pub mapping: Option<Mapping>,
     /// What becomes of the flow.
     pub action: Action,
     /// From when on the other nodes are told of it.
@@ -74,6 +81,8 @@ impl Statement {
             source_ports: Vec::new(),
             destination_ports: Vec::new(),
             snat: Vec::new(),
+            dnat: None,
+            mapping: None,
             action,
             replicate: Replicate::FirstPacket,
             commit: Commit::Async,
@@ -89,11 +98,19 @@ impl Statement {
         Self {
             inputs: Vec::from_iter(rule.interface.clone()),
             sources: Addresses::few(Vec::from_iter(rule.source)),
-            destinations: Addresses::few(Vec::from_iter(rule.destination)),
+            destinations: Addresses::few(match &rule.dnat {
+                Some(service) => service.addresses.iter().copied().map(Prefix::whole).collect(),
+                None => Vec::from_iter(rule.destination),
+            }),
             protocol: rule.protocol,
             source_ports: Vec::from_iter(rule.source_ports),
-            destination_ports: Vec::from_iter(rule.destination_ports),
+            destination_ports: match &rule.dnat {
+                Some(Service { port, .. }) => vec![Ports { first: *port, last: *port }],
+                None => Vec::from_iter(rule.destination_ports),
+            },
             snat: rule.snat.clone(),
+            dnat: rule.dnat.clone(),
+            mapping: rule.mapping.clone(),
             replicate: rule.replicate,
             commit: rule.commit,
             commit_timeout: rule.commit_timeout,
@@ -179,6 +196,12 @@ impl Display for Statement {
             f.write_str(" count")?;
         }
         list(f, " snat", self.snat.iter().map(IpAddr::to_string))?;
+        if let Some(service) = &self.dnat {
+            write!(f, " dnat {}", service.name)?;
+        }
+        if let Some(mapping) = &self.mapping {
+            write!(f, " mapping {}", mapping.name)?;
+        }
         match &self.comment {
             Some(comment) => write!(f, " comment \"{comment}\""),
             None => Ok(()),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
+use testudo_datapath::pools::Pool;
 use testudo_datapath::{LoadedSet, PrefixSet, Sets};
-use testudo_packet::flow::Address;
 use testudo_packet::set::SetId;
 
 use super::compiled::{Compiled, compile};
@@ -93,7 +93,7 @@ impl Ruling {
         file: Option<PathBuf>,
         lines: Lines,
         flows: &BTreeSet<u16>,
-        (pools, sets): (&[Vec<Address>], &Sets),
+        (pools, sets): (&[Pool], &Sets),
         number: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<Self, RulingError<E>> {
         let marks = assign(&lines, &self.marks, flows, self.next)?;

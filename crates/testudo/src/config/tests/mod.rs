@@ -3,6 +3,7 @@
 mod agreeing;
 mod fitness;
 mod rules;
+mod translations;
 mod trusting;
 
 use std::net::IpAddr;
@@ -97,6 +98,7 @@ fn every_key_is_documented() {
     let sections = [cluster::KEYS, node::KEYS, member::KEYS, interface::KEYS, rule::KEYS];
     let sections = [sections.concat(), etcd::KEYS.to_vec(), probe::KEYS.to_vec()];
     let sections = [sections.concat(), health::KEYS.to_vec(), tls::KEYS.to_vec()];
+    let sections = [sections.concat(), service::KEYS.to_vec(), mapping::KEYS.to_vec()];
     for key in sections.concat().into_iter().chain(timeouts::keys()) {
         assert!(documentation.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
@@ -239,7 +241,7 @@ fn sections_and_keys_are_known_and_complete() {
             "[timeouts]",
             "[timeout]",
             "f:27:2: the file has the key timeout; expected one of cluster, node, member, \
-             interface, rule, probe, health, timeouts",
+             interface, service, mapping, rule, probe, health, timeouts",
         ),
         (
             "table_entries =",

@@ -10,6 +10,7 @@ use testudo_packet::rule::{self as packet, Action, Commit, MAX_RULES, Ports};
 
 use super::{GOOD, TLS, changed, parse, refusal, refused};
 use crate::config::rule::Rule;
+use crate::config::translation;
 use crate::rules::{Lines, compiled};
 
 /// What packets are compared with for a section.
@@ -331,9 +332,9 @@ fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
         ..rules[0].clone()
     });
     rules.push(super::super::rule::Rule { snat: Vec::new(), ..rules[0].clone() });
-    let pools = super::super::rule::pools(&rules);
-    assert_eq!(pools.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     let lines = Lines::of_sections(&rules);
+    let pools = translation::pools(&lines);
+    assert_eq!(pools.iter().map(|pool| pool.sources.len()).collect::<Vec<_>>(), [2, 1]);
     let compiled =
         compiled::compile(&lines, &pools, |_| 0, |_| Ok::<_, ()>(7), |_| Err(())).unwrap();
     let numbers = compiled.rules.iter().map(|rule| rule.source_pool);

@@ -86,8 +86,8 @@ impl Answerer {
         responder: SocketAddr,
     ) -> Result<Admitted, NoAnswer> {
         let (key, packet_type) = flow(protocol, initiator, responder)?;
-        let placer = self.table()?.placer();
-        let bucket = placer.place(&key, packet_type, Identifiers::default()).bucket;
+        let table = self.table()?;
+        let bucket = table.placing().place(&key, packet_type, Identifiers::default()).bucket;
         let phase = if key.protocol == Protocol::TCP { Phase::SynSent } else { Phase::Unreplied };
         let state = FlowState { phase, confirmed: false, rule: NO_RULE, sequence: 0 };
         let record = FlowRecord { translation: None, bucket, epoch: Epoch(0), key, state };
