@@ -91,6 +91,7 @@ impl Grounds<'_> {
             word.store(self.own_slot().to_word(), Ordering::Relaxed);
         }
         let env = HostEnv {
+            strict_windows: true,
             placing: table.placing(),
             settings: self.settings,
             table: &table,

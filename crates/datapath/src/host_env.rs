@@ -41,6 +41,7 @@ pub struct HostEnv<'a> {
     /// What a packet that a rule refuses may go up by; `None` for one that has.
     pub reports: Option<&'a Cell<u64>>,
     pub stations: &'a Stations,
+    pub strict_windows: bool,
     /// Packets and bytes of each bucket; `None` for a packet that has been counted.
     pub loads: Option<&'a Words>,
     pub lease: Nanos,
@@ -133,6 +134,10 @@ impl Env for HostEnv<'_> {
 
     fn station(&self, interface: u32, mac: Mac) -> Option<NodeId> {
         self.stations.node(interface, mac)
+    }
+
+    fn strict_windows(&self) -> bool {
+        self.strict_windows
     }
 
     fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac> {

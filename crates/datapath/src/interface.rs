@@ -163,6 +163,9 @@ pub trait Datapath {
     fn set_bucket(&mut self, bucket: BucketId, slot: BucketSlot);
     /// Until when packets are handled, unless this is called again.
     fn set_lease(&mut self, deadline: Nanos);
+    /// Whether segments of TCP whose numbers can't be of their connection are dropped; so it is until this is
+    /// called. [`testudo_packet::window`] has the rules.
+    fn set_strict_windows(&mut self, strict: bool);
     /// Replaces the rules, all at once. Flows that are established stay, with the number of the rule that
     /// has let them in ([`Rule::mark`]). After an error the rules before are in force.
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error>;

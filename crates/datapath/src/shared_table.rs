@@ -15,6 +15,7 @@ use testudo_packet::table::{
     word,
 };
 use testudo_packet::tracking::Timeouts;
+use testudo_packet::window;
 
 use crate::bucket_set::BucketSet;
 use crate::interface::{EntryView, Installed, NodeTable};
@@ -208,6 +209,8 @@ fn replace(found: &Found<HostSlot<'_>>, record: &FlowRecord, now: Nanos) -> bool
     if !slot.compare_exchange::<{ word::STATE }>(seen, state.to_word()) {
         return false;
     }
+    // Whoever has told of the newer state has seen packets that were not seen here.
+    window::forget(slot);
     slot.store::<{ word::EPOCH }>(record.epoch.0.into());
     slot.store::<{ word::LAST_SEEN }>(now.0);
     true

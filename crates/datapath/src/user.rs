@@ -66,6 +66,7 @@ pub struct UserDatapath {
     reports: Cell<u64>,
     refused: VecDeque<Refused>,
     lease: Nanos,
+    strict_windows: bool,
     pools: Pools,
     stations: Stations,
     loads: Words,
@@ -105,6 +106,7 @@ impl UserDatapath {
             reports: Cell::new(0),
             refused: VecDeque::new(),
             lease: Nanos(0),
+            strict_windows: true,
             pools,
             stations: Stations::default(),
             loads,
@@ -165,6 +167,7 @@ impl UserDatapath {
             pools: &self.pools,
             taken: known.is_some().then_some(&taken),
             lease: self.lease,
+            strict_windows: self.strict_windows,
             now,
             loaded,
             committed,
@@ -367,6 +370,10 @@ impl Datapath for UserDatapath {
 
     fn set_lease(&mut self, deadline: Nanos) {
         self.lease = deadline;
+    }
+
+    fn set_strict_windows(&mut self, strict: bool) {
+        self.strict_windows = strict;
     }
 
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error> {

@@ -111,6 +111,8 @@ pub trait Env: Slots + Sets + Datagrams {
     fn is_local(&self, address: Address) -> bool;
     /// The node that has this address on the link of an interface; this node has one there too.
     fn station(&self, interface: u32, mac: Mac) -> Option<NodeId>;
+    /// Whether segments of TCP that can't be of their connection are dropped ([`crate::window`]).
+    fn strict_windows(&self) -> bool;
     /// The address of a node on the link of an interface.
     fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac>;
     /// Now. Its grain may be a few milliseconds; a lease is granted with that in mind.

@@ -37,4 +37,5 @@ pub mod table;
 pub mod tracking;
 pub mod translate;
 pub mod verdict;
+pub mod window;
 pub mod wire;

@@ -22,6 +22,7 @@ use crate::table::{self, Found, Inserted};
 use crate::tracking;
 use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::window;
 use crate::wire::{self, Headers};
 
 /// Decides what becomes of a frame that the main stage has found to be of no known flow.
@@ -41,7 +42,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         Ok(slot) => slot,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let found = match open(env, &headers, place, slot.epoch, now, frame.len(), interface) {
+    let found = match open(env, frame, &headers, place, slot.epoch, now, interface) {
         Ok(found) => found,
         Err(verdict) => {
             stage::report(env, frame, place, slot, verdict);
@@ -52,7 +53,11 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
     if found.is_translated() {
         return Verdict::Stage(Stage::Translate);
     }
-    if let Err(reason) = pass(env, &headers, &found, place, slot.epoch, now, frame.len()) {
+    // Rare, and a program that goes on with known flows as well needs more of the stack than there is.
+    if !env.turns_errors() {
+        return Verdict::Upcall(UpcallReason::Contended);
+    }
+    if let Err(reason) = pass(env, frame, &headers, &found, place, slot.epoch, now) {
         return Verdict::Drop(reason);
     }
     stage::report(env, frame, place, slot, Verdict::Forward);
@@ -62,13 +67,13 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 /// Begins a flow with a packet, if one may begin with it, and says what becomes of the packet; or finds that the
 /// flow has begun since it was looked for.
 #[inline(always)]
-pub(crate) fn open<E: Env>(
+pub(crate) fn open<E: Env, F: Frame>(
     env: &E,
+    frame: &F,
     headers: &Headers,
     place: Placement,
     epoch: Epoch,
     now: Nanos,
-    bytes: u32,
     interface: u32,
 ) -> Result<Found<E::Slot>, Verdict> {
     // An analyser that is told nothing of connections older than itself would be blind for hours after
@@ -94,7 +99,8 @@ pub(crate) fn open<E: Env>(
     }
     match table::insert(env, place.hash, &record, now) {
         Inserted::New(slot, state, _) => {
-            count(slot, Direction::Original, bytes, now);
+            window::begin(env, frame, headers, slot);
+            count(slot, Direction::Original, frame.len(), now);
             env.count_rule(rule.index);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
             Err(Verdict::Forward)

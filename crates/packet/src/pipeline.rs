@@ -19,15 +19,16 @@ use crate::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos};
 use crate::entry::{FlowRecord, FlowState};
 use crate::env::{Env, Frame, Mac};
 use crate::event::{Event, EventKind};
-use crate::flow::{Direction, FlowKey};
+use crate::flow::{Direction, Protocol};
 use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
 use crate::stage::Stage;
-use crate::table::{self, Control, Found, Slot, word};
-use crate::tracking::{self, Phase, Step};
+use crate::table::{self, Control, Found, Slot, twin, word};
+use crate::tracking::{Phase, Step, TcpFlags};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
+use crate::window::{self, Course};
 use crate::wire::{self, Headers, Link, Payload};
 
 /// How often a state change is tried against other CPUs that change the same flow.
@@ -103,7 +104,7 @@ fn handle_ip<E: Env, F: Frame>(
     }
     // The verifier need not remember the state on all the paths in between.
     let yielding = env.opaque(u64::from(slot.state == BucketState::Yielding));
-    let verdict = handle_own(env, headers, place, slot, now, bytes);
+    let verdict = handle_own(env, frame, headers, place, slot, now);
     if yielding != 0 && !matches!(env.mode(), Mode::Steered) {
         report(env, frame, place.bucket, verdict);
     }
@@ -112,19 +113,19 @@ fn handle_ip<E: Env, F: Frame>(
 
 /// A packet of a bucket that is this node's to handle.
 #[inline(always)]
-fn handle_own<E: Env>(
+fn handle_own<E: Env, F: Frame>(
     env: &E,
+    frame: &F,
     headers: &Headers,
     place: Placement,
     slot: BucketSlot,
     now: Nanos,
-    bytes: u32,
 ) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
         if found.is_translated() {
             return Verdict::Stage(Stage::Translate);
         }
-        return match pass(env, headers, &found, place, slot.epoch, now, bytes) {
+        return match pass(env, frame, headers, &found, place, slot.epoch, now) {
             Ok(()) => Verdict::Forward,
             Err(reason) => Verdict::Drop(reason),
         };
@@ -151,25 +152,63 @@ pub(crate) fn report<E: Env, F: Frame>(env: &E, frame: &F, bucket: BucketId, ver
     }
 }
 
-/// A packet of a flow that is known; the key of its headers is the flow's, as packets of this direction would
-/// spell it without translation. The flow may be bound to another bucket than the packet's own
+/// A packet of a flow that is known. The flow may be bound to another bucket than the packet's own
 /// identifiers name: two ISAKMP exchanges between the same endpoints are one flow, of the first one's
 /// bucket. Then that bucket has to be this node's too.
 #[inline(always)]
-pub(crate) fn pass<E: Env>(
+pub(crate) fn pass<E: Env, F: Frame>(
     env: &E,
+    frame: &F,
     headers: &Headers,
     found: &Found<E::Slot>,
     place: Placement,
     epoch: Epoch,
     now: Nanos,
-    bytes: u32,
 ) -> Result<(), DropReason> {
+    let epoch = bound(env, found, place, epoch, now)?;
+    let course = window::check(env, frame, headers, found)?;
+    env.met(found, now);
+    count(found.slot, found.direction, frame.len(), now);
+    advance(env, headers.flags, found, epoch, course);
+    Ok(())
+}
+
+/// The epoch of the bucket that a flow is bound to; an error if that is not this node's.
+#[inline(always)]
+fn bound<E: Env>(
+    env: &E,
+    found: &Found<E::Slot>,
+    place: Placement,
+    epoch: Epoch,
+    now: Nanos,
+) -> Result<Epoch, DropReason> {
     let bucket = Control::from_word(found.control).bucket;
     let epoch = if bucket == place.bucket { epoch } else { admit(env, bucket, now)?.epoch };
+    Ok(Epoch(env.opaque(u64::from(epoch.0)) as u32))
+}
+
+/// The first fragment of a packet of a known flow. Where a segment of TCP ends its first fragment does not say. So its
+/// numbers are judged, and what was known of the flow's is learned anew, from segments that are whole. That is done
+/// where there is room for it ([`Env::opens_fragments`]); no such fragment comes here elsewhere.
+#[inline(always)]
+pub(crate) fn pass_first<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    headers: &Headers,
+    found: &Found<E::Slot>,
+    place: Placement,
+    epoch: Epoch,
+    now: Nanos,
+) -> Result<(), DropReason> {
+    let epoch = bound(env, found, place, epoch, now)?;
+    let mut course = Course::ByFlags;
+    if env.opens_fragments() && headers.key.protocol == Protocol::TCP {
+        course = window::check(env, frame, headers, found)?;
+        window::forget(found.slot);
+    }
     env.met(found, now);
-    count(found.slot, found.direction, bytes, now);
-    advance(env, headers, found, epoch);
+    count(found.slot, found.direction, frame.len(), now);
+    advance(env, headers.flags, found, epoch, course);
     Ok(())
 }
 
@@ -193,13 +232,13 @@ pub(crate) fn follow<E: Env>(
 
 /// Takes a flow the step that a packet makes in it, if it makes one.
 #[inline(always)]
-fn advance<E: Env>(env: &E, headers: &Headers, found: &Found<E::Slot>, epoch: Epoch) {
+fn advance<E: Env>(env: &E, flags: TcpFlags, found: &Found<E::Slot>, epoch: Epoch, course: Course) {
     for _ in 0..STATE_TRIES {
         let word = found.slot.load::<{ word::STATE }>();
         // The flow has been taken out since it was found; its packet was let in before.
         let Some(state) = FlowState::from_word(word) else { return };
         let reply = matches!(found.direction, Direction::Reply);
-        let (phase, confirmed) = match tracking::step(state.phase, found.direction, headers.flags) {
+        let (phase, confirmed) = match course.step(state.phase, found.direction, flags) {
             Step::Stay if state.confirmed || !reply => return,
             Step::Stay => (state.phase, true),
             Step::Go(phase) => (phase, state.confirmed || reply),
@@ -208,26 +247,21 @@ fn advance<E: Env>(env: &E, headers: &Headers, found: &Found<E::Slot>, epoch: Ep
         let sequence = state.sequence.wrapping_add(1);
         let next = FlowState { phase, confirmed, sequence, ..state };
         if found.slot.compare_exchange::<{ word::STATE }>(word, next.to_word()) {
-            found.slot.store::<{ word::EPOCH }>(epoch.0 as u64);
-            return announce(env, &headers.key, found, epoch, next);
+            window::write_epoch(found.slot, epoch);
+            return announce(env, found, epoch, next);
         }
     }
     // Other CPUs have changed the flow each time; their packets say where it is.
 }
 
-/// Tells user space that a known flow has changed.
+/// Tells user space that a known flow has changed, unless it has been taken out since: then whoever did that tells.
+/// The key is the slot's: kept for as long as a packet is looked at, it takes more of the stack than there is.
 #[inline(always)]
-fn announce<E: Env>(
-    env: &E,
-    key: &FlowKey,
-    found: &Found<E::Slot>,
-    epoch: Epoch,
-    state: FlowState,
-) {
-    let key = match found.direction {
-        Direction::Original => *key,
-        Direction::Reply => key.reversed(),
-    };
+fn announce<E: Env>(env: &E, found: &Found<E::Slot>, epoch: Epoch, state: FlowState) {
+    let key = twin::read_key(found.slot);
+    if found.slot.load::<{ word::CONTROL }>() != found.control {
+        return;
+    }
     let bucket = Control::from_word(found.control).bucket;
     let kind = if state.phase.is_closed() { EventKind::Closed } else { EventKind::Updated };
     env.emit(&Event { kind, record: FlowRecord { translation: None, bucket, epoch, key, state } });

@@ -6,7 +6,8 @@
 //!
 //! A packet that the last owner has seen may be unknown to a node that has just taken the flow over.
 //! So nothing is refused only because the step before it is missing: an acknowledgement in
-//! [`Phase::SynSent`] passes. Sequence numbers are not looked at.
+//! [`Phase::SynSent`] passes. Sequence numbers are looked at before, in [`crate::window`], which also says what a
+//! packet's flags are worth.
 
 use crate::flow::{Direction, Protocol};
 
@@ -106,7 +107,9 @@ impl TcpFlags {
     /// The acknowledgement field counts.
     pub const ACK: Self = Self(0x10);
 
-    const fn has(self, flag: Self) -> bool {
+    /// Whether this flag is set.
+    #[inline(always)]
+    pub const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0
     }
 

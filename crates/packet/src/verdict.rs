@@ -109,6 +109,8 @@ reasons! {
     FragmentOverlap "drop.fragment-overlap" "A fragment with bytes that have come before, or of a packet that had one.",
     FragmentRefused "drop.fragment-refused" "A fragment of a packet whose first one was dropped.",
     FragmentTiny "drop.fragment-tiny" "A first fragment without all of its headers, or one that would change them.",
+    OutOfWindow "drop.out-of-window" "A TCP segment whose numbers can't be of its connection.",
+    BadState "drop.bad-state" "A TCP segment that can't be of its connection as far as that has come.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

@@ -245,6 +245,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn strict_windows(&self) -> bool {
+        read_shared(shared::LOOSE_WINDOWS) == 0
+    }
+
+    #[inline(always)]
     fn station_mac(&self, interface: u32, node: NodeId) -> Option<Mac> {
         // SAFETY: as above.
         unsafe { maps::STATION_MACS.get(&maps::station_key(interface, node.0)) }

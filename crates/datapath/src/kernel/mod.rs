@@ -73,6 +73,8 @@ mod shared {
     pub const LAST_SET: usize = 7;
     /// Not 0 once everything is pinned.
     pub const PINNED: usize = 5;
+    /// Not 0: segments of TCP are not refused for their numbers.
+    pub const LOOSE_WINDOWS: usize = 31;
     /// What a successor compares with what it expects, see [`super::pinning`].
     pub const IDENTITY: usize = 8;
     /// What the daemon itself counts of packets, by the number of the counter.
@@ -255,6 +257,11 @@ impl Datapath for KernelDatapath {
 
     fn set_lease(&mut self, deadline: Nanos) {
         self.shared.as_slice()[shared::LEASE].store(deadline.0, Ordering::Release);
+    }
+
+    fn set_strict_windows(&mut self, strict: bool) {
+        let loose = u64::from(!strict);
+        self.shared.as_slice()[shared::LOOSE_WINDOWS].store(loose, Ordering::Release);
     }
 
     /// The rules are written beside those in force, which one store then replaces. A packet that is

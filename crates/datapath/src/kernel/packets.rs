@@ -208,6 +208,8 @@ impl KernelDatapath {
             loads: None,
             pools: &self.pools,
             taken: Some(&taken),
+            strict_windows: self.shared.as_slice()[shared::LOOSE_WINDOWS].load(Ordering::Acquire)
+                == 0,
             lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
             now,
             loaded: true,

@@ -125,7 +125,7 @@ fn an_error_neither_ends_a_flow_nor_keeps_it() {
             ),
             Row {
                 event: Some(Closed),
-                ..row("RST", OUTSIDE, tcp(SERVER, CLIENT, RST, 0), Verdict::Forward, over)
+                ..row("RST", OUTSIDE, tcp(SERVER, CLIENT, RST | ACK, 0), Verdict::Forward, over)
             },
             row(
                 "an error that comes late",

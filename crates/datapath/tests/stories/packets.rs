@@ -73,10 +73,31 @@ fn ports(from: End, to: End) -> Vec<u8> {
     [from.1.to_be_bytes(), to.1.to_be_bytes()].concat()
 }
 
-/// A TCP header with these control bits, and data.
+/// A TCP header with these control bits, and data. Both ends' SYNs have number 0, and everything else is their
+/// first data, sent again and again.
 pub fn tcp_segment(from: End, to: End, flags: u8, data: usize) -> Vec<u8> {
-    let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
-    [&ports(from, to)[..], &rest, &vec![0x55; data]].concat()
+    let numbers = [u32::from(flags & SYN == 0), u32::from(flags & ACK != 0)];
+    numbered_segment(from, to, flags, numbers, (0xffff, &[]), data)
+}
+
+/// A TCP header with these control bits, sequence and acknowledgement number, window and options, a multiple of four
+/// bytes; and data.
+pub fn numbered_segment(
+    from: End,
+    to: End,
+    flags: u8,
+    numbers: [u32; 2],
+    (window, options): (u16, &[u8]),
+    data: usize,
+) -> Vec<u8> {
+    let mut segment = ports(from, to);
+    segment.extend(numbers.map(u32::to_be_bytes).concat());
+    segment.extend([(5 + options.len() as u8 / 4) << 4, flags]);
+    segment.extend(window.to_be_bytes());
+    segment.extend([0; 4]);
+    segment.extend(options);
+    segment.resize(segment.len() + data, 0x55);
+    segment
 }
 
 pub fn tcp(from: End, to: End, flags: u8, data: usize) -> Vec<u8> {

@@ -10,7 +10,7 @@ use testudo_packet::tracking::Timeouts;
 use testudo_packet::verdict::{DropReason, Verdict};
 
 use crate::node::{INSIDE, Node, OUTSIDE, Row, Seen, flow, seen_of};
-use crate::packets::{ACK, End, FIN_ACK, RST, SYN, SYN_ACK, tcp};
+use crate::packets::{ACK, End, FIN_ACK, RST, SYN, SYN_ACK, ip, numbered_segment, tcp};
 
 const CLIENT: End = ("10.10.2.7", 40_000);
 const SERVER: End = ("10.20.0.1", 443);
@@ -79,29 +79,124 @@ fn a_port_is_used_again_after_time_wait() {
     node.plays(
         flow(6, CLIENT, SERVER),
         vec![
-            row(
-                "a SYN from the server does not open it",
-                OUTSIDE,
-                tcp(SERVER, CLIENT, SYN, 0),
-                Seen(TimeWait, true, 6, [6, 6], [370, 1316]),
-                None,
-            ),
+            Row {
+                verdict: Verdict::Drop(DropReason::BadState),
+                ..row(
+                    "a SYN from the server does not open it",
+                    OUTSIDE,
+                    tcp(SERVER, CLIENT, SYN, 0),
+                    Seen(TimeWait, true, 6, [6, 5], [370, 1262]),
+                    None,
+                )
+            },
             row(
                 "a SYN from the client does",
                 INSIDE,
                 tcp(CLIENT, SERVER, SYN, 0),
-                Seen(SynSent, false, 7, [7, 6], [424, 1316]),
+                Seen(SynSent, false, 7, [7, 5], [424, 1262]),
                 Some(Updated),
             ),
             row(
                 "and is answered",
                 OUTSIDE,
                 tcp(SERVER, CLIENT, SYN_ACK, 0),
-                Seen(SynReceived, true, 8, [7, 7], [424, 1370]),
+                Seen(SynReceived, true, 8, [7, 6], [424, 1316]),
                 Some(Updated),
             ),
         ],
     );
+}
+
+/// A segment from the client or to it, with these numbers.
+fn numbered(
+    from_client: bool,
+    flags: u8,
+    numbers: [u32; 2],
+    offer: (u16, &[u8]),
+    data: usize,
+) -> Vec<u8> {
+    let (from, to) = if from_client { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
+    ip(from.0, to.0, 6, &numbered_segment(from, to, flags, numbers, offer, data))
+}
+
+/// A packet and what becomes of it, from inside if the client has sent it.
+fn judged(
+    what: &'static str,
+    from_client: bool,
+    frame: Vec<u8>,
+    verdict: Verdict,
+    entry: Seen,
+) -> Row {
+    let interface = if from_client { INSIDE } else { OUTSIDE };
+    Row { what, interface, frame, verdict, entry: Some(entry), event: None }
+}
+
+const OUT: Verdict = Verdict::Drop(DropReason::OutOfWindow);
+
+/// A handshake in which others try to have a say. The client has room for 1000 << 2 bytes then, the server for 1000,
+/// and for 1000 << 3 once it says so again.
+fn contested_handshake() -> Vec<Row> {
+    // Behind padding, and behind another option.
+    let (four, three): (&[u8], &[u8]) = (&[1, 3, 3, 2], &[2, 4, 5, 0xb4, 1, 1, 3, 3, 3, 0, 0, 0]);
+    let client = |flags, numbers, options| numbered(true, flags, numbers, (1000, options), 0);
+    let server = |flags, numbers, options| numbered(false, flags, numbers, (1000, options), 0);
+    let pass = Verdict::Forward;
+    let asked = Seen(SynSent, false, 1, [1, 0], [58, 0]);
+    let answered = Seen(SynReceived, true, 2, [1, 1], [58, 66]);
+    let open = Seen(Established, true, 3, [2, 1], [112, 66]);
+    let syn = client(SYN, [u32::MAX, 0], four);
+    let other_answer = server(SYN_ACK, [99, 1], three);
+    let other_reset = server(RST | ACK, [0, 1], &[]);
+    vec![
+        Row { event: Some(Created), ..judged("SYN", true, syn, pass, asked) },
+        judged("an answer to another SYN", false, other_answer, OUT, asked),
+        judged("a reset of another SYN", false, other_reset, OUT, asked),
+        Row {
+            event: Some(Updated),
+            ..judged("SYN/ACK", false, server(SYN_ACK, [99, 0], three), pass, answered)
+        },
+        Row { event: Some(Updated), ..judged("ACK", true, client(ACK, [0, 100], &[]), pass, open) },
+    ]
+}
+
+#[test]
+fn what_is_out_of_window_is_dropped_and_leaves_nothing_behind() {
+    let client = |flags, numbers, data| numbered(true, flags, numbers, (1000, &[]), data);
+    let server = |flags, numbers, data| numbered(false, flags, numbers, (1000, &[]), data);
+    let seen = |packets: [u64; 2], bytes: [u64; 2]| {
+        let (packets, bytes) = ([2 + packets[0], 1 + packets[1]], [112 + bytes[0], 66 + bytes[1]]);
+        Seen(Established, true, 3, packets, bytes)
+    };
+    let (one, both) = (seen([0, 1], [0, 55]), seen([1, 1], [55, 55]));
+    let (reset, challenged) = (seen([1, 2], [55, 109]), seen([2, 2], [109, 109]));
+    let pass = Verdict::Forward;
+    let over = Seen(Reset, true, 4, [4, 4], [221, 229]);
+    let rows = vec![
+        judged("too far", false, server(ACK, [4101, 0], 1), OUT, seen([0, 0], [0, 0])),
+        judged("far", false, server(ACK, [4100, 0], 1), pass, one),
+        judged("too far", true, client(ACK, [8001, 100], 1), OUT, one),
+        judged("far", true, client(ACK, [8000, 100], 1), pass, both),
+        judged("of what was not sent", true, client(ACK, [0, 4102], 0), OUT, both),
+        judged("a reset from far away", false, server(RST, [4201, 0], 0), OUT, both),
+        judged("a reset that is not due", false, server(RST, [200, 0], 0), pass, reset),
+        judged("a SYN to be challenged", true, client(SYN, [5000, 0], 0), pass, challenged),
+        Row {
+            event: Some(Closed),
+            ..judged("a reset that is due", false, server(RST, [100, 0], 0), pass, over)
+        },
+    ];
+    let story = contested_handshake().into_iter().chain(rows).collect();
+    Node::new().plays(flow(6, CLIENT, SERVER), story);
+}
+
+#[test]
+fn a_liberal_node_drops_nothing_for_its_numbers() {
+    let mut node = Node::new();
+    node.datapath.set_strict_windows(false);
+    for row in contested_handshake() {
+        let (verdict, _) = node.takes(row.interface, &row.frame);
+        assert_eq!(verdict, Verdict::Forward, "{}", row.what);
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub struct Shape {
     tags: u8,
     extensions: u8,
     payload: u8,
+    numbers: u16,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -36,8 +37,18 @@ fn shape() -> impl Strategy<Value = Shape> {
         6 => Just(0x02), 4 => Just(0x12), 8 => Just(0x10), 2 => Just(0x18),
         3 => Just(0x11), 1 => Just(0x04), 1 => Just(0x14), 1 => any::<u8>(),
     ];
-    (0u8..14, any::<bool>(), any::<bool>(), 1u8..4, 0u8..12, flags, 0u8..8, 0u8..5, 0u8..64)
-        .prop_map(|(kind, v6, reply, host, port, flags, tags, extensions, payload)| Shape {
+    (
+        0u8..14,
+        any::<bool>(),
+        any::<bool>(),
+        1u8..4,
+        0u8..12,
+        flags,
+        0u8..8,
+        0u8..5,
+        (0u8..64, any::<u16>()),
+    )
+        .prop_map(|(kind, v6, reply, host, port, flags, tags, extensions, rest)| Shape {
             kind,
             v6,
             reply,
@@ -46,7 +57,8 @@ fn shape() -> impl Strategy<Value = Shape> {
             flags,
             tags,
             extensions,
-            payload,
+            payload: rest.0,
+            numbers: rest.1,
         })
 }
 
@@ -63,6 +75,38 @@ fn link(shape: Shape, destination: [u8; 6], ether: u16) -> Vec<u8> {
     frame
 }
 
+/// What follows the ports in a TCP header. Most numbers are those of a connection in which nothing was sent yet, or
+/// little; some are a window away.
+fn segment(shape: Shape) -> Vec<u8> {
+    let number = |pick: u16, first: u32| match pick {
+        0..10 => first,
+        10..12 => first.wrapping_add(u32::from(shape.payload)),
+        12 => first.wrapping_add(9_000),
+        13 => first.wrapping_add(70_000),
+        14 => first.wrapping_sub(70_000),
+        _ => first.wrapping_add(0x8000_0000),
+    };
+    let (syn, ack) = (shape.flags & 0x02 != 0, shape.flags & 0x10 != 0);
+    // The initiator's numbers wrap.
+    let starts: [u32; 2] = if shape.reply { [7_000, 0xffff_fff0] } else { [0xffff_fff0, 7_000] };
+    let sequence = number(shape.numbers & 15, starts[0].wrapping_add(u32::from(!syn)));
+    let acknowledged =
+        if ack { number(shape.numbers >> 4 & 15, starts[1].wrapping_add(1)) } else { 0 };
+    let window = [8_000u16, 0, 500, 0xffff][usize::from(shape.numbers >> 8 & 3)];
+    let options: &[u8] = match (syn, shape.numbers >> 10 & 7) {
+        (true, 0) => &[3, 3, 2, 0],
+        (true, 1) => &[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7],
+        (true, 2) => &[1, 1, 1, 1, 3, 3, 15, 1],
+        (true, 3) => &[2, 1, 3, 3, 9, 3, 3, 2],
+        (true, 4) => &[1, 1, 3, 9],
+        (false, 0) => &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2],
+        _ => &[],
+    };
+    let numbers = [sequence, acknowledged].map(u32::to_be_bytes).concat();
+    let head = [(5 + options.len() as u8 / 4) << 4, shape.flags];
+    [&numbers[..], &head, &window.to_be_bytes(), &[0x12, 0x34, 0, 0], options].concat()
+}
+
 /// The transport header and payload, and its protocol number.
 fn transport(shape: Shape) -> (u8, Vec<u8>) {
     let client = 40_000 + u16::from(shape.port);
@@ -77,8 +121,8 @@ fn transport(shape: Shape) -> (u8, Vec<u8>) {
     let echo = |kind| [vec![kind, 0, 0, 0, 0, shape.port, 0, 1], payload.clone()].concat();
     match shape.kind {
         0..=5 => {
-            let head = [ports(source, destination), vec![0; 8], vec![0x50, shape.flags]].concat();
-            (6, [head, vec![0xff; 6], payload].concat())
+            let head = [ports(source, destination), segment(shape), payload].concat();
+            (6, head)
         }
         6 | 7 => (17, udp(source, destination, &payload)),
         8 => (17, udp(500, 500, &isakmp)),
@@ -232,7 +276,10 @@ pub fn packet() -> impl Strategy<Value = Vec<u8>> {
 pub fn answer(key: &FlowKey) -> Vec<u8> {
     let ports = [key.initiator.port, key.responder.port].map(u16::to_be_bytes).concat();
     let data = match key.protocol.0 {
-        6 => [&ports[..], &[0; 8], &[0x50, 0x12, 0xff, 0xff, 0x12, 0x34, 0, 0]].concat(),
+        6 => {
+            let numbers = [0, 0, 0, 9, 0xff, 0xff, 0xff, 0xf1];
+            [&ports[..], &numbers, &[0x50, 0x12, 0xff, 0xff, 0x12, 0x34, 0, 0]].concat()
+        }
         17 => [&ports[..], &[0, 12, 0x56, 0x78, 1, 2, 3, 4]].concat(),
         1 => [&[0, 0, 0x9a, 0xbc][..], &ports[..2], &[0, 1]].concat(),
         _ => [&[129, 0, 0xde, 0xf0][..], &ports[..2], &[0, 1]].concat(),

@@ -32,7 +32,7 @@ use crate::reception::{self, Mode};
 use crate::stage::{self, Stage};
 use crate::table::{Found, lookup};
 use crate::tracking::TcpFlags;
-use crate::translate;
+use crate::translate::{self, Share};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::fragment::{self, Part, Spot};
 use crate::wire::{self, Headers, Link};
@@ -53,7 +53,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &F) -> Verdict {
     if part.from != 0 {
         return Verdict::Stage(Stage::FragmentFlow);
     }
-    let headers = match headers(env, frame, &part) {
+    let headers = match headers_of(env, frame, &part) {
         Ok(headers) => headers,
         Err(reason) => return Verdict::Drop(reason),
     };
@@ -113,7 +113,7 @@ pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     };
     let now = env.now();
     let (headers, place) = if part.from == 0 {
-        let headers = match headers(env, frame, &part) {
+        let headers = match headers_of(env, frame, &part) {
             Ok(headers) => headers,
             Err(reason) => return Verdict::Drop(reason),
         };
@@ -126,7 +126,10 @@ pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
         }
     };
     match pipeline::admit(env, place.bucket, now) {
-        Ok(slot) => translate::carry(env, frame, &link, &headers, place, slot, now, part.from == 0),
+        Ok(slot) => {
+            let share = if part.from == 0 { Share::First } else { Share::Later };
+            translate::carry(env, frame, &link, &headers, place, slot, now, share)
+        }
         Err(reason) => Verdict::Drop(reason),
     }
 }
@@ -134,7 +137,7 @@ pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
 /// The headers of a first fragment, of which the verifier knows nothing more; the addresses are the fragment's, which
 /// need not be kept twice.
 #[inline(always)]
-fn headers<E: Env, F: Frame>(env: &E, frame: &F, part: &Part) -> Result<Headers, DropReason> {
+fn headers_of<E: Env, F: Frame>(env: &E, frame: &F, part: &Part) -> Result<Headers, DropReason> {
     let (protocol, offset) = fragment::transport(frame, part)?;
     let place = env.opaque(u64::from(offset) | u64::from(protocol.0) << 32);
     let transport = (Protocol((place >> 32) as u8), place as u32);
@@ -155,6 +158,7 @@ fn stand_in(part: &Part, shown: &Shown) -> Headers {
         answer: shown.answer,
         hops: part.hops,
         offset: 0,
+        bytes: 0,
     }
 }
 
@@ -225,7 +229,7 @@ fn decide<E: Env, F: Frame>(
         return Verdict::Drop(reason);
     }
     let (Shown { place, .. }, first) = (known.shown, part.from == 0);
-    let (headers, epoch, bytes) = (stand_in(part, &known.shown), slot.epoch, frame.len());
+    let (headers, epoch) = (stand_in(part, &known.shown), slot.epoch);
     let found = match lookup(env, place.hash, &headers.key) {
         Some(found) => hidden(env, found),
         None if matches!(slot.state, BucketState::Loading) => {
@@ -235,21 +239,29 @@ fn decide<E: Env, F: Frame>(
         None if !first || !env.opens_fragments() => {
             return Verdict::Upcall(UpcallReason::Fragment);
         }
-        None => match open::open(env, &headers, place, epoch, now, bytes, interface) {
+        None => match open::open(env, frame, &headers, place, epoch, now, interface) {
             Ok(found) => found,
             Err(verdict) => return begun(env, part, known, verdict),
         },
     };
+    // Where numbers of TCP can be judged.
+    if first && headers.key.protocol == Protocol::TCP && !env.opens_fragments() {
+        return Verdict::Upcall(UpcallReason::Fragment);
+    }
     if let Err(reason) = table::mark(env, known, part) {
         return Verdict::Drop(reason);
     }
     if found.is_translated() {
         return Verdict::Stage(Stage::FragmentTranslate);
     }
-    let passed = if first {
-        pipeline::pass(env, &headers, &found, place, epoch, now, bytes)
+    let passed = if first && env.opens_fragments() {
+        headers_of(env, frame, part).and_then(|headers| {
+            pipeline::pass_first(env, frame, &headers, &found, place, epoch, now)
+        })
+    } else if first {
+        pipeline::pass_first(env, frame, &headers, &found, place, epoch, now)
     } else {
-        pipeline::follow(env, &found, place, now, bytes)
+        pipeline::follow(env, &found, place, now, frame.len())
     };
     match passed {
         Ok(()) => Verdict::Forward,

@@ -87,7 +87,8 @@ pub mod word {
     pub const KEY: usize = 2;
     /// [`crate::entry::FlowState`].
     pub const STATE: usize = 7;
-    /// Epoch under which the state was written.
+    /// Epoch under which the state was written; in the high half the number behind the initiator's last SYN
+    /// ([`crate::window`]).
     pub const EPOCH: usize = 8;
     /// When the last packet came.
     pub const LAST_SEEN: usize = 9;
@@ -107,6 +108,10 @@ pub mod word {
     pub const HOP_TIMES: usize = 15;
     /// The next hops: two words of each direction.
     pub const HOP: usize = 20;
+    /// What the initiator's segments have said ([`crate::window::Side`]): two words.
+    pub const ORIGINAL_WINDOW: usize = 16;
+    /// What the responder's segments have said: two words.
+    pub const REPLY_WINDOW: usize = 18;
 }
 
 /// Access to one slot. All of it is atomic; `W` is a constant so that the verifier can see it.

@@ -24,7 +24,7 @@ use crate::pipeline;
 use crate::placement::Placement;
 use crate::rule::{Commit, Matched};
 use crate::stage::{self, Stage};
-use crate::table::{self, Found, Inserted, Joined, insert_translated, twin};
+use crate::table::{self, Found, Inserted, Joined, insert_translated, twin, word};
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::{self, Headers, Link, Payload};
 
@@ -48,11 +48,21 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
         Ok(slot) => slot,
         Err(reason) => return Verdict::Drop(reason),
     };
-    carry(env, frame, &link, &headers, place, slot, now, true)
+    carry(env, frame, &link, &headers, place, slot, now, Share::Whole)
 }
 
-/// A packet of a translated flow of a bucket that is this node's to handle, or a fragment of one: the `first`, or
-/// one behind it, of which nothing but the addresses is rewritten.
+/// What of a packet a frame has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// All of it.
+    Whole,
+    /// Its first fragment.
+    First,
+    /// A fragment behind the first, of which nothing but the addresses is rewritten.
+    Later,
+}
+
+/// A packet of a translated flow of a bucket that is this node's to handle, or a fragment of one.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "all that is known of the packet")]
 pub(crate) fn carry<E: Env, F: Frame>(
@@ -63,18 +73,17 @@ pub(crate) fn carry<E: Env, F: Frame>(
     place: Placement,
     slot: BucketSlot,
     now: Nanos,
-    first: bool,
+    share: Share,
 ) -> Verdict {
     let Some(met) = Met::find(env, place, &headers.key) else {
         return Verdict::Drop(DropReason::Untranslated);
     };
-    let Met { found, key, turned } = met;
-    let bytes = frame.len();
-    let passed = if first {
-        let inside = Headers { key, ..*headers };
-        pipeline::pass(env, &inside, &found, place, slot.epoch, now, bytes)
-    } else {
-        pipeline::follow(env, &found, place, now, bytes)
+    let passed = match share {
+        Share::Whole => pipeline::pass(env, frame, headers, &met.found, place, slot.epoch, now),
+        Share::First => {
+            pipeline::pass_first(env, frame, headers, &met.found, place, slot.epoch, now)
+        }
+        Share::Later => pipeline::follow(env, &met.found, place, now, frame.len()),
     };
     if let Err(reason) = passed {
         return Verdict::Drop(reason);
@@ -84,7 +93,9 @@ pub(crate) fn carry<E: Env, F: Frame>(
     if headers.hops <= 1 {
         return Verdict::Forward;
     }
-    match rewrite(env, frame, link, headers, &turned, first) {
+    let Some((from, to)) = met.endpoints() else { return Verdict::Drop(DropReason::Untranslated) };
+    let first = !matches!(share, Share::Later);
+    match rewrite(env, frame, link, &Headers { key: from, ..*headers }, &to, first) {
         Some(()) => Verdict::Forward,
         None => Verdict::Drop(DropReason::Internal),
     }
@@ -94,10 +105,8 @@ pub(crate) fn carry<E: Env, F: Frame>(
 struct Met<S> {
     /// The flow's own slot, and which way the packet travels.
     found: Found<S>,
-    /// The flow's key as packets of this direction would spell it without translation.
-    key: FlowKey,
-    /// What the packet is turned into.
-    turned: Translation,
+    /// The flow's alias, and its control word.
+    alias: (S, u64),
 }
 
 impl<S: table::Slot> Met<S> {
@@ -109,13 +118,27 @@ impl<S: table::Slot> Met<S> {
             return None;
         }
         let (other, control) = twin::other_half(env, half.slot)?;
-        let there = twin::read_key(other);
         if half.is_alias() {
             let found = Found { slot: other, direction: Direction::Reply, control };
-            let turned = Translation { source: there.responder, destination: there.initiator };
-            return Some(Self { found, key: there.reversed(), turned });
+            return Some(Self { found, alias: (half.slot, half.control) });
         }
-        Some(Self { found: half, key: *key, turned: twin::translation_of(there) })
+        Some(Self { found: half, alias: (other, control) })
+    }
+
+    /// The packet's key, and what it is turned into; `None` if the flow has gone meanwhile. Read when they are
+    /// needed: kept for as long as the packet is looked at, they would take more of the stack than there is.
+    #[inline(always)]
+    fn endpoints(&self) -> Option<(FlowKey, Translation)> {
+        let (flow, alias) = (twin::read_key(self.found.slot), twin::read_key(self.alias.0));
+        let same = self.found.slot.load::<{ word::CONTROL }>() == self.found.control
+            && self.alias.0.load::<{ word::CONTROL }>() == self.alias.1;
+        let ends = match self.found.direction {
+            Direction::Original => (flow, twin::translation_of(alias)),
+            Direction::Reply => {
+                (alias, Translation { source: flow.responder, destination: flow.initiator })
+            }
+        };
+        same.then_some(ends)
     }
 }
 

@@ -8,8 +8,9 @@ use crate::verdict::DropReason;
 /// which may come twice.
 const MAX_EXTENSIONS: u32 = 8;
 
-/// No offset that the pipeline computes is larger; a packet that needs a larger one is refused.
-const MAX_OFFSET: u32 = 2047;
+/// No offset that the pipeline computes is larger; a packet that needs a larger one is refused. All bits of it are
+/// set, so that it masks an offset of which the verifier has to know a bound.
+pub(super) const MAX_OFFSET: u32 = 2047;
 
 /// What is known after the IP header.
 pub(super) struct Network {

@@ -6,6 +6,7 @@
 pub mod fragment;
 mod ip;
 pub mod quote;
+pub mod segment;
 mod transport;
 
 use crate::env::{Env, Frame, Mac};
@@ -68,6 +69,8 @@ pub struct Headers {
     pub hops: u8,
     /// Where the transport header begins, in bytes from the start of the frame.
     pub offset: u32,
+    /// How many bytes the packet has from there on.
+    pub bytes: u16,
 }
 
 impl Headers {
@@ -81,6 +84,7 @@ impl Headers {
             | (self.hops as u64) << 24
             | (self.identifiers.message as u64) << 32;
         let rest = env.opaque(rest);
+        let place = env.opaque(u64::from(self.offset) | u64::from(self.bytes) << 32);
         let key = [env.opaque(k0), env.opaque(k1), env.opaque(k2), env.opaque(k3), env.opaque(k4)];
         Self {
             key: FlowKey::from_words(key),
@@ -92,7 +96,8 @@ impl Headers {
             flags: TcpFlags((rest >> 8) as u8),
             answer: rest >> 16 & 1 == 1,
             hops: (rest >> 24) as u8,
-            offset: self.offset,
+            offset: place as u32 & ip::MAX_OFFSET,
+            bytes: (place >> 32) as u16,
         }
     }
 }

@@ -98,6 +98,7 @@ const fn headers(ip: &Network, key: FlowKey, transport: Transport) -> Headers {
         answer: transport.answer,
         hops: ip.hops,
         offset: ip.offset,
+        bytes: ip.end.saturating_sub(ip.offset) as u16,
     }
 }
 

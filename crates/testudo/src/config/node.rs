@@ -9,7 +9,7 @@ use super::{interface, names};
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] =
-    &["name", "control", "table_entries", "state", "tap", "pins", "rules"];
+    &["name", "control", "table_entries", "state", "tap", "pins", "rules", "tcp_window"];
 
 /// The key of the file of rules.
 pub(super) const RULES: &str = "rules";
@@ -53,6 +53,9 @@ pub struct Node {
     pub pins: Option<PathBuf>,
     /// The file of the rules: an absolute path; by default none, and the sections `[[rule]]` are the rules.
     pub rules: Option<PathBuf>,
+    /// Whether segments of TCP that can't be of their connection are dropped: `"strict"` (so by default), or
+    /// `"liberal"`.
+    pub strict_windows: bool,
 }
 
 /// Reads and checks the section.
@@ -77,7 +80,17 @@ pub(super) fn read(section: &Section<'_>, cluster: &Cluster) -> Result<Node, Fau
     };
     let tap = tap(section, cluster.mode)?;
     let rules = section.value(RULES).map(|value| value.absolute_path()).transpose()?;
-    Ok(Node { name, control, table_entries, state, tap, pins, rules })
+    let strict_windows = section.value("tcp_window").map_or(Ok(true), |v| strictness(&v))?;
+    Ok(Node { name, control, table_entries, state, tap, pins, rules, strict_windows })
+}
+
+fn strictness(value: &Value<'_>) -> Result<bool, Fault> {
+    let expected = "\"strict\" or \"liberal\"";
+    match value.text(expected)? {
+        "strict" => Ok(true),
+        "liberal" => Ok(false),
+        _ => Err(value.refuse(expected)),
+    }
 }
 
 /// Whether it is missing is not known here: a witness needs none.

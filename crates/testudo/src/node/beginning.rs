@@ -269,6 +269,7 @@ fn set_up(
     config: &Config,
     stations: &StationBook,
 ) -> Result<(), StartError> {
+    datapath.set_strict_windows(config.node.strict_windows);
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;
         datapath.set_peers(&stations.all())?;

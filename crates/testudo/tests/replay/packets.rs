@@ -40,7 +40,9 @@ pub fn end(address: &str, port: u16) -> End {
 
 pub fn tcp(from: End, to: End, flags: u8, payload: usize) -> Vec<u8> {
     let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
-    let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
+    // Both ends' SYNs have number 0.
+    let (sequence, acknowledged) = (u8::from(flags & 0x02 == 0), u8::from(flags & 0x10 != 0));
+    let rest = [0, 0, 0, sequence, 0, 0, 0, acknowledged, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
     ip(from.0, to.0, 6, &[&ports[..], &rest, &vec![0x55; payload]].concat())
 }
 

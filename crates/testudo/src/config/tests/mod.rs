@@ -90,6 +90,7 @@ fn the_documented_example_is_read_whole() {
     assert_eq!(config.interfaces[1].addresses[1], "fd20::1".parse::<IpAddr>().unwrap());
     assert_eq!(config.rules.len(), 5);
     assert_eq!(config.timeouts, Timeouts::default());
+    assert!(config.node.strict_windows);
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn sections_and_keys_are_known_and_complete() {
             "table_entries =",
             "table_size =",
             "f:10:1: [node] has the key table_size; expected one of name, control, \
-             table_entries, state, tap, pins, rules, tls",
+             table_entries, state, tap, pins, rules, tcp_window, tls",
         ),
         ("[[rule]]", "[rule]\nx = 1\n[[rule]]", "f:22:3: duplicate key; expected each key once"),
         ("name = \"lab\"\n", "", &without("1", "[cluster]")),
