@@ -49,6 +49,17 @@ pub struct Installed {
     pub refused: usize,
 }
 
+/// What has come of looking for silent flows in some slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Flows that were silent for longer than their timeouts.
+    pub silent: usize,
+    /// Flows that were not, and were dropped early.
+    pub early: usize,
+    /// Slots that are still in use, also by the second halves of translated flows.
+    pub taken: usize,
+}
+
 /// The flows of the buckets that a node owns.
 ///
 /// All methods work while packets are handled on other CPUs.
@@ -69,14 +80,16 @@ pub trait NodeTable {
         self.scan_part(0..self.capacity(), visit);
     }
     /// Takes out every flow in these slots that has been silent for longer than its timeout, and shows
-    /// each.
+    /// each. In a hurry, this is how many milliseconds of silence end a flow that is expendable
+    /// ([`testudo_packet::tracking::Phase::is_expendable`]).
     fn expire_part(
         &self,
         slots: Range<usize>,
         now: Nanos,
         timeouts: &Timeouts,
+        hurry: Option<u64>,
         expired: &mut dyn FnMut(&FlowRecord),
-    ) -> usize;
+    ) -> Expired;
     /// The same in the whole table.
     fn expire(
         &self,
@@ -84,7 +97,7 @@ pub trait NodeTable {
         timeouts: &Timeouts,
         expired: &mut dyn FnMut(&FlowRecord),
     ) -> usize {
-        self.expire_part(0..self.capacity(), now, timeouts, expired)
+        self.expire_part(0..self.capacity(), now, timeouts, None, expired).silent
     }
     /// Takes out every flow in these slots that `unwanted` says is, and shows each as it was. A packet that
     /// has found the flow just before may still tell of a change of it.

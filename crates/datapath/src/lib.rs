@@ -12,6 +12,7 @@ mod bucket_set;
 mod committing;
 mod early;
 mod error;
+pub mod expiry;
 mod explain;
 mod fragments;
 mod frame;
@@ -36,7 +37,9 @@ pub use bucket_set::BucketSet;
 pub use error::Error;
 pub use explain::Explained;
 pub use held::Released;
-pub use interface::{BucketLoad, Datapath, Drained, EntryView, Installed, NodeTable, Refused};
+pub use interface::{
+    BucketLoad, Datapath, Drained, EntryView, Expired, Installed, NodeTable, Refused,
+};
 pub use memory::Words;
 pub use sets::{LoadedSet, PrefixSet, Sets};
 pub use settings::{Answer, MAX_TABLE_SLOTS, Settings};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use testudo_packet::bucket::Nanos;
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::table::{
     self, Control, Found, Inserted, Joined, LINE_WORDS, Occupancy, SLOT_WORDS, Slot, Slots, twin,
@@ -18,7 +18,7 @@ use testudo_packet::tracking::Timeouts;
 use testudo_packet::window;
 
 use crate::bucket_set::BucketSet;
-use crate::interface::{EntryView, Installed, NodeTable};
+use crate::interface::{EntryView, Expired, Installed, NodeTable};
 use crate::likenesses::Placing;
 use crate::memory::{Words, prefetch};
 
@@ -179,6 +179,23 @@ impl SharedTable {
         removed
     }
 
+    /// As [`Self::take_out`], if the flow is still in this state.
+    fn take_out_unchanged(
+        &self,
+        index: u32,
+        slot: HostSlot<'_>,
+        control: u64,
+        state: &FlowState,
+    ) -> bool {
+        let twin = slot.load::<{ word::TWIN }>();
+        let word = state.to_word();
+        let removed = table::remove_in_state(&self, index, control, word) == Some(true);
+        if removed {
+            twin::remove_other_half(&self, twin);
+        }
+        removed
+    }
+
     /// Whether a slot holds an alias whose flow has gone: its daemon died between the two.
     fn is_orphan(&self, slot: HostSlot<'_>, control: u64) -> bool {
         Control::from_word(control).alias && twin::other_half(&self, slot).is_none()
@@ -289,10 +306,12 @@ impl NodeTable for SharedTable {
         slots: Range<usize>,
         now: Nanos,
         timeouts: &Timeouts,
+        hurry: Option<u64>,
         expired: &mut dyn FnMut(&FlowRecord),
-    ) -> usize {
-        let mut count = 0;
+    ) -> Expired {
+        let mut outcome = Expired::default();
         self.each_live_in(slots, |index, slot, control| {
+            outcome.taken += 1;
             let last = Nanos(slot.load::<{ word::LAST_SEEN }>());
             let Some(record) = self.record(slot, control) else {
                 if self.is_orphan(slot, control) {
@@ -301,15 +320,24 @@ impl NodeTable for SharedTable {
                 return;
             };
             let silent = now.millis_since(last);
-            if silent <= u64::from(timeouts.of(record.state.phase)) * 1000 {
-                return;
-            }
-            if self.take_out(index, slot, control) {
+            let FlowState { phase, .. } = record.state;
+            let gone = if silent > u64::from(timeouts.of(phase)) * 1000 {
+                let gone = self.take_out(index, slot, control);
+                outcome.silent += usize::from(gone);
+                gone
+            } else if hurry.is_some_and(|hurry| silent > hurry) && phase.is_expendable() {
+                let gone = self.take_out_unchanged(index, slot, control, &record.state);
+                outcome.early += usize::from(gone);
+                gone
+            } else {
+                false
+            };
+            if gone {
+                outcome.taken -= 1;
                 expired(&record);
-                count += 1;
             }
         });
-        count
+        outcome
     }
 
     fn take_out_part(

@@ -76,6 +76,13 @@ impl Phase {
         matches!(self, Self::TimeWait | Self::Reset)
     }
 
+    /// Whether nothing is lost that both ends rely on if the flow is dropped: it is half open, has not been answered, or
+    /// was ended by a reset.
+    #[inline(always)]
+    pub const fn is_expendable(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynReceived | Self::Unreplied | Self::Reset)
+    }
+
     /// The phase as operators read it.
     pub const fn name(self) -> &'static str {
         match self {

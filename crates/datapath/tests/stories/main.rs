@@ -13,6 +13,7 @@ mod destinations;
 mod errors;
 mod errors_owned;
 mod explained;
+mod floods;
 mod forwarding;
 mod fragments;
 mod fragments_steered;

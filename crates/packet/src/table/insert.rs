@@ -189,6 +189,27 @@ fn retire_state<S: Slot>(slot: S) -> Option<()> {
 /// others kept it busy, and nothing was changed.
 #[inline(always)]
 pub fn remove<T: Slots>(table: &T, index: u32, control: u64) -> Option<bool> {
+    remove_by(table, index, control, retire_state)
+}
+
+/// As [`remove`], if its state word is still `state`, too: a packet that changes the flow at this moment keeps it. `None`
+/// if it has changed.
+#[inline(always)]
+pub fn remove_in_state<T: Slots>(table: &T, index: u32, control: u64, state: u64) -> Option<bool> {
+    remove_by(table, index, control, |slot| {
+        let gone = FlowState::gone(((state >> 32) as u32).wrapping_add(1));
+        slot.compare_exchange::<{ word::STATE }>(state, gone).then_some(())
+    })
+}
+
+/// As [`remove`]; the state word is taken out of use by `retire`, which may refuse.
+#[inline(always)]
+fn remove_by<T: Slots>(
+    table: &T,
+    index: u32,
+    control: u64,
+    retire: impl FnOnce(T::Slot) -> Option<()>,
+) -> Option<bool> {
     let seen = Control::from_word(control);
     let home = table.slot(index.wrapping_sub(seen.distance as u32) & table.slot_mask())?;
     let slot = table.slot(index & table.slot_mask())?;
@@ -198,7 +219,7 @@ pub fn remove<T: Slots>(table: &T, index: u32, control: u64) -> Option<bool> {
         home.publish::<{ word::HOME }>(before.unlocked());
         return Some(false);
     }
-    if retire_state(slot).is_none() {
+    if retire(slot).is_none() {
         home.publish::<{ word::HOME }>(before.unlocked());
         return None;
     }

@@ -50,15 +50,16 @@
 //!
 //! # When it is full
 //!
-//! A flow finds no room when all slots of its window are taken. It is refused and counted; nothing
-//! that is in the table is ever thrown out for it. The daemon's expiry makes room.
+//! A flow finds no room when all slots of its window are taken. It is refused and counted; nothing that is in the
+//! table is thrown out for it. The daemon's expiry makes room, and hurries when the table fills up
+//! (`testudo_datapath::expiry`).
 
 mod insert;
 #[cfg(test)]
 mod model;
 pub mod twin;
 
-pub use insert::{Inserted, break_locks, insert, remove, write_record};
+pub use insert::{Inserted, break_locks, insert, remove, remove_in_state, write_record};
 pub use twin::{Joined, insert_translated};
 
 use crate::bucket::{BucketId, Epoch};

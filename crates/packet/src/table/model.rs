@@ -257,6 +257,43 @@ fn two_that_remove_one_flow_remove_it_once() {
     });
 }
 
+/// A flow is dropped early while a packet answers it: either it stays, and answered, or it goes.
+fn a_flow_is_answered_while_it_is_dropped(drop_early: fn(&ModelTable, u64, u64) -> bool) {
+    explore(move || {
+        let table = ModelTable::new(Fault::None);
+        insert_flow(&table, 1);
+        let found = lookup(&&*table, 0, &key(1)).unwrap();
+        let (control, judged) = (found.control, found.slot.load::<{ word::STATE }>());
+        let other = table.clone();
+        let peer = thread::spawn(move || {
+            let found = lookup(&&*other, 0, &key(1).reversed());
+            let Some(found) = found else { return false };
+            let seen = found.slot.load::<{ word::STATE }>();
+            let Some(state) = FlowState::from_word(seen) else { return false };
+            let sequence = state.sequence + 1;
+            let answered = FlowState { confirmed: true, sequence, ..state };
+            found.slot.compare_exchange::<{ word::STATE }>(seen, answered.to_word())
+        });
+        let dropped = drop_early(&table, control, judged);
+        assert!(dropped != peer.join().unwrap(), "an answered flow was dropped, or neither");
+    });
+}
+
+#[test]
+fn a_flow_that_is_answered_is_not_dropped_early() {
+    a_flow_is_answered_while_it_is_dropped(|table, control, judged| {
+        remove_in_state(&table, 0, control, judged) == Some(true)
+    });
+}
+
+#[test]
+#[should_panic]
+fn a_drop_that_does_not_ask_for_the_state_is_caught() {
+    a_flow_is_answered_while_it_is_dropped(|table, control, _| {
+        remove(&table, 0, control) == Some(true)
+    });
+}
+
 #[test]
 fn a_dead_holders_lock_and_claim_are_undone() {
     explore(|| {

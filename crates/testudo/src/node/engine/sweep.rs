@@ -9,21 +9,14 @@
 
 use std::thread;
 
+use testudo_datapath::expiry::Expiry;
 use testudo_datapath::{BucketSet, NodeTable};
 use testudo_packet::bucket::{BucketId, Nanos};
 
 use super::{Engine, GRACE, Parts};
-use crate::node::clock;
 
 /// How many slots a turn goes over to clear: below a millisecond.
 const SLICE: usize = 16_384;
-
-/// In which time the whole table is looked at for silent flows, in milliseconds, and how many slots of
-/// it in one millisecond at most. Looking costs 10 to 30 ns a slot, whether a flow is in it or not: at
-/// this pace a percent of a processor. A table of four million slots is gone over in eight seconds, and a
-/// silent flow stays in it for that much longer.
-const EXPIRY_MS: u64 = 1000;
-const EXPIRY_SLOTS_PER_MS: u64 = 512;
 
 /// How far the sweeps are.
 #[derive(Debug)]
@@ -35,8 +28,7 @@ pub struct Sweep {
     /// Buckets of the next pass, and when it may begin.
     next: BucketSet,
     next_from: Nanos,
-    expiry_at: usize,
-    expiry_since: Nanos,
+    expiry: Expiry,
 }
 
 impl Sweep {
@@ -48,8 +40,7 @@ impl Sweep {
             cleared: 0,
             next: BucketSet::new(buckets),
             next_from: Nanos(0),
-            expiry_at: 0,
-            expiry_since: Nanos(0),
+            expiry: Expiry::default(),
         }
     }
 
@@ -104,27 +95,12 @@ impl Engine {
     /// Takes out this turn's share of silent flows.
     pub(super) fn expire_some(&mut self, now: Nanos) {
         let Self { parts: Parts { datapath, replica, timeouts, .. }, sweep, tallies, .. } = self;
-        let table = datapath.table();
-        let capacity = table.capacity();
-        let passed = clock::between(sweep.expiry_since, now).as_millis() as u64;
-        let passed = passed.min(EXPIRY_MS);
-        let share = (capacity as u64 * passed / EXPIRY_MS).min(EXPIRY_SLOTS_PER_MS * passed);
-        // A bounded share at a time; who is late goes over the table more slowly.
-        let count = usize::try_from(share).unwrap_or(capacity).min(4 * SLICE);
-        if count == 0 {
-            return;
-        }
-        sweep.expiry_since = now;
-        if table.is_empty() {
-            return;
-        }
-        let end = (sweep.expiry_at + count).min(capacity);
         let mut refused = 0;
-        let expired = table.expire_part(sweep.expiry_at..end, now, timeouts, &mut |record| {
+        let turn = sweep.expiry.turn(datapath.table(), now, timeouts, &mut |record| {
             refused += u64::from(replica.handle_expired(record).is_err());
         });
-        tallies.expired += expired as u64;
+        tallies.expired += turn.silent;
+        tallies.early_drops += turn.early;
         tallies.refused_events += refused;
-        sweep.expiry_at = if end == capacity { 0 } else { end };
     }
 }

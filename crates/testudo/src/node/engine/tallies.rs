@@ -33,6 +33,8 @@ pub struct Tallies {
     pub cleared: u64,
     /// Flows that were silent for too long.
     pub expired: u64,
+    /// Flows that nobody had answered, and that were ended early because the node table was filling up.
+    pub early_drops: u64,
     /// Flows that were ended because rules that were loaded would not let them in.
     pub flushed: u64,
     /// Packets of buckets on their way here: handled when the bucket had come.
@@ -63,7 +65,7 @@ impl Tallies {
     }
 
     /// The counters that have no place of their own in the status, by name.
-    pub const fn named(&self) -> [(&'static str, u64); 24] {
+    pub const fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("engine_events", self.events),
             ("engine_events_lost", self.lost_events),
@@ -76,6 +78,7 @@ impl Tallies {
             ("engine_installs_refused", self.refused_installs),
             ("engine_cleared", self.cleared),
             ("engine_expired", self.expired),
+            ("engine_early_drops", self.early_drops),
             ("engine_flows_flushed", self.flushed),
             ("engine_held_sent", self.held_sent),
             ("engine_held_skipped", self.held_skipped),
