@@ -19,7 +19,7 @@ use testudo_packet::event::{EventKind, Occurrence};
 use testudo_packet::flow::{Address, FlowKey, Protocol};
 use testudo_packet::placement::{Ground, PacketType};
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{FirstMatch, MAX_RULES, Rule};
+use testudo_packet::rule::{FirstMatch, Links, MAX_RULES, Rule};
 use testudo_packet::stage;
 use testudo_packet::table::{SLOT_WORDS, WINDOW};
 use testudo_packet::verdict::{DropReason, Verdict};
@@ -76,9 +76,10 @@ const SLOTS: u32 = 4 * WINDOW;
 const SENDER: Mac = Mac(0x0200_0000_0001);
 
 impl Grounds<'_> {
-    /// What would become of the first packet of a flow of this key that comes in by this interface. For ESP and AH the
+    /// What would become of the first packet of a flow of this key that goes this way. For ESP and AH the
     /// ports are the halves of the SPI, for ICMP the identifier.
-    pub fn explain(&self, key: &FlowKey, interface: u32) -> Result<Explained, Error> {
+    pub fn explain(&self, key: &FlowKey, links: Links) -> Result<Explained, Error> {
+        let interface = links.input;
         let mut frame = self.frame(key, interface);
         let fragments = Fragments::zeroed().map_err(Error::Memory)?;
         let place = place_of(self.settings, &fragments, self.now, &mut frame);
@@ -105,6 +106,7 @@ impl Grounds<'_> {
             loads: None,
             pools: self.pools,
             taken: Some(self.taken),
+            egress: links.output,
             lease: Nanos(u64::MAX),
             now: self.now,
             loaded: true,
@@ -113,7 +115,7 @@ impl Grounds<'_> {
             refused: Cell::new(None),
             occurrences: RefCell::new(Vec::new()),
         };
-        let mut first = FirstMatch::new(self.sets, key, interface);
+        let mut first = FirstMatch::new(self.sets, key, links);
         env.scan_rules(&mut first);
         let verdict = stage::handle(&env, &mut SliceFrame(&mut frame), interface);
         let refused = env.refused.take();

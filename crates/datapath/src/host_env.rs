@@ -44,6 +44,8 @@ pub struct HostEnv<'a> {
     pub strict_windows: bool,
     /// Packets and bytes of each bucket; `None` for a packet that has been counted.
     pub loads: Option<&'a Words>,
+    /// The interface that routes send the packet out by; 0 if that is not known.
+    pub egress: u32,
     pub lease: Nanos,
     pub now: Nanos,
     pub pools: &'a Pools,
@@ -176,6 +178,10 @@ impl Env for HostEnv<'_> {
                 return;
             }
         }
+    }
+
+    fn egress(&self) -> u32 {
+        self.egress
     }
 
     fn answers(&self, interface: u32, address: Address) -> Option<Mac> {

@@ -10,7 +10,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
-use testudo_packet::rule::Rule;
+use testudo_packet::rule::{Links, Rule};
 use testudo_packet::tracking::Timeouts;
 
 use crate::Error;
@@ -191,14 +191,14 @@ pub trait Datapath {
     fn rule_hits(&self) -> Vec<u64>;
     /// The next flow that a rule has refused which wants that to be told.
     fn poll_refused(&mut self) -> Option<Refused>;
-    /// What would become of the first packet of a flow of this key that came in by an interface, if this node owned
+    /// What would become of the first packet of a flow of this key that went this way, if this node owned
     /// its bucket: for ESP and AH the ports are the halves of the SPI, for ICMP the identifier. `resolve` is what
     /// `missing` is to [`Datapath::handle_upcalls`]. Changes and counts nothing.
     fn explain(
         &self,
         now: Nanos,
         key: &FlowKey,
-        interface: u32,
+        links: Links,
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Result<Explained, Error>;
     /// Replaces the node's own addresses, beside the cluster's: in `steered` mode, packets to them are

@@ -17,9 +17,10 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
-use testudo_packet::rule::{Action, MAX_RULES, Matched, Rule};
+use testudo_packet::rule::{Action, Links, MAX_RULES, Matched, Prefix, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
+use testudo_packet::wire;
 
 use crate::Error;
 use crate::committing::Committing;
@@ -69,6 +70,7 @@ pub struct UserDatapath {
     strict_windows: bool,
     pools: Pools,
     stations: Stations,
+    routes: Vec<(Prefix, u32)>,
     loads: Words,
     occurrences: Vec<Occurrence>,
     lost: u64,
@@ -109,6 +111,7 @@ impl UserDatapath {
             strict_windows: true,
             pools,
             stations: Stations::default(),
+            routes: Vec::new(),
             loads,
             occurrences: Vec::new(),
             lost: 0,
@@ -134,6 +137,23 @@ impl UserDatapath {
             self.upcalls.push_back(Waiting { frame: frame.to_vec(), interface, reason });
         }
         self.count(verdict)
+    }
+
+    /// Where packets would go out, by their destination: the first prefix that has it. Nothing is sent by that here, but
+    /// rules may ask for it.
+    pub fn set_routes(&mut self, routes: Vec<(Prefix, u32)>) {
+        self.routes = routes;
+    }
+
+    /// The interface that a packet would go out by; 0 if there is no route.
+    fn egress(&self, frame: &mut [u8]) -> u32 {
+        let frame = SliceFrame(frame);
+        let link = wire::parse_link(&frame).ok();
+        let destination = link.and_then(|link| wire::destination(&frame, &link));
+        let route = destination.and_then(|destination| {
+            self.routes.iter().find(|(prefix, _)| prefix.contains(destination))
+        });
+        route.map_or(0, |(_, interface)| *interface)
     }
 
     /// The packets that went up and have been decided since the last call, with what was decided.
@@ -166,6 +186,7 @@ impl UserDatapath {
             loads: (!loaded).then_some(&self.loads),
             pools: &self.pools,
             taken: known.is_some().then_some(&taken),
+            egress: self.egress(frame),
             lease: self.lease,
             strict_windows: self.strict_windows,
             now,
@@ -406,7 +427,7 @@ impl Datapath for UserDatapath {
         &self,
         now: Nanos,
         key: &FlowKey,
-        interface: u32,
+        links: Links,
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Result<Explained, Error> {
         let known = RefCell::new(resolve);
@@ -417,8 +438,7 @@ impl Datapath for UserDatapath {
         let (settings, rules, pools, stations) =
             (&self.settings, &self.rules[..], &self.pools, &self.stations);
         let sets = &self.sets;
-        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }
-            .explain(key, interface)
+        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }.explain(key, links)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

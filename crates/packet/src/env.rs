@@ -128,6 +128,9 @@ pub trait Env: Slots + Sets + Datagrams {
     fn repeat<S: Steps<Self>>(&self, most: u32, steps: &mut S)
     where
         Self: Sized;
+    /// The interface that the node's routes send the packet out by that is being decided; 0 if that is not known. It is
+    /// looked up only if some rule in force asks for it.
+    fn egress(&self) -> u32;
     /// The node's own address on an interface, if the cluster has this address there.
     fn answers(&self, interface: u32, address: Address) -> Option<Mac>;
     /// The same number. The eBPF build makes the verifier forget what it knows of the number, so that

@@ -16,7 +16,7 @@ use crate::event::{Event, EventKind};
 use crate::flow::Direction;
 use crate::pipeline::{admit, count, pass};
 use crate::placement::Placement;
-use crate::rule::{self, Commit, Matched, Outcome};
+use crate::rule::{self, Commit, Links, Matched, Outcome};
 use crate::stage::{self, Stage};
 use crate::table::{self, Found, Inserted};
 use crate::tracking;
@@ -120,7 +120,8 @@ fn decide<E: Env>(
     headers: &Headers,
     interface: u32,
 ) -> Result<(Matched, Commit), Verdict> {
-    let mut first = rule::FirstMatch::new(env, &headers.key, interface);
+    let links = Links { input: interface, output: env.egress() };
+    let mut first = rule::FirstMatch::new(env, &headers.key, links);
     env.scan_rules(&mut first);
     let Some(rule) = first.matched() else { return Err(Verdict::Drop(DropReason::NoRule)) };
     match rule.outcome {

@@ -90,11 +90,32 @@ impl Prefix {
         (self.mask.high.count_ones() + self.mask.low.count_ones()) as u8
     }
 
+    /// Whether the address is inside.
+    pub const fn contains(&self, address: Address) -> bool {
+        self.differs(address) == 0
+    }
+
     /// The bits in which the address is outside; 0 if it is not.
     #[inline(always)]
     const fn differs(&self, address: Address) -> u64 {
         (address.high & self.mask.high ^ self.value.high)
             | (address.low & self.mask.low ^ self.value.low)
+    }
+}
+
+/// Which way the first packet of a flow goes through the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// The number of the interface that it comes in by.
+    pub input: u32,
+    /// The number of the interface that the node's routes send it out by; 0 if that is not known.
+    pub output: u32,
+}
+
+impl Links {
+    /// In by this interface, and out by one that is not known.
+    pub const fn input(input: u32) -> Self {
+        Self { input, output: 0 }
     }
 }
 
@@ -135,6 +156,8 @@ pub struct Rule {
     pub destination_ports: Ports,
     /// The number of the interface that the first packet comes in by, or any.
     pub interface: Option<u32>,
+    /// The number of the interface that routes send the first packet out by, or any.
+    pub egress: Option<u32>,
     /// What the source of flows that it accepts is translated to: the number of a pool of addresses, from 1 on;
     /// 0: it is not translated.
     pub source_pool: u16,
@@ -145,7 +168,7 @@ pub struct Rule {
 }
 
 /// How many 64-bit words a rule takes.
-pub const RULE_WORDS: usize = 12;
+pub const RULE_WORDS: usize = 13;
 
 const ACCEPT: u64 = 1 << 40;
 const HAS_PROTOCOL: u64 = 1 << 41;
@@ -154,6 +177,8 @@ const SYNC: u64 = 1 << 43;
 const POOL_SHIFT: u32 = 48;
 const REJECT: u64 = 1 << 44;
 const REPORTS: u64 = 1 << 45;
+/// Of a word of its own.
+const HAS_EGRESS: u64 = 1 << 32;
 
 impl Rule {
     /// A rule that every flow matches.
@@ -169,6 +194,7 @@ impl Rule {
             source_ports: Ports::ANY,
             destination_ports: Ports::ANY,
             interface: None,
+            egress: None,
             source_pool: 0,
             reports: false,
             mark: 0,
@@ -177,8 +203,8 @@ impl Rule {
 
     /// Whether a flow that begins with a packet of this key on this interface matches.
     #[inline(always)]
-    pub fn matches(&self, sets: &impl Sets, key: &FlowKey, interface: u32) -> bool {
-        matches_words(&self.to_words(), sets, key, interface)
+    pub fn matches(&self, sets: &impl Sets, key: &FlowKey, links: Links) -> bool {
+        matches_words(&self.to_words(), sets, key, links)
     }
 
     /// The rule as words.
@@ -219,12 +245,16 @@ impl Rule {
             flags,
             self.mark,
             set_number(self.source_set) as u64 | (set_number(self.destination_set) as u64) << 32,
+            match self.egress {
+                Some(egress) => HAS_EGRESS | egress as u64,
+                None => 0,
+            },
         ]
     }
 
     /// The rule that [`Rule::to_words`] made these words of.
     pub fn from_words(words: &[u64; RULE_WORDS]) -> Self {
-        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, mark, sets] = *words;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, mark, sets, egress] = *words;
         let range = |first: u64, last: u64| Ports { first: first as u16, last: last as u16 };
         Self {
             action: action_of(words),
@@ -240,6 +270,7 @@ impl Rule {
             source_ports: range(ports, ports >> 16),
             destination_ports: range(ports >> 32, ports >> 48),
             interface: if flags & HAS_INTERFACE == 0 { None } else { Some(flags as u32) },
+            egress: if egress & HAS_EGRESS == 0 { None } else { Some(egress as u32) },
             source_pool: pool_of(words),
             reports: flags & REPORTS != 0,
             mark,
@@ -269,9 +300,9 @@ pub fn matches_words(
     words: &[u64; RULE_WORDS],
     sets: &impl Sets,
     key: &FlowKey,
-    interface: u32,
+    links: Links,
 ) -> bool {
-    matches_alone(words, key, interface) && (words[11] == 0 || is_in_sets(words[11], sets, key))
+    matches_alone(words, key, links) && (words[11] == 0 || is_in_sets(words[11], sets, key))
 }
 
 /// Whether both ends are in the sets of a rule that has some.
@@ -284,7 +315,7 @@ fn is_in_sets(numbers: u64, sets: &impl Sets, key: &FlowKey) -> bool {
 
 /// Whether all matches but sets.
 #[inline(always)]
-fn matches_alone(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bool {
+fn matches_alone(words: &[u64; RULE_WORDS], key: &FlowKey, links: Links) -> bool {
     let [s0, s1, s2, s3, d0, d1, d2, d3, ports, flags, ..] = *words;
     let (source, destination) = (key.initiator, key.responder);
     // Both addresses at once: one after the other, all words would be kept on the stack until their turn comes,
@@ -293,7 +324,8 @@ fn matches_alone(words: &[u64; RULE_WORDS], key: &FlowKey, interface: u32) -> bo
         | prefix(d0, d1, d2, d3).differs(destination.address);
     differs == 0
         && (flags & HAS_PROTOCOL == 0 || (flags >> 32) as u8 == key.protocol.0)
-        && (flags & HAS_INTERFACE == 0 || flags as u32 == interface)
+        && (flags & HAS_INTERFACE == 0 || flags as u32 == links.input)
+        && (words[12] == 0 || words[12] == HAS_EGRESS | links.output as u64)
         && source.port >= ports as u16
         && source.port <= (ports >> 16) as u16
         && destination.port >= (ports >> 32) as u16
@@ -358,17 +390,17 @@ pub enum Outcome {
 pub struct FirstMatch<'a, S> {
     sets: &'a S,
     key: &'a FlowKey,
-    interface: u32,
+    links: Links,
     /// The rule's number, its index and, above them, 1 for accept, 2 for drop, 3 for accept when the peers
     /// know or 4 for drop and tell, and above that its pool; 0 while there is none.
     found: u64,
 }
 
 impl<'a, S> FirstMatch<'a, S> {
-    /// For a flow that begins with a packet of this key on this interface, and rules with these sets.
+    /// For a flow that begins with a packet of this key by these links, and rules with these sets.
     #[inline(always)]
-    pub const fn new(sets: &'a S, key: &'a FlowKey, interface: u32) -> Self {
-        Self { sets, key, interface, found: 0 }
+    pub const fn new(sets: &'a S, key: &'a FlowKey, links: Links) -> Self {
+        Self { sets, key, links, found: 0 }
     }
 
     /// The rule, if there is one.
@@ -390,7 +422,7 @@ impl<'a, S> FirstMatch<'a, S> {
 impl<S: Sets> RuleVisitor for FirstMatch<'_, S> {
     #[inline(always)]
     fn visit(&mut self, index: u32, words: &[u64; RULE_WORDS]) -> bool {
-        if !matches_words(words, self.sets, self.key, self.interface) {
+        if !matches_words(words, self.sets, self.key, self.links) {
             return true;
         }
         let outcome = match (action_of(words), commit_of(words)) {
@@ -438,16 +470,28 @@ mod tests {
             ..Rule::any(Action::Accept)
         };
         let good = key("10.1.255.1", "10.2.0.9", 443);
-        assert!(rule.matches(&NoSets, &good, 4));
-        assert!(!rule.matches(&NoSets, &good, 5));
-        assert!(!rule.matches(&NoSets, &FlowKey { protocol: Protocol::UDP, ..good }, 4));
-        assert!(!rule.matches(&NoSets, &key("10.3.0.1", "10.2.0.9", 443), 4));
-        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.1.9", 443), 4));
-        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 444), 4));
-        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 79), 4));
-        assert!(!rule.matches(&NoSets, &key("::10.1.0.1", "10.2.0.9", 80), 4));
+        assert!(rule.matches(&NoSets, &good, Links::input(4)));
+        assert!(!rule.matches(&NoSets, &good, Links::input(5)));
+        assert!(!rule.matches(
+            &NoSets,
+            &FlowKey { protocol: Protocol::UDP, ..good },
+            Links::input(4)
+        ));
+        assert!(!rule.matches(&NoSets, &key("10.3.0.1", "10.2.0.9", 443), Links::input(4)));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.1.9", 443), Links::input(4)));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 444), Links::input(4)));
+        assert!(!rule.matches(&NoSets, &key("10.1.0.1", "10.2.0.9", 79), Links::input(4)));
+        assert!(!rule.matches(&NoSets, &key("::10.1.0.1", "10.2.0.9", 80), Links::input(4)));
         assert_eq!(action_of(&rule.to_words()), Action::Accept);
         assert_eq!(action_of(&Rule::any(Action::Drop).to_words()), Action::Drop);
+    }
+
+    #[test]
+    fn a_rule_may_ask_for_the_way_out() {
+        let rule = Rule { egress: Some(9), ..Rule::any(Action::Accept) };
+        let key = key("10.1.0.1", "10.2.0.9", 80);
+        let by = |output| rule.matches(&NoSets, &key, Links { input: 4, output });
+        assert_eq!([by(9), by(4), by(0)], [true, false, false]);
     }
 
     /// Set 1 has all hosts that end in 1, set 2 in 2; each look-up is counted.
@@ -477,7 +521,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.2", 81, false, 0),
         ] {
             let before = sets.0.get();
-            let seen = rule.matches(&sets, &key(source, destination, port), 1);
+            let seen = rule.matches(&sets, &key(source, destination, port), Links::input(1));
             assert_eq!((seen, sets.0.get() - before), (matches, asked), "{source} {destination}");
         }
     }
@@ -487,14 +531,15 @@ mod tests {
         let plain = Rule { interface: Some(u32::MAX), ..Rule::any(Action::Accept) };
         let sync =
             Rule { commit: Commit::Sync, protocol: Some(Protocol(255)), source_pool: 3, ..plain };
+        let out = Rule { egress: Some(u32::MAX), ..plain };
         let sets =
             Rule { source_set: SetId::new(7), destination_set: SetId::new(u32::MAX), ..plain };
         let reject = Rule { action: Action::Reject, reports: true, mark: u64::MAX - 1, ..plain };
-        for rule in [plain, sync, sets, reject, Rule { action: Action::Drop, ..plain }] {
+        for rule in [plain, sync, sets, out, reject, Rule { action: Action::Drop, ..plain }] {
             assert_eq!(Rule::from_words(&rule.to_words()), rule);
         }
         let key = key("10.1.0.1", "10.2.0.9", 80);
-        let mut first = FirstMatch::new(&NoSets, &key, u32::MAX);
+        let mut first = FirstMatch::new(&NoSets, &key, Links::input(u32::MAX));
         assert!(!first.visit(2047, &Rule { protocol: None, mark: 7 << 16 | 9, ..sync }.to_words()));
         let outcome = Outcome::Accept(Commit::Sync);
         assert_eq!(first.matched(), Some(Matched { number: 9, index: 2047, pool: 3, outcome }));
@@ -509,7 +554,7 @@ mod tests {
             (Action::Reject, false, Outcome::Report),
             (Action::Accept, true, Outcome::Accept(Commit::Async)),
         ] {
-            let mut first = FirstMatch::new(&NoSets, &key, 1);
+            let mut first = FirstMatch::new(&NoSets, &key, Links::input(1));
             first.visit(3, &Rule { reports, ..Rule::any(action) }.to_words());
             assert_eq!(first.matched().map(|rule| rule.outcome), Some(outcome), "{action:?}");
         }

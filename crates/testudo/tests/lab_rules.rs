@@ -31,7 +31,7 @@ const KEPT_PORT: u16 = 7205;
 const FIRST: &str = "\
 # what the test begins with
 set client = { 10.10.0.0/16, fd10::/64 }
-iif \"in0\" saddr @client proto tcp dport { 7200, 7205-7209, 7300-7310 } accept replicate established count
+iif \"in0\" oif \"out0\" saddr @client proto tcp dport { 7200, 7205-7209, 7300-7310 } accept replicate established count
 proto tcp dport 7201 reject
 proto udp dport 7201 log \"udp\" reject
 ";
@@ -255,7 +255,9 @@ fn list(standing: &Standing, with_server: bool) {
 
 const LISTED: &str = "set bad = file \"bad.list\"
 daddr @bad reject
-iif in0 proto tcp dport 7200-7209 accept
+zone inside = { in0 }
+oif @inside drop
+iif @inside proto tcp dport 7200-7209 accept
 ";
 
 fn load_list(standing: &Standing, with_server: bool) {

@@ -109,6 +109,12 @@ struct HandledItem {
 
 const _: () = assert!(size_of::<HandledItem>() == HANDLED_WORDS * 8);
 
+/// Whether some rule in force asks for the interface that a packet goes out by.
+#[inline(always)]
+pub fn rules_ask_for_egress() -> bool {
+    read_shared(shared::RULES) & shared::RULES_ASK_FOR_EGRESS != 0
+}
+
 /// The known flow that a packet is of.
 #[derive(Clone, Copy)]
 pub struct Met {
@@ -122,13 +128,21 @@ pub struct Met {
 pub struct Kernel {
     /// The known flow that the packet is of.
     flow: Cell<Option<Met>>,
+    /// The interface that routes send it out by; 0 if nobody has asked.
+    pub egress: u32,
 }
 
 impl Kernel {
     /// For one packet.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { flow: Cell::new(None) }
+        Self::out_by(0)
+    }
+
+    /// For one packet, which routes send out by this interface.
+    #[inline(always)]
+    pub const fn out_by(egress: u32) -> Self {
+        Self { flow: Cell::new(None), egress }
     }
 
     /// The known flow that the packet is of, if it is of one.
@@ -280,7 +294,12 @@ impl Env for Kernel {
         let mut scan = RuleScan { visitor, first: rules as u32 };
         let callback = next_rule::<V> as *mut core::ffi::c_void;
         // SAFETY: the callback casts the context back to what it is.
-        unsafe { bpf_loop((rules >> 32) as u32, callback, (&raw mut scan).cast(), 0) };
+        unsafe { bpf_loop((rules >> 32) as u32 & shared::RULE_COUNT, callback, (&raw mut scan).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn egress(&self) -> u32 {
+        self.egress
     }
 
     #[inline(always)]

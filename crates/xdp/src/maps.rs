@@ -120,6 +120,10 @@ pub mod shared {
     pub const LEASE: u32 = 0;
     /// The rules in force: the first one's place in the map, and in the high half how many they are.
     pub const RULES: u32 = 1;
+    /// The bits of the high half that say how many.
+    pub const RULE_COUNT: u32 = 0x7fff_ffff;
+    /// Set in [`RULES`] if one of them asks for the interface that packets go out by.
+    pub const RULES_ASK_FOR_EGRESS: u64 = 1 << 63;
     /// How many flows the node table holds.
     pub const FLOWS: u32 = 2;
     /// Events that found no room.

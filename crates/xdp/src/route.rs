@@ -11,6 +11,7 @@ use testudo_packet::verdict::{Counter, DropReason};
 use testudo_packet::wire::{self, Link};
 
 use crate::env::{Kernel, Met};
+use crate::frame::KernelFrame;
 use crate::maps;
 
 /// `struct bpf_fib_lookup` of the kernel's interface, with the members that are used here.
@@ -38,6 +39,7 @@ mod fib_result {
     pub const BLACKHOLE: i64 = 1;
     pub const UNREACHABLE: i64 = 2;
     pub const PROHIBIT: i64 = 3;
+    pub const NO_NEIGHBOUR: i64 = 7;
 }
 
 /// What stands before a packet that was left to the node's stack.
@@ -48,19 +50,22 @@ pub const LEFT_TO_STACK: u64 = u64::from_ne_bytes(*b"testudo\0");
 pub enum NoHop {
     /// The route says so.
     Refused,
-    /// The node's stack has to look: a neighbour to resolve, a packet too large, a special route.
-    AskStack,
+    /// The node's stack has to look: a neighbour to resolve, a packet too large, a special route. The interface that
+    /// the packet goes out by, or 0.
+    AskStack(u32),
 }
 
-/// Asks the kernel's routes and neighbours.
+/// Asks the kernel's routes and neighbours; says how that went, and what they said. `fits`: whether the packet has to fit
+/// the link, too.
 #[inline(always)]
-pub fn next_hop(
+fn look_up(
     ctx: &XdpContext,
     frame: &impl Frame,
     link: &Link,
     interface: u32,
-) -> Result<NextHop, NoHop> {
-    let route = wire::route(frame, link).ok_or(NoHop::AskStack)?;
+    fits: bool,
+) -> Option<(i64, FibLookup)> {
+    let route = wire::route(frame, link)?;
     let words = |address: testudo_packet::flow::Address| {
         if route.v4 {
             [(address.low as u32).to_be() as u64, 0]
@@ -72,7 +77,7 @@ pub fn next_hop(
         family: if route.v4 { AF_INET } else { AF_INET6 },
         protocol: route.protocol,
         ports: [0; 2],
-        bytes: route.bytes,
+        bytes: if fits { route.bytes } else { 0 },
         interface,
         class: 0,
         source: words(route.source),
@@ -84,6 +89,19 @@ pub fn next_hop(
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the context is the program's own, and the structure has the size that is given.
     let result = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut lookup).cast(), size, 0) };
+    Some((result, lookup))
+}
+
+/// Where a packet goes next.
+#[inline(always)]
+pub fn next_hop(
+    ctx: &XdpContext,
+    frame: &impl Frame,
+    link: &Link,
+    interface: u32,
+) -> Result<NextHop, NoHop> {
+    let (result, lookup) =
+        look_up(ctx, frame, link, interface, true).ok_or(NoHop::AskStack(0))?;
     match result {
         fib_result::SUCCESS => Ok(NextHop {
             interface: lookup.interface,
@@ -95,7 +113,20 @@ pub fn next_hop(
         fib_result::BLACKHOLE | fib_result::UNREACHABLE | fib_result::PROHIBIT => {
             Err(NoHop::Refused)
         }
-        _ => Err(NoHop::AskStack),
+        fib_result::NO_NEIGHBOUR => Err(NoHop::AskStack(lookup.interface)),
+        _ => Err(NoHop::AskStack(0)),
+    }
+}
+
+/// The interface that the node's routes send the packet out by, whether its neighbour there is known or not; 0 if they
+/// do not say.
+#[inline(always)]
+pub fn egress(ctx: &XdpContext) -> u32 {
+    let frame = KernelFrame::new(ctx);
+    let Ok(link) = wire::parse_link(&frame) else { return 0 };
+    match look_up(ctx, &frame, &link, ctx.ingress_ifindex() as u32, false) {
+        Some((fib_result::SUCCESS | fib_result::NO_NEIGHBOUR, lookup)) => lookup.interface,
+        _ => 0,
     }
 }
 
@@ -115,7 +146,7 @@ pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interf
                 }
                 hop
             }
-            Err(NoHop::AskStack) => return by_stack(ctx),
+            Err(NoHop::AskStack(_)) => return by_stack(ctx),
             Err(NoHop::Refused) => {
                 maps::count(DropReason::NoRoute.counter());
                 return xdp_action::XDP_DROP;

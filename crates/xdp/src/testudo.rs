@@ -39,40 +39,40 @@ pub fn testudo(ctx: XdpContext) -> u32 {
 
 #[xdp]
 pub fn testudo_related(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Stage::Related)
+    run::<false>(&ctx, Kernel::new(), Stage::Related)
 }
 
 #[xdp]
 pub fn testudo_open(ctx: XdpContext) -> u32 {
-    run::<true>(&ctx, Stage::Open)
+    let egress = if env::rules_ask_for_egress() { route::egress(&ctx) } else { 0 };
+    run::<true>(&ctx, Kernel::out_by(egress), Stage::Open)
 }
 
 #[xdp]
 pub fn testudo_translate(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Stage::Translate)
+    run::<false>(&ctx, Kernel::new(), Stage::Translate)
 }
 
 #[xdp]
 pub fn testudo_fragment(ctx: XdpContext) -> u32 {
-    run::<true>(&ctx, Stage::Fragment)
+    run::<true>(&ctx, Kernel::new(), Stage::Fragment)
 }
 
 #[xdp]
 pub fn testudo_fragment_flow(ctx: XdpContext) -> u32 {
-    run::<true>(&ctx, Stage::FragmentFlow)
+    run::<true>(&ctx, Kernel::new(), Stage::FragmentFlow)
 }
 
 #[xdp]
 pub fn testudo_fragment_translate(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Stage::FragmentTranslate)
+    run::<false>(&ctx, Kernel::new(), Stage::FragmentTranslate)
 }
 
 /// Runs a stage on a frame that another program has handed over; a constant says whether it may hand over, too.
 #[inline(always)]
-fn run<const HANDS_OVER: bool>(ctx: &XdpContext, stage: Stage) -> u32 {
+fn run<const HANDS_OVER: bool>(ctx: &XdpContext, kernel: Kernel, stage: Stage) -> u32 {
     let mut frame = KernelFrame::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    let kernel = Kernel::new();
     let verdict = stage::run(stage, &kernel, &mut frame, interface);
     act::<HANDS_OVER>(ctx, &kernel, &mut frame, interface, verdict)
 }
@@ -121,7 +121,7 @@ fn act<const HANDS_OVER: bool>(
         }
         // The verifier need not follow each reason by itself.
         Verdict::Upcall(reason) => {
-            upcall::send(ctx, frame, interface, kernel.opaque(reason as u64) as u32)
+            upcall::send(ctx, kernel, frame, interface, kernel.opaque(reason as u64) as u32)
         }
         Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),
         Verdict::Stage(_) => {

@@ -10,7 +10,7 @@ use testudo_packet::wire;
 
 use crate::env::Kernel;
 use crate::maps;
-use crate::route;
+use crate::route::{self, NoHop};
 
 /// The most bytes of a packet that go up; a longer one is dropped and counted.
 const MAX_BYTES: u32 = 2048;
@@ -21,8 +21,9 @@ struct Upcall {
     interface: u32,
     bytes: u32,
     reason: u32,
-    /// Where the packet goes next, or 0 if the node's stack has to find out.
+    /// The interface that the packet goes out by, or 0 if the node's stack has to find out.
     out_interface: u32,
+    /// Both addresses on that link, or 0 if the node's stack has to find out.
     source: u64,
     destination: u64,
     packet: [u8; MAX_BYTES as usize],
@@ -30,7 +31,13 @@ struct Upcall {
 
 /// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
 #[inline(always)]
-pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -> u32 {
+pub fn send(
+    ctx: &XdpContext,
+    kernel: &Kernel,
+    frame: &impl Frame,
+    interface: u32,
+    reason: u32,
+) -> u32 {
     let bytes = frame.len();
     if bytes == 0 || bytes > MAX_BYTES {
         maps::count(DropReason::UpcallFull.counter());
@@ -38,9 +45,13 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -
     }
     let hop = match wire::parse_link(frame) {
         // An analyser is no hop.
-        Ok(_) if !Kernel::new().mode().is_inline() => None,
-        Ok(link) => route::next_hop(ctx, frame, &link, interface).ok(),
-        Err(_) => None,
+        Ok(link) if kernel.mode().is_inline() => route::next_hop(ctx, frame, &link, interface),
+        _ => Err(NoHop::AskStack(0)),
+    };
+    let (out, hop) = match hop {
+        Ok(hop) => (hop.interface, Some(hop)),
+        Err(NoHop::AskStack(out)) if out != 0 => (out, None),
+        Err(_) => (kernel.egress, None),
     };
     let Some(mut room) = maps::UPCALLS.reserve::<Upcall>(0) else {
         maps::count(DropReason::UpcallFull.counter());
@@ -55,7 +66,7 @@ pub fn send(ctx: &XdpContext, frame: &impl Frame, interface: u32, reason: u32) -
         (&raw mut (*upcall).interface).write(interface);
         (&raw mut (*upcall).bytes).write(bytes);
         (&raw mut (*upcall).reason).write(reason);
-        (&raw mut (*upcall).out_interface).write(hop.map_or(0, |hop| hop.interface));
+        (&raw mut (*upcall).out_interface).write(out);
         (&raw mut (*upcall).source).write(hop.map_or(0, |hop| hop.source.0));
         (&raw mut (*upcall).destination).write(hop.map_or(0, |hop| hop.destination.0));
         bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, (&raw mut (*upcall).packet).cast(), copied_bytes)

@@ -37,7 +37,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, Occurrence};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
-use testudo_packet::rule::{MAX_RULES, RULE_WORDS, Rule};
+use testudo_packet::rule::{Links, MAX_RULES, RULE_WORDS, Rule};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::stage::Stage;
 use testudo_packet::verdict::{COUNTERS, counter_name};
@@ -66,6 +66,7 @@ use upcall::Upcall;
 mod shared {
     pub const LEASE: usize = 0;
     pub const RULES: usize = 1;
+    pub const RULES_ASK_FOR_EGRESS: u64 = 1 << 63;
     pub const FLOWS: usize = 2;
     pub const LOST_EVENTS: usize = 3;
     pub const LOST_HANDLED: usize = 4;
@@ -276,7 +277,9 @@ impl Datapath for KernelDatapath {
             written.map_err(|error| Error::Map { map: "RULES", said: error.to_string() })?;
         }
         self.forget_hits(first, rules.len() as u32)?;
-        let word = u64::from(first) | (rules.len() as u64) << 32;
+        let asks = rules.iter().any(|rule| rule.egress.is_some());
+        let asks = if asks { shared::RULES_ASK_FOR_EGRESS } else { 0 };
+        let word = u64::from(first) | (rules.len() as u64) << 32 | asks;
         self.shared.as_slice()[shared::RULES].store(word, Ordering::Release);
         self.rules = rules.to_vec();
         Ok(())
@@ -310,7 +313,7 @@ impl Datapath for KernelDatapath {
         &self,
         now: Nanos,
         key: &FlowKey,
-        interface: u32,
+        links: Links,
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Result<Explained, Error> {
         let known = RefCell::new(resolve);
@@ -321,8 +324,7 @@ impl Datapath for KernelDatapath {
         let (settings, rules, pools, stations) =
             (&self.settings, &self.rules[..], &self.pools, &self.stations);
         let sets = &self.sets;
-        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }
-            .explain(key, interface)
+        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }.explain(key, links)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

@@ -210,6 +210,7 @@ impl KernelDatapath {
             taken: Some(&taken),
             strict_windows: self.shared.as_slice()[shared::LOOSE_WINDOWS].load(Ordering::Acquire)
                 == 0,
+            egress: upcall.egress,
             lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
             now,
             loaded: true,

@@ -301,7 +301,8 @@ pub(super) fn shared_words(directory: &Path, settings: &Settings) -> Result<Word
 /// The rules in force.
 fn rules(datapath: &KernelDatapath) -> Result<Vec<Rule>, Error> {
     let in_force = datapath.shared.as_slice()[shared::RULES].load(Ordering::Acquire);
-    let (first, count) = (in_force as u32, ((in_force >> 32) as u32).min(MAX_RULES));
+    let count = (in_force & !shared::RULES_ASK_FOR_EGRESS) >> 32;
+    let (first, count) = (in_force as u32, (count as u32).min(MAX_RULES));
     let rule = |index| {
         let words = datapath.rule_map.get(&(first + index), 0);
         words.map(|words| Rule::from_words(&words))

@@ -20,6 +20,8 @@ pub struct Upcall {
     pub reason: Option<UpcallReason>,
     /// Where it goes next; `None`: the node's stack has to find out.
     pub next_hop: Option<NextHop>,
+    /// The number of the interface that it goes out by, also if its neighbour there is not known; 0: that is not known.
+    pub egress: u32,
     pub packet: Vec<u8>,
 }
 
@@ -42,7 +44,8 @@ pub fn read(item: &[u8]) -> Option<Upcall> {
     Some(Upcall {
         interface,
         reason: u8::try_from(reason).ok().and_then(UpcallReason::from_bits),
-        next_hop: (out != 0).then_some(next_hop),
+        next_hop: (out != 0 && next_hop.destination != Mac(0)).then_some(next_hop),
+        egress: out,
         packet: data.get(..bytes as usize)?.to_vec(),
     })
 }
@@ -63,10 +66,14 @@ mod tests {
         let hop = NextHop { interface: 9, source: Mac(0x0a0b), destination: Mac(0x0c0d) };
         let reason = Some(UpcallReason::Loading);
         let packet = vec![1, 2, 3];
-        let expected = Upcall { interface: 7, reason, next_hop: Some(hop), packet };
+        let expected = Upcall { interface: 7, reason, next_hop: Some(hop), egress: 9, packet };
         assert_eq!(read(&item), Some(expected));
         assert_eq!(read(&item[..34]), None);
         assert_eq!(read(&item[..20]), None);
+        let mut unknown = item.clone();
+        unknown[24..32].fill(0);
+        let read_unknown = read(&unknown).unwrap();
+        assert_eq!((read_unknown.next_hop, read_unknown.egress), (None, 9));
         item[12..16].copy_from_slice(&0u32.to_ne_bytes());
         assert_eq!(read(&item).unwrap().next_hop, None);
     }

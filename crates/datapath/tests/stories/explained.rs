@@ -6,7 +6,7 @@ use testudo_packet::bucket::{BucketId, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::{Address, FlowKey, Protocol};
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Commit, Ports, Rule};
+use testudo_packet::rule::{Action, Commit, Links, Ports, Rule};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::node::{BUCKETS, INSIDE, Node, OUTSIDE, flow};
@@ -46,7 +46,8 @@ fn node() -> Node {
 fn ask(node: &mut Node, key: &FlowKey, interface: u32) -> Explained {
     node.events();
     let before = (node.counters(), node.datapath.rule_hits(), node.datapath.table().len());
-    let explained = node.datapath.explain(Nanos(7), key, interface, &mut nothing).expect("room");
+    let explained =
+        node.datapath.explain(Nanos(7), key, Links::input(interface), &mut nothing).expect("room");
     assert_eq!((node.counters(), node.datapath.rule_hits(), node.datapath.table().len()), before);
     assert_eq!((node.events(), node.datapath.poll_refused()), (vec![], None));
     explained

@@ -4,7 +4,7 @@ use testudo_datapath::{Datapath, NodeTable, Refused};
 use testudo_packet::bucket::BucketId;
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::{FlowKey, Protocol};
-use testudo_packet::rule::{Action, Commit, MAX_REPORTS, Ports, Rule};
+use testudo_packet::rule::{Action, Commit, Links, MAX_REPORTS, Ports, Prefix, Rule};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::node::{INSIDE, Node, OUTSIDE, flow};
@@ -192,4 +192,34 @@ fn so_many_are_told_in_a_second_and_the_rest_are_dropped_and_counted() {
     assert_eq!((node.counters()["answered"], node.counters()["drop.rule"]), (answered, 50));
     node.now = node.now.plus_millis(1000);
     assert_eq!(node.takes(INSIDE, &tcp(CLIENT, SERVER, SYN, 0)).0, GOES_UP, "another second");
+}
+
+#[test]
+fn a_rule_asks_for_the_way_out_that_routes_say() {
+    let out = |egress, action| Rule { egress: Some(egress), ..Rule::any(action) };
+    let prefix = |address: [u8; 4], length| {
+        Prefix::new(std::net::IpAddr::from(address).into(), length).expect("a prefix")
+    };
+    let routes = vec![(prefix([10, 20, 0, 0], 16), OUTSIDE), (prefix([10, 30, 0, 0], 16), 9)];
+    let mut node = Node::with(0, 1024, &[out(OUTSIDE, Action::Accept), out(9, Action::Drop)]);
+    // Without a route no such rule matches.
+    let no_rule = Verdict::Drop(DropReason::NoRule);
+    assert_eq!(node.takes(INSIDE, &tcp(CLIENT, SERVER, SYN, 0)).0, no_rule);
+    node.datapath.set_routes(routes);
+    for (server, verdict, hits) in [
+        ("10.20.0.9", Verdict::Forward, [1, 0]),
+        ("10.30.0.9", REFUSED, [1, 1]),
+        ("10.40.0.9", no_rule, [1, 1]),
+    ] {
+        let frame = tcp(CLIENT, (server, 443), SYN, 0);
+        assert_eq!(node.takes(INSIDE, &frame).0, verdict, "{server}");
+        assert_eq!(node.datapath.rule_hits(), hits, "{server}");
+    }
+    // Whoever asks what would happen says which way.
+    let key = flow(6, CLIENT, ("10.40.0.9", 443));
+    let told = |output| {
+        let links = Links { input: INSIDE, output };
+        node.datapath.explain(node.now, &key, links, &mut nothing).expect("room").rule
+    };
+    assert_eq!([told(OUTSIDE), told(9), told(0)], [Some(0), Some(1), None]);
 }

@@ -12,6 +12,7 @@ use testudo_packet::bucket::{Nanos, NodeId};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
+use testudo_packet::rule::Links;
 
 use super::{chosen, decisions, end, invented, key, place, text};
 use crate::config::{self, Config, cluster, translation};
@@ -38,6 +39,9 @@ pub struct Args {
     /// Only if it comes in by this interface
     #[arg(long, value_name = "NAME")]
     iif: Option<String>,
+    /// As if routes sent it out by this interface; a node that is asked knows its own
+    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    oif: Option<String>,
     /// Ask no node but this configuration
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
@@ -65,7 +69,8 @@ fn explain(args: &Args) -> Result<(), InspectError> {
         (config, rules) => {
             let protocol = args.protocol.as_deref();
             let key = key(args.source, args.destination, protocol, args.ports.as_deref())?;
-            alone(&key, args.iif.as_deref(), config.as_deref(), rules.as_deref())?
+            let links = (args.iif.as_deref(), args.oif.as_deref());
+            alone(&key, links, config.as_deref(), rules.as_deref())?
         }
     };
     args.connection.print(&explanation, text::render)
@@ -74,7 +79,7 @@ fn explain(args: &Args) -> Result<(), InspectError> {
 /// What files say without a node.
 fn alone(
     key: &FlowKey,
-    interface: Option<&str>,
+    (interface, egress): (Option<&str>, Option<&str>),
     config: Option<&Path>,
     file: Option<&Path>,
 ) -> Result<Explanation, InspectError> {
@@ -104,9 +109,17 @@ fn alone(
     let ruling = ruling.unwrap_or_default();
     datapath.set_rules(&ruling.compiled.rules)?;
     let mut explained = Vec::new();
+    let output = match egress {
+        Some(name) => {
+            let name = chosen(&interfaces, Some(name))?.remove(0);
+            numbers.get(name.as_str()).copied().unwrap_or(0)
+        }
+        None => 0,
+    };
     for name in chosen(&interfaces, interface)? {
         let number = numbers.get(name.as_str()).copied().unwrap_or(0);
-        let found = datapath.explain(Nanos(1), key, number, &mut |_, _| None)?;
+        let links = Links { input: number, output };
+        let found = datapath.explain(Nanos(1), key, links, &mut |_, _| None)?;
         explained.push((name.clone(), found));
     }
     let place = |explained: &(String, Explained)| place(&explained.1);
@@ -126,8 +139,11 @@ fn alone(
 
 /// The interfaces that lines name, and one that stands for all others.
 fn named(lines: &Lines) -> Vec<String> {
-    let named: BTreeSet<String> =
-        lines.0.iter().flat_map(|line| line.says.inputs.clone()).collect();
+    let named: BTreeSet<String> = lines
+        .0
+        .iter()
+        .flat_map(|line| [line.says.inputs.clone(), line.says.outputs.clone()].concat())
+        .collect();
     let other = if named.is_empty() { "any" } else { "another" };
     named.into_iter().chain([other.to_owned()]).collect()
 }
@@ -162,7 +178,7 @@ mod tests {
         std::fs::write(&file, text).expect("a file of rules");
         let ends = ["10.1.0.7", "10.2.0.9"].map(|text| text.parse().expect("an address"));
         let key = key(ends[0], ends[1], Some("tcp"), Some(ports)).expect("a question");
-        let explanation = alone(&key, None, None, Some(&file)).expect("an answer");
+        let explanation = alone(&key, (None, None), None, Some(&file)).expect("an answer");
         std::fs::remove_file(&file).expect("the file");
         explanation
     }

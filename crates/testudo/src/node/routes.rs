@@ -14,8 +14,8 @@ use crate::netlink::{Netlink, Request, attributes};
 /// Bytes of `struct rtmsg`.
 const ROUTE_HEADER: usize = 12;
 
-/// The next hop to an address; nothing if there is none, or the kernel does not say.
-pub fn next_hop(destination: IpAddr) -> Option<NextHop> {
+/// The next hop to an address, and the number of its interface; nothing if there is none, or the kernel does not say.
+pub fn next_hop(destination: IpAddr) -> Option<(u32, NextHop)> {
     let (family, octets) = match destination {
         IpAddr::V4(v4) => (libc::AF_INET as u8, v4.octets().to_vec()),
         IpAddr::V6(v6) => (libc::AF_INET6 as u8, v6.octets().to_vec()),
@@ -29,7 +29,7 @@ pub fn next_hop(destination: IpAddr) -> Option<NextHop> {
     read(replies.first()?.get(ROUTE_HEADER..)?)
 }
 
-fn read(route: &[u8]) -> Option<NextHop> {
+fn read(route: &[u8]) -> Option<(u32, NextHop)> {
     let value = |wanted: u16| attributes(route).find(|(kind, _)| *kind == wanted);
     let (_, number) = value(libc::RTA_OIF)?;
     let number = u32::from_ne_bytes(*number.first_chunk()?);
@@ -38,7 +38,7 @@ fn read(route: &[u8]) -> Option<NextHop> {
         4 => Some(IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?))),
         _ => Some(IpAddr::V6(Ipv6Addr::from(*octets.first_chunk::<16>()?))),
     });
-    Some(NextHop { interface, gateway })
+    Some((number, NextHop { interface, gateway }))
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn what_is_here_goes_by_the_loopback() {
         let hop = next_hop(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a route");
-        assert_eq!(hop, NextHop { interface: "lo".into(), gateway: None });
+        assert_eq!(hop.1, NextHop { interface: "lo".into(), gateway: None });
     }
 
     #[test]
@@ -58,7 +58,7 @@ mod tests {
         };
         let by_lo = attribute(libc::RTA_OIF, &1u32.to_ne_bytes());
         let hop = read(&[&by_lo[..], &attribute(libc::RTA_GATEWAY, &[10, 0, 0, 1])].concat());
-        assert_eq!(hop.and_then(|hop| hop.gateway), Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!(hop.and_then(|(_, hop)| hop.gateway), Some(IpAddr::from([10, 0, 0, 1])));
         assert_eq!(read(&attribute(libc::RTA_GATEWAY, &[10, 0, 0, 1])), None);
     }
 }

@@ -25,6 +25,7 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
     let value = |part: Option<Placed<String>>| part.map(|(_, text)| text);
     let statement = Statement {
         inputs: items(draft.inputs),
+        outputs: items(draft.outputs),
         sources: draft.sources.map(|(_, addresses)| addresses).unwrap_or_default(),
         destinations: draft.destinations.map(|(_, addresses)| addresses).unwrap_or_default(),
         protocol,

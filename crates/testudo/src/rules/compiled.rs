@@ -35,12 +35,12 @@ pub fn compile<E>(
 ) -> Result<Compiled, E> {
     let mut compiled = Compiled::default();
     for (place, Line { says, .. }) in lines.0.iter().enumerate() {
-        let inputs = inputs(says, &number)?;
+        let links = links(says, &number)?;
         for rule in rules(says, &mut set)? {
             let source_pool = pool(says, pools);
-            for &interface in &inputs {
+            for &(interface, egress) in &links {
                 let mark = mark(place);
-                compiled.rules.push(packet::Rule { interface, source_pool, mark, ..rule });
+                compiled.rules.push(packet::Rule { interface, egress, source_pool, mark, ..rule });
                 compiled.lines.push(place);
             }
         }
@@ -77,15 +77,20 @@ fn rules<E>(
     Ok(rules)
 }
 
-/// Each interface that packets may come in by.
-fn inputs<E>(
-    says: &Statement,
-    number: &impl Fn(&str) -> Result<u32, E>,
-) -> Result<Vec<Option<u32>>, E> {
-    match &says.inputs[..] {
-        [] => Ok(vec![None]),
-        names => names.iter().map(|name| number(name).map(Some)).collect(),
-    }
+/// The interface that packets come in by, and that they go out by; nothing: any.
+type Way = (Option<u32>, Option<u32>);
+
+/// Each interface that packets may come in by with each that they may go out by.
+fn links<E>(says: &Statement, number: &impl Fn(&str) -> Result<u32, E>) -> Result<Vec<Way>, E> {
+    let numbers = |names: &[String]| -> Result<Vec<Option<u32>>, E> {
+        match names {
+            [] => Ok(vec![None]),
+            names => names.iter().map(|name| number(name).map(Some)).collect(),
+        }
+    };
+    let (inputs, outputs) = (numbers(&says.inputs)?, numbers(&says.outputs)?);
+    let with = |input: Option<u32>| outputs.iter().map(move |output| (input, *output));
+    Ok(inputs.iter().copied().flat_map(with).collect())
 }
 
 /// The prefix and the set that addresses are compared with.

@@ -35,6 +35,8 @@ pub struct Line {
 pub struct Statement {
     /// The interface that the first packet comes in by.
     pub inputs: Vec<String>,
+    /// The interface that the node's routes send it out by.
+    pub outputs: Vec<String>,
     /// Where it comes from.
     pub sources: Addresses,
     /// Where it goes to.
@@ -74,6 +76,7 @@ impl Statement {
     pub const fn any(action: Action) -> Self {
         Self {
             inputs: Vec::new(),
+            outputs: Vec::new(),
             sources: Addresses::Any,
             destinations: Addresses::Any,
             protocol: None,
@@ -127,7 +130,7 @@ impl Statement {
     pub fn size(&self) -> usize {
         let ports = |ports: &[Ports]| ports.len().max(1);
         let ports = ports(&self.source_ports).saturating_mul(ports(&self.destination_ports));
-        let links = self.inputs.len().max(1);
+        let links = self.inputs.len().max(1) * self.outputs.len().max(1);
         self.pairs().count().saturating_mul(ports).saturating_mul(links)
     }
 
@@ -162,6 +165,7 @@ impl Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |name: &String| format!("\"{name}\"");
         list(f, "iif", self.inputs.iter().map(quoted))?;
+        list(f, "oif", self.outputs.iter().map(quoted))?;
         list(f, "saddr", self.sources.written().into_iter())?;
         list(f, "daddr", self.destinations.written().into_iter())?;
         if let Some(protocol) = self.protocol {

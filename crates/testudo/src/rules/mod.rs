@@ -185,5 +185,9 @@ fn check_surroundings(
         let seen = "reject, in tap mode, where nothing is answered";
         return Err(refused("reject", seen, "drop"));
     }
+    if !says.outputs.is_empty() && surroundings.tap {
+        let seen = "oif, in tap mode, where nothing is forwarded";
+        return Err(refused("oif", seen, "a line without it"));
+    }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::config::error::Fault;
 use crate::config::prefix::{Prefix, PrefixError};
 use crate::protocol_names;
 
-const PARTS: &str = "iif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, replicate, \
+const PARTS: &str = "iif, oif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, replicate, \
                      commit, log, count or comment";
 const ADDRESSES: &str = r#"a prefix such as 10.10.0.0/16 or fd10::/64, @SET, or a list in braces"#;
 const PREFIX: &str = "a prefix such as 10.10.0.0/16 or fd10::/64";
@@ -39,6 +39,7 @@ pub type Placed<T> = (Range<usize>, T);
 #[derive(Debug, Default)]
 pub struct Draft {
     pub inputs: Option<Named>,
+    pub outputs: Option<Named>,
     pub sources: Option<Placed<Addresses>>,
     pub destinations: Option<Placed<Addresses>>,
     pub protocol: Option<Placed<Protocol>>,
@@ -135,6 +136,7 @@ impl<'s> Parser<'s, '_> {
     fn part(&mut self, draft: &mut Draft, span: Range<usize>, word: &'s str) -> Result<(), Fault> {
         match word {
             "iif" => once(&mut draft.inputs, &span, word, self.interfaces()?),
+            "oif" => once(&mut draft.outputs, &span, word, self.interfaces()?),
             "saddr" => once(&mut draft.sources, &span, word, self.part_addresses()?),
             "daddr" => once(&mut draft.destinations, &span, word, self.part_addresses()?),
             "proto" => once(&mut draft.protocol, &span, word, self.protocol()?),

@@ -29,6 +29,7 @@ fn a_rule_becomes_what_packets_are_compared_with() {
     let compiled = packet::Rule {
         source_set: None,
         destination_set: None,
+        egress: None,
         action: Action::Accept,
         commit: Commit::Async,
         protocol: Some(Protocol::UDP),

@@ -45,7 +45,10 @@ impl Answerer {
         }
         let names = chosen(&self.interfaces, asked.interface).map_err(NotExplained::from)?;
         let interfaces = names.iter().filter_map(|name| self.links.number(name).ok()).collect();
-        let question = |answers| engine::Input::Explain(Question { key, interfaces, answers });
+        // Rules ask for the way of the packet as it comes, before it is translated.
+        let egress = routes::next_hop(asked.destination).map_or(0, |(number, _)| number);
+        let question =
+            |answers| engine::Input::Explain(Question { key, interfaces, egress, answers });
         let found = ask("engine", &self.engine, question)?.map_err(NotExplained::from)?;
         let place = found.explained.first().and_then(place);
         let bucket = match place {
@@ -77,7 +80,7 @@ impl Answerer {
             }),
             flow,
             decisions,
-            next_hop: routes::next_hop(to),
+            next_hop: routes::next_hop(to).map(|(_, hop)| hop),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use testudo_datapath::{Error, Explained};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
+use testudo_packet::rule::Links;
 
 use super::{Answers, Engine};
 use crate::node::clock;
@@ -17,6 +18,8 @@ pub struct Question {
     pub key: FlowKey,
     /// The numbers of the interfaces that the packet may come in by: few, for each costs a table.
     pub interfaces: Vec<u32>,
+    /// The number of the interface that routes send it out by; 0 if that is not known.
+    pub egress: u32,
     /// The way back.
     pub answers: Answers<Result<Found, Error>>,
 }
@@ -35,16 +38,18 @@ pub struct Found {
 impl Engine {
     /// Answers, unless the asker has given up.
     pub(super) fn explain(&self, question: Question) {
-        let Question { key, interfaces, answers } = question;
-        let _given_up = answers.try_send(self.found(&key, &interfaces)).is_err();
+        let Question { key, interfaces, egress, answers } = question;
+        let _given_up = answers.try_send(self.found(&key, &interfaces, egress)).is_err();
     }
 
-    fn found(&self, key: &FlowKey, interfaces: &[u32]) -> Result<Found, Error> {
+    fn found(&self, key: &FlowKey, interfaces: &[u32], output: u32) -> Result<Found, Error> {
         let table = self.parts.replica.table();
         let now = clock::now();
         let mut resolve = |bucket, key: &FlowKey| table.of_packet(bucket, key);
-        let explain =
-            |interface: &u32| self.parts.datapath.explain(now, key, *interface, &mut resolve);
+        let explain = |&input: &u32| {
+            let links = Links { input, output };
+            self.parts.datapath.explain(now, key, links, &mut resolve)
+        };
         let explained = interfaces.iter().map(explain).collect::<Result<Vec<_>, _>>()?;
         let bucket = explained.first().and_then(|first| first.bucket);
         let flow = bucket.and_then(|bucket| {

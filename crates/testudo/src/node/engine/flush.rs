@@ -1,7 +1,7 @@
 //! Flows that are ended because rules that were loaded would not let them in.
 //!
-//! A flow does not remember the interface that its first packet came in by. So it stays if the rules would let it in
-//! by any interface of the node: none is ended that might begin again a moment later. One that a program has let in
+//! A flow does not remember the interfaces that its first packet came in and went out by. So it stays if the rules would
+//! let it in by any interfaces of the node: none is ended that might begin again a moment later. One that a program has let in
 //! stays as well, for no rule has said anything about it.
 //!
 //! Invariant: a turn compares so much at most. The peers are told a moment after a flow was taken out, behind all that
@@ -13,7 +13,7 @@ use testudo_datapath::{NodeTable, Sets};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
-use testudo_packet::rule::{Action, RULE_WORDS, Rule, action_of, matches_words};
+use testudo_packet::rule::{Action, Links, RULE_WORDS, Rule, action_of, matches_words};
 
 use super::{Engine, GRACE, Parts};
 use crate::node::clock;
@@ -33,6 +33,8 @@ pub struct Flush {
     /// Those that the rules name. They are in force, so their sets are there.
     sets: Sets,
     interfaces: Vec<u32>,
+    /// Those that packets may go out by; one that is none if no rule asks.
+    outputs: Vec<u32>,
     at: usize,
     /// What was taken out last, and when; the peers are not told yet.
     taken: Vec<FlowRecord>,
@@ -43,9 +45,11 @@ pub struct Flush {
 impl Flush {
     /// From the beginning, by these rules and the node's interfaces.
     pub fn new(rules: &[Rule], sets: Sets, interfaces: Vec<u32>) -> Self {
+        let asks = rules.iter().any(|rule| rule.egress.is_some());
         Self {
             rules: rules.iter().map(|rule| rule.to_words()).collect(),
             sets,
+            outputs: if asks { interfaces.clone() } else { vec![0] },
             interfaces,
             at: 0,
             taken: Vec::new(),
@@ -54,11 +58,12 @@ impl Flush {
         }
     }
 
-    /// Whether the rules would let a flow of this key in by some interface.
+    /// Whether the rules would let a flow of this key in by some interface, and out by some.
     fn lets_in(&self, key: &FlowKey) -> bool {
-        self.interfaces.iter().any(|&interface| {
+        let links = |&input: &u32| self.outputs.iter().map(move |&output| Links { input, output });
+        self.interfaces.iter().flat_map(links).any(|links| {
             let first =
-                self.rules.iter().find(|words| matches_words(words, &self.sets, key, interface));
+                self.rules.iter().find(|words| matches_words(words, &self.sets, key, links));
             first.is_some_and(|words| action_of(words) == Action::Accept)
         })
     }
@@ -68,7 +73,7 @@ impl Flush {
     }
 
     fn share(&self) -> usize {
-        let each = (self.rules.len() * self.interfaces.len()).max(1);
+        let each = (self.rules.len() * self.interfaces.len() * self.outputs.len()).max(1);
         (COMPARISONS / each).clamp(*SLOTS.start(), *SLOTS.end())
     }
 }
@@ -146,6 +151,9 @@ mod tests {
         let unwanted = |port| flush.is_unwanted(&record(port, 3));
         assert_eq!([1, 2, 3, 4, 5].map(unwanted), [false, true, false, true, true]);
         assert!(!flush.is_unwanted(&record(5, NO_RULE)), "a program has let it in");
+        let out = |port, egress| Rule { egress: Some(egress), ..to(port, None, Action::Accept) };
+        let flush = Flush::new(&[out(1, 8), out(2, 99)], Sets::default(), vec![7, 8]);
+        assert_eq!([1, 2].map(|port| flush.is_unwanted(&record(port, 3))), [false, true]);
     }
 
     #[test]

@@ -54,8 +54,12 @@ fn lines_say_what_they_say() {
         ("iif in0 accept", Statement { inputs: vec!["in0".into()], ..accept() }),
         ("iif \"in0\" accept", Statement { inputs: vec!["in0".into()], ..accept() }),
         (
-            "iif { in0, \"out0\" } accept",
-            Statement { inputs: vec!["in0".into(), "out0".into()], ..accept() },
+            "iif { in0, \"out0\" } oif in1 accept",
+            Statement {
+                inputs: vec!["in0".into(), "out0".into()],
+                outputs: vec!["in1".into()],
+                ..accept()
+            },
         ),
         ("accept proto tcp", tcp()),
         ("proto 47 accept", Statement { protocol: Some(Protocol(47)), ..accept() }),
@@ -133,16 +137,20 @@ fn compiled(source: &str) -> Compiled {
 #[test]
 fn a_zone_is_short_for_its_interfaces() {
     let text = "zone inside = { in0, \"in1\" }\nzone all = { @inside, out0 }\n\
-                iif @all proto tcp dport { 1, 2 } drop\niif @inside accept";
+                iif @all oif { out0, @inside } proto tcp dport { 1, 2 } drop\niif @inside accept";
     let lines = read(text);
-    assert_eq!(lines.0[0].says.inputs, ["in0", "in1", "out0"]);
-    assert_eq!((lines.0[0].says.size(), lines.size()), (6, 8));
+    let says = &lines.0[0].says;
+    assert_eq!(
+        (says.inputs.concat(), says.outputs.concat()),
+        ("in0in1out0".into(), "out0in0in1".into())
+    );
+    assert_eq!((says.size(), lines.size()), (18, 20));
     assert_eq!(lines.0[1].says.to_string(), "iif { \"in0\", \"in1\" } accept");
     let number = |name: &str| Ok::<u32, ()>(name.bytes().map(u32::from).sum());
     let made = compile(&lines, &[], |_| 0, number, |_| Err(())).expect("rules");
-    let inputs: Vec<_> = made.rules[6..].iter().map(|rule| rule.interface).collect();
-    assert_eq!(inputs, [number("in0").ok(), number("in1").ok()]);
-    assert!(made.rules[..6].iter().all(|rule| rule.interface.is_some()));
+    let links: Vec<_> = made.rules[18..].iter().map(|rule| (rule.interface, rule.egress)).collect();
+    assert_eq!(links, [(number("in0").ok(), None), (number("in1").ok(), None)]);
+    assert!(made.rules[..18].iter().all(|rule| rule.interface.is_some() && rule.egress.is_some()));
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn names() -> impl Strategy<Value = Vec<String>> {
 prop_compose! {
     fn statement()(
         inputs in names(),
+        outputs in names(),
         (sources, destinations) in addresses(),
         protocol in protocol(),
         source_ports in port_list(),
@@ -84,7 +85,7 @@ prop_compose! {
         comment in prop::option::of(text()),
         count in any::<bool>(),
     ) -> Statement {
-        let mut says = Statement { inputs, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
+        let mut says = Statement { inputs, outputs, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
         if matches!(protocol, Some(Protocol::TCP | Protocol::UDP)) {
             (says.source_ports, says.destination_ports) = (source_ports, destination_ports);
         }

@@ -26,7 +26,7 @@ fn refused(cases: &[(&str, &str, &str)]) {
     }
 }
 
-const PARTS: &str = "expected iif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, \
+const PARTS: &str = "expected iif, oif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, \
                      replicate, commit, log, count or comment";
 const PREFIX: &str = "expected a prefix such as 10.10.0.0/16 or fd10::/64";
 
@@ -263,6 +263,12 @@ fn zones_have_names_of_their_own_and_interfaces_that_there_are() {
             "iif @a drop",
             "@a",
             "@a, a zone that there is not; expected a line `zone NAME = { … }` before it",
+        ),
+        ("oif in1 drop", "in1", "the interface in1; expected one of in0, out0"),
+        (
+            "oif in0 drop",
+            "oif",
+            "oif, in tap mode, where nothing is forwarded; expected a line without it",
         ),
     ]);
     let twice = refusal("zone a = { in0 }\nzone a = { out0 }");
