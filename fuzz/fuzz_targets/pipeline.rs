@@ -14,13 +14,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use testudo_datapath::likenesses::Likenesses;
+use testudo_datapath::pools::Pool;
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Answer, BucketSet, Datapath, NodeTable, Settings, Station};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, FlowState};
 use testudo_packet::env::Mac;
 use testudo_packet::event::Occurrence;
-use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
@@ -74,6 +76,10 @@ impl Fuzzed {
     fn new(mode: Mode) -> Self {
         let own = Mac::from_bytes(OWN_MAC);
         let answer = |address| Answer { interface: 1, address, own };
+        let sources = vec![Address::v4(0xc000_0201), Address { high: 0x2001_0db8 << 32, low: 1 }];
+        // Of one class; whoever comes to either is sent to either.
+        let service = [(0x0a14_0201, 80), (0x0a14_0202, 8080)]
+            .map(|(address, port)| Endpoint { address: Address::v4(address), port });
         let settings = Settings {
             node: NODE,
             secret: *b"a cluster secret",
@@ -81,10 +87,11 @@ impl Fuzzed {
             grounds: Grounds::default(),
             cluster_mac: Mac::from_bytes(CLUSTER_MAC),
             table_slots: SLOTS,
-            pools: vec![vec![
-                Address::v4(0xc000_0201),
-                Address { high: 0x2001_0db8 << 32, low: 1 },
-            ]],
+            pools: vec![
+                Pool::of_sources(sources.clone()),
+                Pool { sources, backends: service.to_vec(), mapping: None },
+            ],
+            likenesses: Likenesses::new(&[service.to_vec()], &[]).into(),
             answers: vec![
                 answer(Address::v4(0x0a0a_0001)),
                 answer(Address { high: 0xfd10 << 48, low: 1 }),
@@ -95,7 +102,12 @@ impl Fuzzed {
         let refused = Ports { first: 9, last: 9 };
         let rules = [
             Rule { destination_ports: refused, ..Rule::any(Action::Drop) },
-            // Half of all flows are translated.
+            Rule {
+                destination_ports: Ports { first: 80, last: 80 },
+                source_pool: 2,
+                ..Rule::any(Action::Accept)
+            },
+            // Half of all other flows are translated.
             Rule {
                 source_ports: Ports { first: 0, last: 40_002 },
                 source_pool: 1,
@@ -110,15 +122,8 @@ impl Fuzzed {
         datapath.set_peers(&stations).expect("two stations");
         let local = "10.10.2.3".parse().expect("an address");
         datapath.set_local_addresses(&[local]).expect("one address");
-        let mut fuzzed = Self {
-            mode,
-            datapath,
-            now: Nanos(1),
-            handled: 0,
-            up: 0,
-            decided: 0,
-            in_vain: 0,
-        };
+        let mut fuzzed =
+            Self { mode, datapath, now: Nanos(1), handled: 0, up: 0, decided: 0, in_vain: 0 };
         for bucket in 0..BUCKETS {
             let owner = if bucket % 4 == 3 { NodeId(2) } else { NODE };
             fuzzed.set_bucket(bucket, owner, BucketState::Active);

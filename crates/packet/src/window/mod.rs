@@ -27,7 +27,7 @@
 //! The two directions of a flow may be handled by two CPUs at once. Each has two words of the slot, and a packet
 //! changes those of its own direction only. Two packets of one direction at once are rare (its packets come by one
 //! queue, but for those that user space decides): the first word is changed by compare-and-swap and holds maxima, so
-//! none is lost but after [`TRIES`] others; the second may lose the change of one packet, which the next one of this
+//! none is lost but after a few others; the second may lose the change of one packet, which the next one of this
 //! direction says again. A handshake that begins anew writes both directions' words. A packet of the old connection
 //! that is in the pipeline at this moment may write its own over them; the answer to the new SYN puts that right.
 
