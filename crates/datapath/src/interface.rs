@@ -17,6 +17,7 @@ use crate::Error;
 use crate::bucket_set::BucketSet;
 use crate::explain::Explained;
 use crate::held::Released;
+use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::stations::Station;
 
@@ -187,6 +188,11 @@ pub trait Datapath {
     /// The sets that rules can name. Those that [`Datapath::set_rules`] is given have to be loaded before, and to be
     /// held until other rules are in force.
     fn sets(&self) -> &Sets;
+    /// What rules translate to, by the number that they name.
+    fn pools(&self) -> &Pools;
+    /// Replaces that. The rules that name it are to come into force in the same step as far as packets go that are
+    /// handled here: no call that handles any may be in between.
+    fn set_pools(&mut self, pools: Pools);
     /// How many flows each of them has let in or refused since it came into force.
     fn rule_hits(&self) -> Vec<u64>;
     /// The next flow that a rule has refused which wants that to be told.

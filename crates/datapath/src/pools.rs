@@ -114,7 +114,16 @@ struct Listing {
 impl Pools {
     /// Lists the ports of all addresses.
     pub fn new(pools: &[Pool], placing: &Placing) -> Self {
-        let mut known: BTreeMap<Address, Arc<Listed>> = BTreeMap::new();
+        Self::default().next(pools, placing)
+    }
+
+    /// Other pools, where packets are placed as before. The ports of an address that these have, too, are not listed
+    /// again; each other one takes some milliseconds.
+    #[must_use]
+    pub fn next(&self, pools: &[Pool], placing: &Placing) -> Self {
+        let known = self.0.iter().flat_map(|listing| &listing.sources);
+        let mut known: BTreeMap<Address, Arc<Listed>> =
+            known.map(|listed| (listed.address, listed.clone())).collect();
         let mut listed = |address: &Address| {
             let listed = known.entry(*address);
             listed.or_insert_with(|| Arc::new(Listed::new(*address, placing))).clone()

@@ -139,8 +139,7 @@ impl UserDatapath {
         self.count(verdict)
     }
 
-    /// Where packets would go out, by their destination: the first prefix that has it. Nothing is sent by that here, but
-    /// rules may ask for it.
+    /// Where packets would go out, by the first prefix that has their destination; only rules ask for it here.
     pub fn set_routes(&mut self, routes: Vec<(Prefix, u32)>) {
         self.routes = routes;
     }
@@ -148,8 +147,8 @@ impl UserDatapath {
     /// The interface that a packet would go out by; 0 if there is no route.
     fn egress(&self, frame: &mut [u8]) -> u32 {
         let frame = SliceFrame(frame);
-        let link = wire::parse_link(&frame).ok();
-        let destination = link.and_then(|link| wire::destination(&frame, &link));
+        let destination =
+            wire::parse_link(&frame).ok().and_then(|link| wire::destination(&frame, &link));
         let route = destination.and_then(|destination| {
             self.routes.iter().find(|(prefix, _)| prefix.contains(destination))
         });
@@ -412,6 +411,14 @@ impl Datapath for UserDatapath {
 
     fn sets(&self) -> &Sets {
         &self.sets
+    }
+
+    fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    fn set_pools(&mut self, pools: Pools) {
+        self.pools = pools;
     }
 
     fn rule_hits(&self) -> Vec<u64> {

@@ -177,6 +177,58 @@ fn flows_end_that_would_not_be_let_in_when_that_is_asked_for() {
     }
 }
 
+fn sources_are_translated_by_rules_that_are_loaded_while_packets_go() {
+    let (standing, streams) = up();
+    let bind = || TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], 7300)));
+    let listener = standing.inside("server", bind).expect("a listener");
+    // A connection, its end at the server, and whom the server takes it to be from.
+    let begin = || {
+        let stream = standing.inside("client", || connect(7300, PATIENCE)).expect("a connection");
+        let (mut served, from) = listener.accept().expect("a connection");
+        thread::spawn(move || {
+            let mut bytes = [0; 8];
+            while served.read_exact(&mut bytes).is_ok() && served.write_all(&bytes).is_ok() {}
+        });
+        echo(&stream);
+        (stream, from)
+    };
+    let (plain, from) = begin();
+    assert_eq!(from, plain.local_addr().expect("an address"));
+
+    let masquerade = "iif in0 oif out0 proto tcp dport 7300 masquerade accept\n";
+    for output in load_everywhere(&standing, masquerade) {
+        assert!(output.status.success(), "{output:?}");
+    }
+    let translated: Vec<_> = (0..8).map(|_| begin()).collect();
+    for (stream, from) in &translated {
+        assert_eq!(from.ip().to_string(), "10.20.0.1", "{stream:?}");
+    }
+    let told = standing.ask("n1", &["explain", "10.10.2.1", "10.20.2.1", "tcp", "7300"]);
+    let told = told.expect("an explanation");
+    let seen = &told["decisions"][0]["translation"]["source"]["address"];
+    assert_eq!(seen, "10.20.0.1", "{told}");
+
+    // What is refused changes nothing.
+    let before = shown(&standing);
+    for output in load_everywhere(&standing, "proto tcp dnat nobody accept\n") {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(":1:16: nobody, which there is not; expected a section"), "{said}");
+    }
+    assert_eq!(shown(&standing), before);
+
+    // Other addresses take the place of those, and flows keep what they have.
+    let other = "iif in0 proto tcp dport 7300 snat 10.20.0.7 accept\n";
+    for output in load_everywhere(&standing, other) {
+        assert!(output.status.success(), "{output:?}");
+    }
+    let told = standing.ask("n1", &["explain", "10.10.2.1", "10.20.2.1", "tcp", "7300"]);
+    let told = told.expect("an explanation");
+    assert_eq!(told["decisions"][0]["translation"]["source"]["address"], "10.20.0.7", "{told}");
+    let all = translated.iter().map(|(stream, _)| stream).chain([&plain]).chain(&streams);
+    all.for_each(echo);
+}
+
 /// A cluster with a file of rules, and connections through it that have been echoed on.
 fn up() -> (Standing, Vec<TcpStream>) {
     let standing = Standing::bare("rules", 3, &[]);
@@ -405,6 +457,10 @@ fn main() -> std::process::ExitCode {
             (
                 "a_successor_knows_lines_by_the_numbers_that_flows_have",
                 a_successor_knows_lines_by_the_numbers_that_flows_have,
+            ),
+            (
+                "sources_are_translated_by_rules_that_are_loaded_while_packets_go",
+                sources_are_translated_by_rules_that_are_loaded_while_packets_go,
             ),
             (
                 "flows_end_that_would_not_be_let_in_when_that_is_asked_for",

@@ -293,6 +293,14 @@ impl Datapath for KernelDatapath {
         &self.sets
     }
 
+    fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    fn set_pools(&mut self, pools: Pools) {
+        self.pools = pools;
+    }
+
     fn rule_hits(&self) -> Vec<u64> {
         let first = self.shared.as_slice()[shared::RULES].load(Ordering::Acquire) as u32;
         let hits = |(index, own): (u32, &AtomicU64)| {

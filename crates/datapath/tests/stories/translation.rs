@@ -9,9 +9,9 @@ use testudo_datapath::{Datapath, NodeTable};
 use testudo_packet::bucket::{BucketId, BucketState, Nanos, NodeId};
 use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::event::EventKind;
-use testudo_packet::flow::{Endpoint, FlowKey};
+use testudo_packet::flow::{Endpoint, FlowKey, Protocol};
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Commit, Rule};
+use testudo_packet::rule::{Action, Commit, Ports, Rule};
 use testudo_packet::tracking::Phase::{Established, SynReceived, SynSent};
 use testudo_packet::tracking::Timeouts;
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
@@ -456,4 +456,41 @@ fn a_packet_without_a_hop_left_is_told_of_as_it_was_sent() {
     let key = flow(6, CLIENT, SERVER);
     begin(&mut node, &tcp(CLIENT, SERVER, SYN, 0), &key);
     assert_eq!(node.takes(INSIDE, &syn).0, Verdict::Forward);
+}
+
+#[test]
+fn other_addresses_take_the_place_of_those_before_and_flows_keep_what_they_have() {
+    let mut node = node();
+    let first = flow(17, CLIENT, SERVER);
+    let (_, before) = begin(&mut node, &summed(udp(CLIENT, SERVER, b"a question")), &first);
+    assert_eq!(end(before.source).0, OUTSIDE_V4);
+
+    // Others, of which one stays, with a number of its own.
+    let list = |text| Pool::of_sources(vec![address(text).into()]);
+    let pools = [list("192.0.2.77"), list(OUTSIDE_V4)];
+    let pools = node.datapath.pools().next(&pools, node.datapath.table().placing());
+    let rule = |port, source_pool| Rule {
+        destination_ports: Ports { first: port, last: port },
+        protocol: Some(Protocol::UDP),
+        source_pool,
+        ..translating()
+    };
+    let rules = [rule(80, 1), rule(81, 2), rule(82, 3)];
+    node.datapath.set_rules(&rules).expect("rules");
+    node.datapath.set_pools(pools);
+    for (port, outside) in [(80, "192.0.2.77"), (81, OUTSIDE_V4)] {
+        let server: End = ("10.20.0.9", port);
+        let frame = summed(udp(CLIENT, server, b"a question"));
+        let (out, to) = begin(&mut node, &frame, &flow(17, CLIENT, server));
+        assert_eq!(end(to.source).0, outside);
+        assert_eq!(out, summed(udp((outside, to.source.port), server, b"a question")));
+    }
+    // A number that no list has translates nothing, and lets nothing out as it is.
+    let server: End = ("10.20.0.9", 82);
+    let frame = summed(udp(CLIENT, server, b"a question"));
+    assert_eq!(node.takes(INSIDE, &frame).0, Verdict::Upcall(UpcallReason::Translate));
+    assert_eq!(released(&mut node).1, Verdict::Drop(DropReason::NoPort));
+
+    let again = passes(&mut node, INSIDE, &summed(udp(CLIENT, SERVER, b"another")));
+    assert_eq!(again, summed(udp((OUTSIDE_V4, before.source.port), SERVER, b"another")));
 }

@@ -137,6 +137,6 @@ pub(super) fn named<'m>(value: &Value<'_>, mappings: &'m [Mapping]) -> Result<&'
 }
 
 /// Whether all addresses of one prefix are in another.
-pub(super) fn is_within(prefix: Prefix, other: Prefix) -> bool {
+pub fn is_within(prefix: Prefix, other: Prefix) -> bool {
     prefix.length() >= other.length() && other.contains(prefix.address())
 }

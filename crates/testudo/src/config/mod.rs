@@ -24,7 +24,7 @@ pub mod prefix;
 pub mod probe;
 pub mod rule;
 pub mod service;
-mod snat;
+pub mod snat;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -52,7 +52,7 @@ use probe::Probe;
 use rule::Rule;
 use service::Service;
 
-use crate::rules::{self, Lines, Surroundings};
+use crate::rules::{self, Known, Lines, Surroundings};
 
 /// The exit code of a command whose configuration is refused.
 pub const EXIT_REFUSED: u8 = 2;
@@ -106,6 +106,16 @@ impl Config {
         self.interfaces.iter().map(|interface| interface.name.clone()).collect()
     }
 
+    /// What a file of rules may name.
+    pub fn surroundings(&self) -> Surroundings<'_> {
+        let known = Known {
+            interfaces: &self.interfaces,
+            services: &self.services,
+            mappings: &self.mappings,
+        };
+        Surroundings { known: Some(known), tap: self.is_tap() }
+    }
+
     /// Which endpoints are placed alike.
     pub fn likenesses(&self) -> Likenesses {
         let groups: Vec<_> = self.services.iter().flat_map(Service::groups).collect();
@@ -126,9 +136,7 @@ const MAX_FILE: u64 = 4 << 20;
 pub fn load(file: &Path) -> Result<Config, ConfigError> {
     let mut config = load_alone(file)?;
     if let Some(file) = &config.node.rules {
-        let interfaces = config.interface_names();
-        let surroundings = Surroundings { interfaces: Some(&interfaces), tap: config.is_tap() };
-        config.lines = rules::load(file, surroundings)?;
+        config.lines = rules::load(file, config.surroundings())?;
     }
     Ok(config)
 }

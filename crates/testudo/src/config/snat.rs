@@ -17,7 +17,7 @@ use crate::protocol_names;
 use crate::rules::Lines;
 
 /// The most addresses of one rule.
-const MAX_OF_RULE: usize = 64;
+pub const MAX_OF_RULE: usize = 64;
 
 const EXPECTED: &str =
     r#"a list of 1 to 64 addresses such as ["192.0.2.1"], or the name of an interface"#;
@@ -34,10 +34,7 @@ pub(super) fn read(
     if action == Action::Drop {
         return Err(list.refuse_because("but the rule lets no flow begin", "a rule that accepts"));
     }
-    let translatable = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6]
-        .map(Some)
-        .contains(&protocol);
-    if !translatable {
+    if !protocol.is_some_and(has_ports) {
         let why = match protocol {
             Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
             None => "but the rule names no protocol".to_owned(),
@@ -71,7 +68,8 @@ pub(super) fn read(
     Ok(addresses)
 }
 
-pub(super) const fn family(v4: bool) -> &'static str {
+/// How a family is called.
+pub const fn family(v4: bool) -> &'static str {
     if v4 { "IPv4" } else { "IPv6" }
 }
 
@@ -85,16 +83,26 @@ fn of_interface(
     let Some(interface) = interfaces.iter().find(|interface| interface.name == name) else {
         return Err(value.refuse("the name of an [[interface]], or a list of addresses"));
     };
-    let fits = |address: &IpAddr| {
-        v4.is_none_or(|v4| v4 == address.is_ipv4()) && !prefix::is_link_local(*address)
-    };
-    let addresses: Vec<_> = interface.addresses.iter().copied().filter(fits).collect();
+    let addresses = masquerade(interface, v4);
     if addresses.is_empty() {
         let of = v4.map_or("", family);
         let why = format!("where the cluster has no {of} address that can stand in");
         return Err(value.refuse_because(&why.replace("  ", " "), "an interface with one"));
     }
     Ok(addresses)
+}
+
+/// Those of the cluster's addresses on an interface that can stand in for others, of one family or of both.
+pub fn masquerade(interface: &Interface, v4: Option<bool>) -> Vec<IpAddr> {
+    let fits = |address: &IpAddr| {
+        v4.is_none_or(|v4| v4 == address.is_ipv4()) && !prefix::is_link_local(*address)
+    };
+    interface.addresses.iter().copied().filter(fits).collect()
+}
+
+/// Whether packets of a protocol have a port, or an identifier, that can be chosen.
+pub fn has_ports(protocol: Protocol) -> bool {
+    [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].contains(&protocol)
 }
 
 /// Refuses translation where packets are only shown.
@@ -116,7 +124,7 @@ pub(super) fn address(value: &Value<'_>) -> Result<IpAddr, Fault> {
 }
 
 /// Whether packets can come from an address, and go there.
-pub(super) fn can_stand_in(address: IpAddr) -> bool {
+pub fn can_stand_in(address: IpAddr) -> bool {
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || mapped)
 }

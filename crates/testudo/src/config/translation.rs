@@ -9,6 +9,7 @@ use super::error::Fault;
 use super::mapping::{self, Mapping};
 use super::prefix::Prefix;
 use super::service::{self, Service};
+use super::snat;
 use crate::protocol_names;
 use crate::rules::Lines;
 use crate::rules::line::Statement;
@@ -67,8 +68,7 @@ pub(super) fn mapping(
         let why = format!("but the rule has {other} as well");
         return Err(value.refuse_because(&why, "one of them"));
     }
-    let ported = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].map(Some);
-    if protocol.is_some() && !ported.contains(&protocol) {
+    if !protocol.is_none_or(snat::has_ports) {
         let expected = "it beside protocol = tcp, udp, icmp or icmpv6, or without a protocol";
         return Err(value.refuse_because("but the protocol has no ports", expected));
     }

@@ -20,7 +20,7 @@ use crate::control::protocol::{Explanation, Request};
 use crate::inspect::{Connection, InspectError, finish};
 use crate::protocol_names;
 use crate::rules::ruling::Ruling;
-use crate::rules::{self, Lines, Surroundings};
+use crate::rules::{self, Lines};
 
 /// Say what the first packet of a flow would meet: bucket, owner, rule, translation.
 ///
@@ -89,11 +89,9 @@ fn alone(
     });
     let config = config.transpose()?;
     let mut interfaces = config.as_ref().map(Config::interface_names);
-    let tap = config.as_ref().is_some_and(Config::is_tap);
+    let surroundings = config.as_ref().map(Config::surroundings).unwrap_or_default();
     let lines = match (file, &config) {
-        (Some(file), _) => {
-            rules::load(file, Surroundings { interfaces: interfaces.as_deref(), tap })?
-        }
+        (Some(file), _) => rules::load(file, surroundings)?,
         (None, Some(config)) => config.lines.clone(),
         (None, None) => Lines::default(),
     };
@@ -104,8 +102,8 @@ fn alone(
     let number = |name: &str| numbers.get(name).copied().ok_or(());
     let flows = BTreeSet::new();
     // Neither numbers nor interfaces can be missing: there is no flow, and the lines name those that there are.
-    let mut datapath = UserDatapath::new(settings(config.as_ref(), pools.clone()))?;
-    let ruling = Ruling::default().next(file, lines, &flows, (&pools, datapath.sets()), number);
+    let mut datapath = UserDatapath::new(settings(config.as_ref(), pools))?;
+    let ruling = Ruling::default().next(file, lines, &flows, datapath.sets(), number);
     let ruling = ruling.unwrap_or_default();
     datapath.set_rules(&ruling.compiled.rules)?;
     let mut explained = Vec::new();

@@ -31,6 +31,9 @@ use super::mailbox::Sender;
 use super::question::{MAX_LOOKED_FOR, Question, Standing};
 use super::{clock, engine, heartbeat};
 use crate::config::cluster::Mode;
+use crate::config::interface::Interface;
+use crate::config::mapping::Mapping;
+use crate::config::service::Service;
 use crate::control::protocol::{self, Activity, Flow, MAX_FLOWS, Reply, Request, Table};
 use crate::operate::{OperateError, Operator};
 use crate::pki::facts::Moment;
@@ -97,7 +100,11 @@ pub struct Answerer {
     /// The links that packets come and go by.
     pub links: Links,
     /// Their interfaces, in the order of the configuration.
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<Interface>,
+    /// What a file of rules can name besides.
+    pub services: Vec<Service>,
+    /// The same.
+    pub mappings: Vec<Mapping>,
     /// The file of rules that the configuration names.
     pub configured: Option<PathBuf>,
     /// What a scan for others' entries has found.

@@ -190,8 +190,7 @@ fn ruling(
     (flows, sets): (&BTreeSet<u16>, &Sets),
 ) -> Result<Ruling, StartError> {
     let (file, lines) = (config.node.rules.clone(), config.lines.clone());
-    let pools = translation::pools(&config.lines);
-    Ok(before.next(file, lines, flows, (&pools, sets), |name| links.number(name))?)
+    Ok(before.next(file, lines, flows, sets, |name| links.number(name))?)
 }
 
 /// Puts the rules of the configuration in the place of those that were left. Of the flows that are there nothing

@@ -355,7 +355,9 @@ fn serve(
         heartbeats: mail.heartbeats.0.clone(),
         operator,
         links,
-        interfaces: config.interface_names(),
+        interfaces: config.interfaces.clone(),
+        services: config.services.clone(),
+        mappings: config.mappings.clone(),
         configured: config.node.rules.clone(),
         scanned: Mutex::default(),
     };

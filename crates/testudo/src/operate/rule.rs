@@ -13,7 +13,7 @@ use crate::config;
 use crate::control::protocol::{Loaded, RuleLine, RuleSet, Rules};
 use crate::inspect::columns::{Column, or_dash, render};
 use crate::inspect::{Connection, InspectError, finish};
-use crate::rules::{self, Lines, Surroundings};
+use crate::rules::{self, Lines};
 
 /// Check a file of rules, show those in force, put others in force.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ enum Command {
     Check {
         /// The file
         file: PathBuf,
-        /// The configuration of the node that it is for: its interfaces and mode are looked at, too
+        /// The configuration of the node that it is for: its interfaces, services and mode are looked at, too
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -60,9 +60,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn check(file: &Path, config: Option<&Path>) -> Result<(), InspectError> {
     let config = config.map(config::load_alone).transpose()?;
-    let interfaces = config.as_ref().map(config::Config::interface_names);
-    let tap = config.as_ref().is_some_and(config::Config::is_tap);
-    let surroundings = Surroundings { interfaces: interfaces.as_deref(), tap };
+    let surroundings = config.as_ref().map(config::Config::surroundings).unwrap_or_default();
     let lines = rules::load(file, surroundings)?;
     println!("{}", summary(file, &lines));
     Ok(())

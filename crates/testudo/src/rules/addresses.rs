@@ -108,7 +108,7 @@ pub struct NamedSet {
 
 /// Named sets as lines are read.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownSets {
     /// By name.
     named: BTreeMap<String, (Arc<[Prefix]>, NamedSet)>,
     /// How many prefixes there are in sets so far.
@@ -127,7 +127,7 @@ pub enum Written {
 /// An item and the words that it was read from.
 type Placed = (Range<usize>, Written);
 
-impl Known {
+impl KnownSets {
     /// Whether there is a set of this name.
     pub fn has(&self, name: &str) -> bool {
         self.named.contains_key(name)

@@ -6,16 +6,18 @@ use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit};
 
-use super::COMMIT_TIMEOUT;
 use super::line::Statement;
 use super::parser::{Draft, Placed};
+use super::translated::Translated;
+use super::{COMMIT_TIMEOUT, Known};
 use crate::config::error::Fault;
 use crate::protocol_names;
 
 /// The line that the parts make, if they fit.
-pub fn statement(draft: Draft) -> Result<Statement, Fault> {
+pub fn statement(mut draft: Draft, known: Option<Known<'_>>) -> Result<Statement, Fault> {
     let action = draft.action.as_ref().map_or(Action::Drop, |(_, action)| *action);
     let protocol = draft.protocol.as_ref().map(|(_, protocol)| *protocol);
+    let translated = Translated::take(&mut draft, action, known)?;
     check_ports(&draft.source_ports, "sport", protocol)?;
     check_ports(&draft.destination_ports, "dport", protocol)?;
     check_echo(&draft, protocol)?;
@@ -23,7 +25,7 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
     let families = draft.destinations.as_ref().or(draft.sources.as_ref()).map(|(span, _)| span);
     let families = families.cloned();
     let value = |part: Option<Placed<String>>| part.map(|(_, text)| text);
-    let statement = Statement {
+    let mut statement = Statement {
         inputs: items(draft.inputs),
         outputs: items(draft.outputs),
         sources: draft.sources.map(|(_, addresses)| addresses).unwrap_or_default(),
@@ -43,6 +45,7 @@ pub fn statement(draft: Draft) -> Result<Statement, Fault> {
         count: draft.count.is_some(),
         comment: value(draft.comment),
     };
+    translated.put(&mut statement)?;
     match families.filter(|_| statement.size() == 0) {
         None => Ok(statement),
         Some(span) => Err(no_family(&statement, span)),

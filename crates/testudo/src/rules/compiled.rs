@@ -24,20 +24,20 @@ pub struct Compiled {
 
 /// Makes rules of lines. `mark` gives what a line is marked with, by its place, and `number` the kernel's
 /// number of an interface, `set` that of a
-/// set that is loaded; their failures are passed on. `pools` are those of the
-/// configuration.
+/// set that is loaded; their failures are passed on. Rules name what they translate to by its place, from 1, in
+/// [`translation::pools`].
 pub fn compile<E>(
     lines: &Lines,
-    pools: &[Pool],
     mark: impl Fn(usize) -> u64,
     number: impl Fn(&str) -> Result<u32, E>,
     mut set: impl FnMut(&Arc<PrefixSet>) -> Result<SetId, E>,
 ) -> Result<Compiled, E> {
+    let pools = translation::pools(lines);
     let mut compiled = Compiled::default();
     for (place, Line { says, .. }) in lines.0.iter().enumerate() {
         let links = links(says, &number)?;
         for rule in rules(says, &mut set)? {
-            let source_pool = pool(says, pools);
+            let source_pool = pool(says, &pools);
             for &(interface, egress) in &links {
                 let mark = mark(place);
                 compiled.rules.push(packet::Rule { interface, egress, source_pool, mark, ..rule });

@@ -49,7 +49,7 @@ pub struct Statement {
     pub source_ports: Vec<Ports>,
     /// Its destination port.
     pub destination_ports: Vec<Ports>,
-    /// What stands in for the source; a file has no words for it yet.
+    /// What stands in for the source.
     pub snat: Vec<IpAddr>,
     /// What stands in for the destination, which is the service's own.
     pub dnat: Option<Service>,
@@ -135,7 +135,7 @@ impl Statement {
     }
 
     /// Whether the protocol is IPv4's, or IPv6's; nothing if it is of both.
-    fn ipv4_only(&self) -> Option<bool> {
+    pub(super) fn ipv4_only(&self) -> Option<bool> {
         match self.protocol {
             Some(Protocol::ICMP) => Some(true),
             Some(Protocol::ICMPV6) => Some(false),
@@ -167,7 +167,10 @@ impl Display for Statement {
         list(f, "iif", self.inputs.iter().map(quoted))?;
         list(f, "oif", self.outputs.iter().map(quoted))?;
         list(f, "saddr", self.sources.written().into_iter())?;
-        list(f, "daddr", self.destinations.written().into_iter())?;
+        // Beside a service they are the service's own, which a file does not say again.
+        if self.dnat.is_none() {
+            list(f, "daddr", self.destinations.written().into_iter())?;
+        }
         if let Some(protocol) = self.protocol {
             write!(f, "proto {} ", protocol_names::name(protocol))?;
         }
@@ -175,7 +178,9 @@ impl Display for Statement {
             f.write_str("type echo-request ")?;
         }
         list(f, "sport", self.source_ports.iter().map(range))?;
-        list(f, "dport", self.destination_ports.iter().map(range))?;
+        if self.dnat.is_none() {
+            list(f, "dport", self.destination_ports.iter().map(range))?;
+        }
         if let Some(prefix) = &self.log {
             f.write_str("log ")?;
             if !prefix.is_empty() {
@@ -199,7 +204,12 @@ impl Display for Statement {
         if self.count {
             f.write_str(" count")?;
         }
-        list(f, " snat", self.snat.iter().map(IpAddr::to_string))?;
+        let sources: Vec<_> = self.snat.iter().map(IpAddr::to_string).collect();
+        match &sources[..] {
+            [] => {}
+            [one] => write!(f, " snat {one}")?,
+            several => write!(f, " snat {{ {} }}", several.join(", "))?,
+        }
         if let Some(service) = &self.dnat {
             write!(f, " dnat {}", service.name)?;
         }

@@ -19,6 +19,7 @@ mod parser;
 pub mod ruling;
 #[cfg(test)]
 mod tests;
+mod translated;
 mod zones;
 
 use std::ops::Range;
@@ -28,9 +29,12 @@ use std::time::Duration;
 use testudo_packet::rule::{Action, MAX_RULES};
 
 use crate::config::error::{ConfigError, Fault};
+use crate::config::interface::Interface;
+use crate::config::mapping::Mapping;
 use crate::config::rule::Rule;
-use crate::config::source;
-use addresses::{Known, NamedSet};
+use crate::config::service::Service;
+use crate::config::{source, translation};
+use addresses::{KnownSets, NamedSet};
 use lexer::{Kind, Token};
 use line::{Line, Statement};
 use parser::{Content, Parser, SetLine};
@@ -46,11 +50,22 @@ const MAX_FILE: u64 = 16 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines(pub Vec<Line>, pub Vec<NamedSet>);
 
+/// What the configuration of a node names.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Where packets come in and go out.
+    pub interfaces: &'a [Interface],
+    /// What destinations are translated by.
+    pub services: &'a [Service],
+    /// What addresses are translated by, one to one.
+    pub mappings: &'a [Mapping],
+}
+
 /// What is known of the node that a file is for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings<'a> {
-    /// Its interfaces; nothing if they are not known.
-    pub interfaces: Option<&'a [String]>,
+    /// What lines can name; nothing without a configuration.
+    pub known: Option<Known<'a>>,
     /// Whether it hands packets to an analyser, and so answers none.
     pub tap: bool,
 }
@@ -102,9 +117,10 @@ impl From<Fault> for Refusal {
 }
 
 fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lines, Refusal> {
-    let mut sets = Known::default();
-    let mut zones = Zones::new(surroundings.interfaces);
+    let mut sets = KnownSets::default();
+    let mut zones = Zones::new(surroundings.known.map(|known| known.interfaces));
     let mut lines = Lines::default();
+    let mut pools = translated::Pools::default();
     let mut size = 0;
     for tokens in lexer::statements(source)? {
         let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { continue };
@@ -121,7 +137,7 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
             define(&mut sets, file, (line, at), &span)?;
             continue;
         }
-        let says = parser.rule()?;
+        let says = parser.rule(surroundings.known)?;
         check_surroundings(&says, &tokens, surroundings)?;
         let own = says.size();
         size = own.saturating_add(size);
@@ -132,6 +148,7 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
             );
             return Err(Fault { span, seen, expected }.into());
         }
+        pools.add(&says, &span)?;
         let text = match &source[span.clone()] {
             broken if broken.contains('\n') => says.to_string(),
             text => text.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -144,7 +161,7 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
 
 /// Puts the set of a line to those that there are.
 fn define(
-    sets: &mut Known,
+    sets: &mut KnownSets,
     rules: &Path,
     (line, at): (SetLine<'_>, usize),
     span: &Range<usize>,
@@ -184,6 +201,12 @@ fn check_surroundings(
     if says.action == Action::Reject && surroundings.tap {
         let seen = "reject, in tap mode, where nothing is answered";
         return Err(refused("reject", seen, "drop"));
+    }
+    if surroundings.tap && translation::pool(says).is_some() {
+        let mut words = ["snat", "masquerade", "dnat", "mapping"].into_iter();
+        let word = words.find(|word| said(word).is_some()).unwrap_or("snat");
+        let seen = format!("{word}, in tap mode, where packets are shown as they are");
+        return Err(refused(word, &seen, "a line without it"));
     }
     if !says.outputs.is_empty() && surroundings.tap {
         let seen = "oif, in tap mode, where nothing is forwarded";

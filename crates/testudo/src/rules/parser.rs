@@ -12,17 +12,19 @@ use testudo_cluster::replica::Replicate;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Commit, Ports};
 
-use super::addresses::{Addresses, Known, Written};
+use super::Known;
+use super::addresses::{Addresses, KnownSets, Written};
 use super::checks;
 use super::lexer::{Kind, Token};
 use super::line::Statement;
+use super::translated::{ADDRESS, SOURCES, Source, address};
 use super::zones::{self, Named, Zones};
 use crate::config::error::Fault;
 use crate::config::prefix::{Prefix, PrefixError};
 use crate::protocol_names;
 
 const PARTS: &str = "iif, oif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, replicate, \
-                     commit, log, count or comment";
+                     commit, log, count, snat, masquerade, dnat, mapping or comment";
 const ADDRESSES: &str = r#"a prefix such as 10.10.0.0/16 or fd10::/64, @SET, or a list in braces"#;
 const PREFIX: &str = "a prefix such as 10.10.0.0/16 or fd10::/64";
 const PROTOCOL: &str = "tcp, udp, icmp, icmpv6, esp, ah or a number from 0 to 255";
@@ -52,6 +54,9 @@ pub struct Draft {
     pub timeout: Option<Placed<Duration>>,
     pub log: Option<Placed<String>>,
     pub count: Option<Placed<()>>,
+    pub snat: Option<Placed<Source>>,
+    pub dnat: Option<Placed<String>>,
+    pub mapping: Option<Placed<String>>,
     pub comment: Option<Placed<String>>,
 }
 
@@ -74,7 +79,7 @@ pub enum Content {
 /// The tokens of a statement, one after the other.
 pub struct Parser<'s, 't> {
     pub tokens: &'t [Token<'s>],
-    pub sets: &'t mut Known,
+    pub sets: &'t mut KnownSets,
     pub zones: &'t mut Zones<'s>,
     /// Where the statement ends.
     pub end: usize,
@@ -113,8 +118,8 @@ impl<'s> Parser<'s, '_> {
         Ok(SetLine { name, content })
     }
 
-    /// Reads a rule.
-    pub fn rule(mut self) -> Result<Statement, Fault> {
+    /// Reads a rule. Without a configuration it can't name what only that says.
+    pub fn rule(mut self, known: Option<Known<'_>>) -> Result<Statement, Fault> {
         let mut draft = Draft::default();
         while let Some(token) = self.take() {
             let Kind::Word(word) = token.kind else {
@@ -130,7 +135,7 @@ impl<'s> Parser<'s, '_> {
                 expected: expected.to_owned(),
             });
         }
-        checks::statement(draft)
+        checks::statement(draft, known)
     }
 
     fn part(&mut self, draft: &mut Draft, span: Range<usize>, word: &'s str) -> Result<(), Fault> {
@@ -158,6 +163,16 @@ impl<'s> Parser<'s, '_> {
                     _ => (span.clone(), String::new()),
                 };
                 once(&mut draft.log, &span, word, text)
+            }
+            "snat" => {
+                let source = self.source()?;
+                once(&mut draft.snat, &span, word, source)
+            }
+            "masquerade" => once(&mut draft.snat, &span, word, (span.clone(), Source::Outgoing)),
+            "dnat" => once(&mut draft.dnat, &span, word, self.named("the name of a [[service]]")?),
+            "mapping" => {
+                let named = self.named("the name of a [[mapping]]")?;
+                once(&mut draft.mapping, &span, word, named)
             }
             "count" => once(&mut draft.count, &span, word, (span.clone(), ())),
             "comment" => once(&mut draft.comment, &span, word, self.text("a text between quotes")?),
@@ -313,6 +328,31 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
+    /// What stands in for sources: addresses, or those of an interface.
+    fn source(&mut self) -> Result<Placed<Source>, Fault> {
+        if let Some(Token { kind: Kind::Word("interface"), span }) = self.tokens.first() {
+            let begin = span.start;
+            self.take();
+            let (span, name) = self.named(zones::NAME)?;
+            return Ok((begin..span.end, Source::Interface(name)));
+        }
+        let (span, items) = self.items(SOURCES, |_, span, word| match address(word) {
+            Some(address) => Ok(address),
+            None => Err(refuse(span, word, ADDRESS)),
+        })?;
+        Ok((span, Source::Listed(items)))
+    }
+
+    /// A name, with or without quotes.
+    fn named(&mut self, expected: &str) -> Result<Placed<String>, Fault> {
+        match self.take() {
+            Some(Token { kind: Kind::Word(name) | Kind::Text(name), span }) => {
+                Ok((span, name.to_owned()))
+            }
+            other => Err(self.unexpected(other, expected)),
+        }
+    }
+
     fn text(&mut self, expected: &str) -> Result<Placed<String>, Fault> {
         match self.take() {
             Some(Token { kind: Kind::Text(text), span }) => {
@@ -331,7 +371,7 @@ impl<'s> Parser<'s, '_> {
     fn items<T>(
         &mut self,
         expected: &str,
-        read: impl Fn(&Known, Range<usize>, &'s str) -> Result<T, Fault>,
+        read: impl Fn(&KnownSets, Range<usize>, &'s str) -> Result<T, Fault>,
     ) -> Result<Placed<Vec<Placed<T>>>, Fault> {
         let (span, tokens) = self.listed(expected, |token| matches!(token.kind, Kind::Word(_)))?;
         let items = tokens.into_iter().map(|Token { span, kind }| match kind {
@@ -431,7 +471,7 @@ fn action(draft: &mut Draft, span: Range<usize>, word: &str, action: Action) -> 
     Ok(())
 }
 
-fn unknown_set(span: Range<usize>, word: &str, sets: &Known) -> Fault {
+fn unknown_set(span: Range<usize>, word: &str, sets: &KnownSets) -> Fault {
     let names: Vec<_> = sets.names().map(|name| format!("@{name}")).collect();
     let expected = match names.is_empty() {
         true => "a line `set NAME = { … }` before it".to_owned(),

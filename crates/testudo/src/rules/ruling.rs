@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use testudo_cluster::replica::Replicate;
-use testudo_datapath::pools::Pool;
 use testudo_datapath::{LoadedSet, PrefixSet, Sets};
 use testudo_packet::set::SetId;
 
@@ -86,21 +85,21 @@ impl Loading<'_> {
 
 impl Ruling {
     /// The ruling that is to take this one's place, of these lines. `flows` are the numbers of all flows in the
-    /// node table, `pools` those of the configuration, and `number` gives the kernel's number of an interface. The
+    /// node table, and `number` gives the kernel's number of an interface. The
     /// sets that are not in force are loaded into `sets`, which may take some tenths of a second.
     pub fn next<E>(
         &self,
         file: Option<PathBuf>,
         lines: Lines,
         flows: &BTreeSet<u16>,
-        (pools, sets): (&[Pool], &Sets),
+        sets: &Sets,
         number: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<Self, RulingError<E>> {
         let marks = assign(&lines, &self.marks, flows, self.next)?;
         let mut loaded = Loading { before: &self.sets, sets, named: Vec::new() };
         let number = |name: &str| number(name).map_err(RulingError::Interface);
         let set = |set: &Arc<PrefixSet>| loaded.number(set).map_err(RulingError::Sets);
-        let compiled = compile(&lines, pools, |place| marks[place].0, number, set)?;
+        let compiled = compile(&lines, |place| marks[place].0, number, set)?;
         let sets = loaded.named;
         let own = self.marks.iter().map(|mark| mark.number());
         let kept: BTreeSet<u16> = own.chain(flows.iter().copied()).collect();
@@ -173,9 +172,7 @@ mod tests {
     fn next(before: &Ruling, text: &str, flows: &[u16]) -> Ruling {
         let lines = parse(std::path::Path::new("f"), text, Surroundings::default()).expect("lines");
         let flows = flows.iter().copied().collect();
-        before
-            .next(None, lines, &flows, (&[], &Sets::default()), |_| Ok::<_, ()>(1))
-            .expect("a ruling")
+        before.next(None, lines, &flows, &Sets::default(), |_| Ok::<_, ()>(1)).expect("a ruling")
     }
 
     #[test]

@@ -8,21 +8,22 @@ use std::ops::Range;
 use super::lexer::{Kind, Token};
 use super::parser::{Placed, because, refuse};
 use crate::config::error::Fault;
-use crate::config::interface::is_device;
+use crate::config::interface::{Interface, is_device};
 
-const NAME: &str = "the name of an interface, such as \"in0\"";
+/// One interface.
+pub const NAME: &str = "the name of an interface, such as \"in0\"";
 
 /// Zones as lines are read, and the interfaces that there are.
 #[derive(Debug)]
 pub struct Zones<'a> {
     /// The node's; nothing if they are not known.
-    pub interfaces: Option<&'a [String]>,
+    pub interfaces: Option<&'a [Interface]>,
     named: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Zones<'a> {
     /// No zones yet.
-    pub const fn new(interfaces: Option<&'a [String]>) -> Self {
+    pub const fn new(interfaces: Option<&'a [Interface]>) -> Self {
         Self { interfaces, named: BTreeMap::new() }
     }
 
@@ -75,14 +76,20 @@ impl<'a> Zones<'a> {
             return Err(refuse(span.clone(), word, NAME));
         }
         match self.interfaces {
-            Some(known) if !known.iter().any(|known| known == name) => Err(Fault {
+            Some(known) if !known.iter().any(|known| known.name == name) => Err(Fault {
                 span: span.clone(),
                 seen: format!("the interface {name}"),
-                expected: format!("one of {}", known.join(", ")),
+                expected: format!("one of {}", listed(known)),
             }),
             _ => Ok(name.to_owned()),
         }
     }
+}
+
+/// The names of interfaces, for people.
+fn listed(interfaces: &[Interface]) -> String {
+    let names: Vec<_> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    names.join(", ")
 }
 
 /// What a part of a line names, and the words that it was read from.

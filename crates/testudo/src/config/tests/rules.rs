@@ -16,7 +16,7 @@ use crate::rules::{Lines, compiled};
 /// What packets are compared with for a section.
 fn compile<E>(rule: &Rule, number: impl Fn(&str) -> Result<u32, E>) -> Result<packet::Rule, E> {
     let lines = Lines::of_sections(std::slice::from_ref(rule));
-    let mut compiled = compiled::compile(&lines, &[], |_| 0, number, |_| panic!("a set"))?;
+    let mut compiled = compiled::compile(&lines, |_| 0, number, |_| panic!("a set"))?;
     assert_eq!(compiled.rules.len(), 1);
     Ok(compiled.rules.remove(0))
 }
@@ -336,8 +336,7 @@ fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
     let lines = Lines::of_sections(&rules);
     let pools = translation::pools(&lines);
     assert_eq!(pools.iter().map(|pool| pool.sources.len()).collect::<Vec<_>>(), [2, 1]);
-    let compiled =
-        compiled::compile(&lines, &pools, |_| 0, |_| Ok::<_, ()>(7), |_| Err(())).unwrap();
+    let compiled = compiled::compile(&lines, |_| 0, |_| Ok::<_, ()>(7), |_| Err(())).unwrap();
     let numbers = compiled.rules.iter().map(|rule| rule.source_pool);
     assert_eq!(numbers.collect::<Vec<_>>(), [1, 1, 2, 0]);
 }

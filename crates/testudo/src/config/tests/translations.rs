@@ -47,9 +47,8 @@ fn a_rule_that_names_a_service_is_about_its_endpoints() {
     let backends = [end("10.20.0.9", 8443), end("fd20::9", 8443), end("10.20.0.10", 443)];
     assert_eq!(pools.iter().map(|pool| pool.sources.len()).collect::<Vec<_>>(), [0, 2]);
     assert!(pools.iter().all(|pool| pool.backends == backends));
-    let compiled = compiled::compile(&config.lines, &pools, |_| 0, |_| Ok::<_, ()>(7), |_| Err(()))
-        .unwrap()
-        .rules;
+    let compiled =
+        compiled::compile(&config.lines, |_| 0, |_| Ok::<_, ()>(7), |_| Err(())).unwrap().rules;
     assert_eq!(compiled.iter().map(|rule| rule.source_pool).collect::<Vec<_>>(), [1, 1, 2, 2]);
     let key = |to| testudo_packet::flow::FlowKey {
         initiator: end("203.0.113.1", 5),

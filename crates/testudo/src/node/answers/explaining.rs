@@ -43,7 +43,8 @@ impl Answerer {
         if self.interfaces.is_empty() {
             return Err(NotExplained::Witness.into());
         }
-        let names = chosen(&self.interfaces, asked.interface).map_err(NotExplained::from)?;
+        let all: Vec<String> = self.interfaces.iter().map(|own| own.name.clone()).collect();
+        let names = chosen(&all, asked.interface).map_err(NotExplained::from)?;
         let interfaces = names.iter().filter_map(|name| self.links.number(name).ok()).collect();
         // Rules ask for the way of the packet as it comes, before it is translated.
         let egress = routes::next_hop(asked.destination).map_or(0, |(number, _)| number);

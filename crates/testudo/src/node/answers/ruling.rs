@@ -8,16 +8,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use testudo_datapath::Sets;
+use testudo_datapath::pools::Pools;
 
 use super::{Answerer, NoAnswer, ask, engine};
 use crate::config::cluster::Mode;
 use crate::config::error::ConfigError;
+use crate::config::translation;
 use crate::control::protocol::{Loaded, RuleLine, RuleSet, Rules};
-use crate::node::engine::ruling::{LoadError, Question};
+use crate::node::engine::ruling::{InForce, LoadError, Question};
 use crate::node::interfaces::InterfaceError;
 use crate::rules::addresses::NamedSet;
 use crate::rules::ruling::{Ruling, RulingError};
-use crate::rules::{self, Lines, Surroundings, numbers};
+use crate::rules::{self, Known, Lines, Surroundings, numbers};
 
 /// Why rules were not loaded; those before them are in force.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +91,15 @@ impl Answerer {
         if !file.is_absolute() {
             return Err(NotLoaded::Relative { seen: file.display().to_string() }.into());
         }
-        let tap = self.mode == Mode::Tap;
-        let surroundings = Surroundings { interfaces: Some(&self.interfaces), tap };
+        let (interfaces, services, mappings) =
+            (&self.interfaces[..], &self.services[..], &self.mappings[..]);
+        let known = Some(Known { interfaces, services, mappings });
+        let surroundings = Surroundings { known, tap: self.mode == Mode::Tap };
         let lines = rules::load(file, surroundings).map_err(NotLoaded::from)?;
-        let (before, sets) = ask("engine", &self.engine, |answers| {
+        let InForce { ruling: before, sets, pools } = ask("engine", &self.engine, |answers| {
             engine::Input::Rules(Question::InForce(answers))
         })?;
-        let next = self.put_in_force(file, lines, (&before, &sets), flush);
+        let next = self.put_in_force(file, lines, (&before, &sets, &pools), flush);
         let marks = before.marks.clone();
         // Nobody holds what only they have named.
         drop(before);
@@ -114,22 +118,24 @@ impl Answerer {
         })
     }
 
-    /// Has the engine put other lines in force; their sets are loaded here.
+    /// Has the engine put other lines in force; their sets are loaded here, and the ports listed of what they
+    /// translate to.
     fn put_in_force(
         &self,
         file: &Path,
         lines: Lines,
-        (before, sets): (&Arc<Ruling>, &Sets),
+        (before, sets, pools): (&Arc<Ruling>, &Sets, &Pools),
         flush: bool,
     ) -> Result<Arc<Ruling>, NoAnswer> {
         let flows = numbers::of_flows(self.table()?);
         let number = |name: &str| self.links.number(name);
-        let next = before.next(Some(file.to_owned()), lines, &flows, (&[], sets), number);
+        let next = before.next(Some(file.to_owned()), lines, &flows, sets, number);
         let next = Arc::new(next.map_err(NotLoaded::from)?);
+        let pools = pools.next(&translation::pools(&next.lines), self.table()?.placing());
         let question = |answers| {
             let flush = flush.then(|| self.links.numbers());
-            let (before, next) = (before.clone(), next.clone());
-            engine::Input::Rules(Question::Load { before, next, flush, answers })
+            let (before, next, pools) = (before.clone(), next.clone(), pools.clone());
+            engine::Input::Rules(Question::Load { before, next, pools, flush, answers })
         };
         ask("engine", &self.engine, question)?.map_err(NotLoaded::from)?;
         Ok(next)

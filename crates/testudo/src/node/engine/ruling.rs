@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use testudo_datapath::pools::Pools;
 use testudo_datapath::{Refused, Sets};
 use testudo_packet::bucket::Nanos;
 use testudo_packet::event::{Event, EventKind};
@@ -27,19 +28,32 @@ pub enum Question {
     Show(Answers<Shown>),
     /// What have the lines let in or refused, by their places in the file, that say `count`?
     Counted(Answers<Vec<(usize, u64)>>),
-    /// Which are in force, and where are sets loaded for others?
-    InForce(Answers<(Arc<Ruling>, Sets)>),
+    /// Which are in force, and what are others prepared with?
+    InForce(Answers<InForce>),
     /// Put others in their place.
     Load {
         /// Those that are in force, as far as the asker knows.
         before: Arc<Ruling>,
         /// Those that are to be.
         next: Arc<Ruling>,
+        /// What they translate to.
+        pools: Pools,
         /// The node's interfaces, if flows are to be ended that the rules would not let in by any of them.
         flush: Option<Vec<u32>>,
         /// The way back.
         answers: Answers<Result<(), LoadError>>,
     },
+}
+
+/// What other rules are prepared with.
+#[derive(Debug)]
+pub struct InForce {
+    /// The rules in force.
+    pub ruling: Arc<Ruling>,
+    /// Where sets are loaded.
+    pub sets: Sets,
+    /// What the rules in force translate to.
+    pub pools: Pools,
 }
 
 /// The rules in force.
@@ -163,11 +177,13 @@ impl Engine {
                 answers.try_send(counted).is_err()
             }
             Question::InForce(answers) => {
-                let sets = self.parts.datapath.sets().clone();
-                answers.try_send((self.rulings.in_force.clone(), sets)).is_err()
+                let datapath = &self.parts.datapath;
+                let (sets, pools) = (datapath.sets().clone(), datapath.pools().clone());
+                let ruling = self.rulings.in_force.clone();
+                answers.try_send(InForce { ruling, sets, pools }).is_err()
             }
-            Question::Load { before, next, flush, answers } => {
-                answers.try_send(self.load_rules(&before, next, flush)).is_err()
+            Question::Load { before, next, pools, flush, answers } => {
+                answers.try_send(self.load_rules(&before, (next, pools), flush)).is_err()
             }
         };
     }
@@ -175,7 +191,7 @@ impl Engine {
     fn load_rules(
         &mut self,
         before: &Arc<Ruling>,
-        next: Arc<Ruling>,
+        (next, pools): (Arc<Ruling>, Pools),
         flush: Option<Vec<u32>>,
     ) -> Result<(), LoadError> {
         if !Arc::ptr_eq(before, &self.rulings.in_force) {
@@ -187,6 +203,8 @@ impl Engine {
         self.commits.set_timeouts(next.waits());
         let hits = self.parts.datapath.rule_hits();
         self.parts.datapath.set_rules(&next.compiled.rules)?;
+        // Packets that are to be translated come to this thread, so none is between the two.
+        self.parts.datapath.set_pools(pools);
         // A pass under way goes by rules that are in force no more.
         let sets = self.parts.datapath.sets().clone();
         self.flush = flush.map(|interfaces| Flush::new(&next.compiled.rules, sets, interfaces));

@@ -3,6 +3,7 @@
 mod printed;
 mod refused;
 mod sets;
+mod translated;
 
 use std::path::Path;
 use std::time::Duration;
@@ -130,7 +131,7 @@ fn sets_may_have_other_sets_and_be_one_item_of_several() {
 }
 
 fn compiled(source: &str) -> Compiled {
-    compile(&read(source), &[], |place| place as u64 + 70, |_| Ok::<_, ()>(7), |_| Err(()))
+    compile(&read(source), |place| place as u64 + 70, |_| Ok::<_, ()>(7), |_| Err(()))
         .expect("an interface")
 }
 
@@ -147,7 +148,7 @@ fn a_zone_is_short_for_its_interfaces() {
     assert_eq!((says.size(), lines.size()), (18, 20));
     assert_eq!(lines.0[1].says.to_string(), "iif { \"in0\", \"in1\" } accept");
     let number = |name: &str| Ok::<u32, ()>(name.bytes().map(u32::from).sum());
-    let made = compile(&lines, &[], |_| 0, number, |_| Err(())).expect("rules");
+    let made = compile(&lines, |_| 0, number, |_| Err(())).expect("rules");
     let links: Vec<_> = made.rules[18..].iter().map(|rule| (rule.interface, rule.egress)).collect();
     assert_eq!(links, [(number("in0").ok(), None), (number("in1").ok(), None)]);
     assert!(made.rules[..18].iter().all(|rule| rule.interface.is_some() && rule.egress.is_some()));
@@ -181,13 +182,8 @@ fn a_line_with_lists_is_a_rule_for_each_combination() {
     ];
     assert_eq!(made.rules, expected);
     assert_eq!(made.lines, [0, 1, 1, 1, 1]);
-    let failed = compile(
-        &read("iif in0 drop"),
-        &[],
-        |_| 0,
-        |name| Err(name.to_owned()),
-        |_| Err(String::new()),
-    );
+    let failed =
+        compile(&read("iif in0 drop"), |_| 0, |name| Err(name.to_owned()), |_| Err(String::new()));
     assert_eq!(failed, Err("in0".to_owned()));
 }
 
@@ -223,8 +219,9 @@ fn as_many_rules_as_there_is_room_for_are_taken() {
 #[test]
 fn the_documented_example_is_read_whole() {
     let text = include_str!("../../../../../docs/examples/gateway.rules");
-    let interfaces = ["in0".to_owned(), "out0".to_owned()];
-    let surroundings = Surroundings { interfaces: Some(&interfaces), tap: false };
+    let interfaces = translated::interfaces();
+    let known = Some(translated::known(&interfaces, &[], &[]));
+    let surroundings = Surroundings { known, tap: false };
     let lines = match parse(Path::new("docs/examples/gateway.rules"), text, surroundings) {
         Ok(lines) => lines,
         Err(error) => panic!("{error}"),
@@ -233,5 +230,7 @@ fn the_documented_example_is_read_whole() {
     for action in [Action::Accept, Action::Drop, Action::Reject] {
         assert!(actions.contains(&action), "no {action:?}");
     }
-    assert_eq!(lines.size(), 16);
+    assert_eq!(lines.size(), 18);
+    let masquerades: Vec<_> = lines.0.iter().map(|line| line.says.snat.len()).collect();
+    assert_eq!(masquerades.iter().sum::<usize>(), 2, "{masquerades:?}");
 }

@@ -84,10 +84,15 @@ prop_compose! {
         log in prop::option::of(prop_oneof![Just(String::new()), text()]),
         comment in prop::option::of(text()),
         count in any::<bool>(),
+        snat in prop::collection::btree_set(1..=3u8, 0..3),
     ) -> Statement {
         let mut says = Statement { inputs, outputs, sources: Addresses::few(sources), destinations: Addresses::few(destinations), protocol, log, comment, count, ..Statement::any(action) };
         if matches!(protocol, Some(Protocol::TCP | Protocol::UDP)) {
             (says.source_ports, says.destination_ports) = (source_ports, destination_ports);
+            let v4 = says.pairs().all(|(from, to)| from.ipv4().or(to.ipv4()) != Some(false));
+            if action == Action::Accept && v4 {
+                says.snat = snat.into_iter().map(|last| [192, 0, 2, last].into()).collect();
+            }
         }
         match (action, waits) {
             (Action::Accept, Some(millis)) => {
@@ -112,7 +117,7 @@ proptest! {
         prop_assert_eq!(lines.len(), 1);
         prop_assert_eq!(&lines[0].says, &statement);
         prop_assert_eq!(lines[0].says.to_string(), printed);
-        let made = compile(&Lines(lines, Vec::new()), &[], |_| 0, |_| Ok::<_, ()>(1), |_| Err(())).expect("an interface");
+        let made = compile(&Lines(lines, Vec::new()), |_| 0, |_| Ok::<_, ()>(1), |_| Err(())).expect("an interface");
         prop_assert_eq!(made.rules.len(), statement.size());
     }
 

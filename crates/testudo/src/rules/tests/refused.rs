@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::super::{Surroundings, parse};
+use super::translated::{interfaces, known};
 
 fn refusal(source: &str) -> String {
-    let interfaces = ["in0".to_owned(), "out0".to_owned()];
-    let surroundings = Surroundings { interfaces: Some(&interfaces), tap: true };
+    let interfaces = interfaces();
+    let surroundings = Surroundings { known: Some(known(&interfaces, &[], &[])), tap: true };
     match parse(Path::new("f"), source, surroundings) {
         Ok(_) => format!("{source:?} is accepted"),
         Err(error) => error.to_string(),
@@ -27,7 +28,7 @@ fn refused(cases: &[(&str, &str, &str)]) {
 }
 
 const PARTS: &str = "expected iif, oif, saddr, daddr, proto, type, sport, dport, accept, drop, reject, \
-                     replicate, commit, log, count or comment";
+                     replicate, commit, log, count, snat, masquerade, dnat, mapping or comment";
 const PREFIX: &str = "expected a prefix such as 10.10.0.0/16 or fd10::/64";
 
 #[test]

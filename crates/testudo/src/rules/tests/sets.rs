@@ -27,7 +27,7 @@ fn numbered(lines: &Lines) -> (Vec<packet::Rule>, Vec<Arc<PrefixSet>>) {
         });
         SetId::new(at as u32 + 1).ok_or(())
     };
-    let made = compile(lines, &[], |_| 0, |_| Ok(7), set).expect("rules");
+    let made = compile(lines, |_| 0, |_| Ok(7), set).expect("rules");
     (made.rules, sets.into_inner())
 }
 
