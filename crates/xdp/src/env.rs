@@ -47,7 +47,10 @@ unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::f
 }
 
 /// Does one step of some work; 1 ends it.
-unsafe extern "C" fn next_step<S: Steps<Kernel>>(number: u32, context: *mut core::ffi::c_void) -> i64 {
+unsafe extern "C" fn next_step<S: Steps<Kernel>>(
+    number: u32,
+    context: *mut core::ffi::c_void,
+) -> i64 {
     // SAFETY: `repeat` passes a pointer to this, which outlives the loop.
     let steps = unsafe { &mut *context.cast::<S>() };
     if steps.step(&Kernel::new(), number) { 0 } else { 1 }
@@ -294,7 +297,9 @@ impl Env for Kernel {
         let mut scan = RuleScan { visitor, first: rules as u32 };
         let callback = next_rule::<V> as *mut core::ffi::c_void;
         // SAFETY: the callback casts the context back to what it is.
-        unsafe { bpf_loop((rules >> 32) as u32 & shared::RULE_COUNT, callback, (&raw mut scan).cast(), 0) };
+        unsafe {
+            bpf_loop((rules >> 32) as u32 & shared::RULE_COUNT, callback, (&raw mut scan).cast(), 0)
+        };
     }
 
     #[inline(always)]

@@ -100,8 +100,7 @@ pub fn next_hop(
     link: &Link,
     interface: u32,
 ) -> Result<NextHop, NoHop> {
-    let (result, lookup) =
-        look_up(ctx, frame, link, interface, true).ok_or(NoHop::AskStack(0))?;
+    let (result, lookup) = look_up(ctx, frame, link, interface, true).ok_or(NoHop::AskStack(0))?;
     match result {
         fib_result::SUCCESS => Ok(NextHop {
             interface: lookup.interface,
