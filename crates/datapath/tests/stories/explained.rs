@@ -135,14 +135,18 @@ fn the_owner_decides_whoever_is_asked_and_whatever_its_lease() {
 #[test]
 fn an_endpoint_that_a_flow_has_is_not_told_for_another() {
     let mut node = node();
-    let told = |node: &mut Node, port| {
-        let key = flow(6, ("10.10.2.7", port), ("10.20.0.9", 80));
+    const HOST: u32 = 0x0a0a_0207;
+    let told = |node: &mut Node, client: u32, port| {
+        let mut key = flow(6, ("10.10.2.7", port), ("10.20.0.9", 80));
+        key.initiator.address = Address::v4(client);
         ask(node, &key, INSIDE).begins.and_then(|record| record.translation).expect("an endpoint")
     };
-    // Of all ports of this client, some are told the same endpoint as long as neither flow is there.
-    let first = told(&mut node, 40_000);
-    let same = (1024..40_000).find(|&port| told(&mut node, port).source == first.source);
+    let first = told(&mut node, HOST, 40_000);
+    // A client that has this very port keeps it where its class allows, as long as the flow is not there.
+    let port = first.source.port;
+    let same = (HOST + 1..HOST + 60_000)
+        .find(|&client| told(&mut node, client, port).source == first.source);
     let same = same.expect("another of the class");
     meets(&mut node, &tcp(("10.10.2.7", 40_000), ("10.20.0.9", 80), SYN, 0), INSIDE);
-    assert_ne!(told(&mut node, same).source, first.source);
+    assert_ne!(told(&mut node, same, port).source, first.source);
 }
