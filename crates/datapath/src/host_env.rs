@@ -227,11 +227,7 @@ impl Env for HostEnv<'_> {
         }
     }
 
-    fn turns_errors(&self) -> bool {
-        self.taken.is_some()
-    }
-
-    fn opens_fragments(&self) -> bool {
+    fn decides_all(&self) -> bool {
         self.taken.is_some()
     }
 

@@ -150,11 +150,10 @@ pub trait Env: Slots + Sets + Datagrams {
     /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
     /// error is what becomes of its packet instead.
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;
-    /// Whether ICMP errors about translated flows are rewritten here. Where not, they go up: the verifier would
-    /// follow more paths than it is willing to, and such errors are rare.
-    fn turns_errors(&self) -> bool;
-    /// Whether a flow may begin here with a fragment. Where not, it goes up.
-    fn opens_fragments(&self) -> bool;
+    /// Whether this is where packets come that others send up because they are rare, and would take the verifier more
+    /// paths than it is willing to follow, or more of the stack than there is: ICMP errors about translated flows, first
+    /// fragments that begin a flow or are segments of TCP, and packets whose flow begins at the same moment.
+    fn decides_all(&self) -> bool;
     /// Tells user space of a change.
     fn emit(&self, event: &Event);
     /// Tells user space that a packet of a yielding bucket has been handled here.

@@ -53,8 +53,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
     if found.is_translated() {
         return Verdict::Stage(Stage::Translate);
     }
-    // Rare, and a program that goes on with known flows as well needs more of the stack than there is.
-    if !env.turns_errors() {
+    if !env.decides_all() {
         return Verdict::Upcall(UpcallReason::Contended);
     }
     if let Err(reason) = pass(env, frame, &headers, &found, place, slot.epoch, now) {

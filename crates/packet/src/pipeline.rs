@@ -167,10 +167,24 @@ pub(crate) fn pass<E: Env, F: Frame>(
 ) -> Result<(), DropReason> {
     let epoch = bound(env, found, place, epoch, now)?;
     let course = window::check(env, frame, headers, found)?;
-    env.met(found, now);
-    count(found.slot, found.direction, frame.len(), now);
-    advance(env, headers.flags, found, epoch, course);
+    go_on(env, frame.len(), headers.flags, found, epoch, course, now);
     Ok(())
+}
+
+/// Has a packet of a known flow counted, and makes its step.
+#[inline(always)]
+fn go_on<E: Env>(
+    env: &E,
+    bytes: u32,
+    flags: TcpFlags,
+    found: &Found<E::Slot>,
+    epoch: Epoch,
+    course: Course,
+    now: Nanos,
+) {
+    env.met(found, now);
+    count(found.slot, found.direction, bytes, now);
+    advance(env, flags, found, epoch, course);
 }
 
 /// The epoch of the bucket that a flow is bound to; an error if that is not this node's.
@@ -189,7 +203,7 @@ fn bound<E: Env>(
 
 /// The first fragment of a packet of a known flow. Where a segment of TCP ends its first fragment does not say. So its
 /// numbers are judged, and what was known of the flow's is learned anew, from segments that are whole. That is done
-/// where there is room for it ([`Env::opens_fragments`]); no such fragment comes here elsewhere.
+/// where there is room for it ([`Env::decides_all`]); no such fragment comes here elsewhere.
 #[inline(always)]
 pub(crate) fn pass_first<E: Env, F: Frame>(
     env: &E,
@@ -202,13 +216,11 @@ pub(crate) fn pass_first<E: Env, F: Frame>(
 ) -> Result<(), DropReason> {
     let epoch = bound(env, found, place, epoch, now)?;
     let mut course = Course::ByFlags;
-    if env.opens_fragments() && headers.key.protocol == Protocol::TCP {
+    if env.decides_all() && headers.key.protocol == Protocol::TCP {
         course = window::check(env, frame, headers, found)?;
         window::forget(found.slot);
     }
-    env.met(found, now);
-    count(found.slot, found.direction, frame.len(), now);
-    advance(env, headers.flags, found, epoch, course);
+    go_on(env, frame.len(), headers.flags, found, epoch, course, now);
     Ok(())
 }
 

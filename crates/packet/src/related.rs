@@ -58,14 +58,14 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
     let found = table::lookup(env, place.hash, &quoted.key);
     let verdict = match decide(env, &found, place, slot, now) {
         Verdict::Forward
-            if found.is_some_and(|found| found.is_translated()) && !env.turns_errors() =>
+            if found.is_some_and(|found| found.is_translated()) && !env.decides_all() =>
         {
             Verdict::Upcall(UpcallReason::Translate)
         }
         verdict => verdict,
     };
     stage::report(env, frame, place, slot, verdict);
-    if !env.turns_errors() {
+    if !env.decides_all() {
         return verdict;
     }
     let translated =

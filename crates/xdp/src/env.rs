@@ -338,12 +338,7 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn turns_errors(&self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn opens_fragments(&self) -> bool {
+    fn decides_all(&self) -> bool {
         false
     }
 

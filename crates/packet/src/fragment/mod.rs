@@ -42,12 +42,8 @@ use table::{Known, Shown};
 /// Remembers what a first fragment shows, and hands over all of them.
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &F) -> Verdict {
-    let link = match wire::parse_link(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let part = match fragment::parse(frame, &link) {
-        Ok(part) => part.opaque(env),
+    let (_, part) = match parse(env, frame) {
+        Ok(parsed) => parsed,
         Err(reason) => return Verdict::Drop(reason),
     };
     if part.from != 0 {
@@ -71,12 +67,8 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &F) -> Verdict {
 /// Decides what becomes of a fragment, if its first one has been seen.
 #[inline(always)]
 pub fn follow<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
-    let link = match wire::parse_link(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let part = match fragment::parse(frame, &link) {
-        Ok(part) => part.opaque(env),
+    let (link, part) = match parse(env, frame) {
+        Ok(parsed) => parsed,
         Err(reason) => return Verdict::Drop(reason),
     };
     let now = env.now();
@@ -103,12 +95,8 @@ pub fn follow<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 /// if they were the last ones, what the first fragment had shown is gone, but for [`table::find_done`].
 #[inline(always)]
 pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
-    let link = match wire::parse_link(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let part = match fragment::parse(frame, &link) {
-        Ok(part) => part.opaque(env),
+    let (link, part) = match parse(env, frame) {
+        Ok(parsed) => parsed,
         Err(reason) => return Verdict::Drop(reason),
     };
     let now = env.now();
@@ -132,6 +120,14 @@ pub fn translate<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
         }
         Err(reason) => Verdict::Drop(reason),
     }
+}
+
+/// The link header, and what the fragment says of itself.
+#[inline(always)]
+fn parse<E: Env, F: Frame>(env: &E, frame: &F) -> Result<(Link, Part), DropReason> {
+    let link = wire::parse_link(frame)?;
+    let part = fragment::parse(frame, &link)?;
+    Ok((link, part.opaque(env)))
 }
 
 /// The headers of a first fragment, of which the verifier knows nothing more; the addresses are the fragment's, which
@@ -236,7 +232,7 @@ fn decide<E: Env, F: Frame>(
             return Verdict::Upcall(UpcallReason::Loading);
         }
         // The first one may be on its way up, where a flow begins with it.
-        None if !first || !env.opens_fragments() => {
+        None if !first || !env.decides_all() => {
             return Verdict::Upcall(UpcallReason::Fragment);
         }
         None => match open::open(env, frame, &headers, place, epoch, now, interface) {
@@ -245,7 +241,7 @@ fn decide<E: Env, F: Frame>(
         },
     };
     // Where numbers of TCP can be judged.
-    if first && headers.key.protocol == Protocol::TCP && !env.opens_fragments() {
+    if first && headers.key.protocol == Protocol::TCP && !env.decides_all() {
         return Verdict::Upcall(UpcallReason::Fragment);
     }
     if let Err(reason) = table::mark(env, known, part) {
@@ -254,7 +250,7 @@ fn decide<E: Env, F: Frame>(
     if found.is_translated() {
         return Verdict::Stage(Stage::FragmentTranslate);
     }
-    let passed = if first && env.opens_fragments() {
+    let passed = if first && env.decides_all() {
         headers_of(env, frame, part).and_then(|headers| {
             pipeline::pass_first(env, frame, &headers, &found, place, epoch, now)
         })

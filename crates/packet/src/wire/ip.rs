@@ -183,6 +183,15 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
+/// What follows an extension header, and where.
+#[inline(always)]
+fn pass_over<F: Frame>(frame: &F, at: u32) -> Result<(u8, u32), DropReason> {
+    let length = u32::from(frame.u8(at + 1).ok_or(DropReason::Truncated)?);
+    let next = frame.u8(at).ok_or(DropReason::Truncated)?;
+    let behind = at + (length + 1) * 8;
+    if behind > MAX_OFFSET { Err(DropReason::ExtensionHeaders) } else { Ok((next, behind)) }
+}
+
 /// Follows the extension headers to the fragment header, and says where that begins. Only the headers that each
 /// router on the way looks at come before it (RFC 8200 §4.5).
 #[inline(always)]
@@ -195,14 +204,7 @@ pub(super) fn find_fragment_header<F: Frame>(
     for _ in 0..MAX_EXTENSIONS {
         match next {
             FRAGMENT => return Ok(offset),
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let length = u32::from(frame.u8(offset + 1).ok_or(DropReason::Truncated)?);
-                next = frame.u8(offset).ok_or(DropReason::Truncated)?;
-                offset += (length + 1) * 8;
-                if offset > MAX_OFFSET {
-                    return Err(DropReason::ExtensionHeaders);
-                }
-            }
+            HOP_BY_HOP | ROUTING | DESTINATION => (next, offset) = pass_over(frame, offset)?,
             _ => return Err(DropReason::Internal),
         }
     }
@@ -220,14 +222,7 @@ pub(super) fn skip_extensions<F: Frame>(
     let (mut next, mut offset) = (next, at);
     for _ in 0..MAX_EXTENSIONS {
         match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let length = u32::from(frame.u8(offset + 1).ok_or(DropReason::Truncated)?);
-                next = frame.u8(offset).ok_or(DropReason::Truncated)?;
-                offset += (length + 1) * 8;
-                if offset > MAX_OFFSET {
-                    return Err(DropReason::ExtensionHeaders);
-                }
-            }
+            HOP_BY_HOP | ROUTING | DESTINATION => (next, offset) = pass_over(frame, offset)?,
             FRAGMENT => return Err(DropReason::Fragment),
             NONE => return Err(DropReason::Unsupported),
             protocol => return Ok((Protocol(protocol), offset)),
