@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use testudo_datapath::likenesses::Placing;
 use testudo_datapath::pools::{Pool, Pools};
-use testudo_packet::entry::Translation;
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::siphash::HashKey;
@@ -34,10 +33,6 @@ fn flow(number: u32, server: u32) -> FlowKey {
         responder,
         protocol: Protocol::TCP,
     }
-}
-
-fn reply(Translation { source, destination }: Translation) -> FlowKey {
-    FlowKey { initiator: destination, responder: source, protocol: Protocol::TCP }
 }
 
 fn main() -> Result<()> {
@@ -69,7 +64,7 @@ fn main() -> Result<()> {
                     refused += 1;
                     continue;
                 };
-                let reply = reply(found);
+                let reply = found.reply_key(Protocol::TCP);
                 ensure!(placing.bucket(&reply) == bucket, "{reply:?} is not of its flow's bucket");
                 ensure!(of_all.insert(reply), "{reply:?} is another flow's");
                 own.insert(reply);

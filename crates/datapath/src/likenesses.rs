@@ -64,7 +64,8 @@ impl Likenesses {
         let of_prefix = || {
             let mut prefixes = self.prefixes.iter();
             let found = prefixes.find(|((prefix, length), _)| {
-                differs(*prefix, endpoint.address).leading_zeros() >= u32::from(*length)
+                let differs = prefix.to_bits() ^ endpoint.address.to_bits();
+                differs.leading_zeros() >= u32::from(*length)
             });
             found.map(|(_, likeness)| *likeness)
         };
@@ -105,10 +106,6 @@ impl Likenesses {
         let words = endpoints.chain(prefixes);
         words.fold(0, |sum, word| hash18(HashKey::default(), sum, word, 1))
     }
-}
-
-fn differs(one: Address, other: Address) -> u128 {
-    u128::from(one.high ^ other.high) << 64 | u128::from(one.low ^ other.low)
 }
 
 /// Groups of which no two share an endpoint.

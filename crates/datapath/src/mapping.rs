@@ -32,14 +32,6 @@ pub struct Mapping {
     pub kind: Kind,
 }
 
-const fn bits(address: Address) -> u128 {
-    (address.high as u128) << 64 | address.low as u128
-}
-
-const fn of_bits(bits: u128) -> Address {
-    Address { high: (bits >> 64) as u64, low: bits as u64 }
-}
-
 /// The sum of an address's words in ones' complement, from 0 to fffe.
 fn sum(address: u128) -> u32 {
     (0..8).map(|word| (address >> (16 * word)) as u32 & 0xffff).sum::<u32>() % 0xffff
@@ -57,13 +49,13 @@ impl Mapping {
     /// Whether an address is one of those inside.
     #[must_use]
     pub const fn is_inside(&self, address: Address) -> bool {
-        bits(address) & self.mask() == bits(self.inside)
+        address.to_bits() & self.mask() == self.inside.to_bits()
     }
 
     /// Whether an address is one of those outside.
     #[must_use]
     pub const fn is_outside(&self, address: Address) -> bool {
-        bits(address) & self.mask() == bits(self.outside)
+        address.to_bits() & self.mask() == self.outside.to_bits()
     }
 
     /// What an address inside is outside. `None`: it is not inside, or has no counterpart (RFC 6296 §3.5, §3.6).
@@ -79,15 +71,15 @@ impl Mapping {
     }
 
     fn exchange(&self, address: Address, prefix: Address) -> Option<Address> {
-        let (seen, mask, prefix) = (bits(address), self.mask(), bits(prefix));
+        let (seen, mask, prefix) = (address.to_bits(), self.mask(), prefix.to_bits());
         let changed = prefix | seen & !mask;
         if self.kind == Kind::Plain {
-            return Some(of_bits(changed));
+            return Some(Address::from_bits(changed));
         }
         let shift = self.balance(seen)?;
         let word = (seen >> shift) as u32 & 0xffff;
         let word = (word + sum(seen & mask) + 0xffff - sum(prefix)) % 0xffff;
-        Some(of_bits(changed & !(0xffff << shift) | u128::from(word) << shift))
+        Some(Address::from_bits(changed & !(0xffff << shift) | u128::from(word) << shift))
     }
 
     /// Where the word begins that takes up the difference: the one behind 48 bits, or the first one of the interface's
@@ -105,7 +97,11 @@ impl Mapping {
             Kind::Neutral if self.length <= 48 => 0xffff << 64,
             Kind::Neutral => 0xffff_ffff << 32,
         };
-        Likeness { base: self.inside, mask: of_bits(!self.mask() & !changed), port: None }
+        Likeness {
+            base: self.inside,
+            mask: Address::from_bits(!self.mask() & !changed),
+            port: None,
+        }
     }
 }
 
@@ -167,18 +163,18 @@ mod tests {
             let kind = if neutral { Kind::Neutral } else { Kind::Plain };
             let mask = u128::MAX << (128 - u32::from(length));
             let mapping = Mapping {
-                inside: of_bits(inside & mask), outside: of_bits(outside & mask), length, kind,
+                inside: Address::from_bits(inside & mask), outside: Address::from_bits(outside & mask), length, kind,
             };
             let host = inside & mask | host & !mask;
-            let Some(out) = mapping.outward(of_bits(host)) else { return Ok(()) };
+            let Some(out) = mapping.outward(Address::from_bits(host)) else { return Ok(()) };
             // What is 0 in ones' complement has two spellings; ffff is never sent.
-            prop_assert_eq!(mapping.inward(out), Some(of_bits(host)));
+            prop_assert_eq!(mapping.inward(out), Some(Address::from_bits(host)));
             if neutral {
-                prop_assert_eq!(sum(bits(out)), sum(host));
+                prop_assert_eq!(sum(out.to_bits()), sum(host));
             }
             let words = mapping.likeness().to_words();
             let stand_in = |address| Likeness::stand_in(&words, Endpoint { address, port });
-            prop_assert_eq!(stand_in(out), stand_in(of_bits(host)));
+            prop_assert_eq!(stand_in(out), stand_in(Address::from_bits(host)));
             prop_assert!(mapping.is_inside(stand_in(out).address));
         }
     }

@@ -150,7 +150,7 @@ impl Pools {
         }
         let bucket = placing.bucket(key);
         let mut fits = |translation: &Translation| {
-            let reply = reply_key(key, *translation);
+            let reply = translation.reply_key(key.protocol);
             free(&reply) && placing.bucket(&reply) == bucket
         };
         if let Some(mapping) = &pool.mapping {
@@ -169,10 +169,6 @@ impl Pools {
             })
         })
     }
-}
-
-fn reply_key(key: &FlowKey, to: Translation) -> FlowKey {
-    FlowKey { initiator: to.destination, responder: to.source, protocol: key.protocol }
 }
 
 /// A flow whose ends, or one of them, have counterparts. `None`: neither has.
@@ -212,16 +208,16 @@ fn destinations(backends: &[Endpoint], placing: &Placing, key: &FlowKey) -> Vec<
 }
 
 /// What a flow can be translated to by one address, the same port first, if it is of the class.
-fn candidates(
-    listed: &Listed,
-    placing: &Placing,
+fn candidates<'a>(
+    listed: &'a Listed,
+    placing: &'a Placing,
     key: &FlowKey,
-) -> Box<dyn Iterator<Item = Translation>> {
+) -> Box<dyn Iterator<Item = Translation> + 'a> {
     let (FlowKey { initiator, responder, protocol }, address) = (*key, listed.address);
     let source = move |port| Endpoint { address, port };
     match protocol {
         Protocol::TCP | Protocol::UDP => {
-            let ports = listed.of_class(placing.class(initiator)).to_vec();
+            let ports = listed.of_class(placing.class(initiator));
             // Each flow begins somewhere else, so that of many ports that are taken it meets few: of half of them one, of
             // 95 in a hundred some twenty.
             let ends = placing.placer.class(initiator) ^ placing.placer.class(responder);
@@ -234,7 +230,6 @@ fn candidates(
             Box::new(same.into_iter().chain(ports).map(translation))
         }
         Protocol::ICMP | Protocol::ICMPV6 => {
-            let placing = placing.clone();
             let bucket = placing.class(initiator) ^ placing.class(responder);
             let identifiers = (0..=u16::MAX).map(move |at| initiator.port.wrapping_add(at));
             let translation = move |port| Translation {

@@ -23,35 +23,15 @@ use crate::memory::Words;
 
 /// Addresses, as the fewest prefixes: none of them is within another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrefixSet(Box<[Member]>);
-
-/// The addresses that begin like one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Member {
-    first: u128,
-    length: u8,
-}
-
-fn number(address: Address) -> u128 {
-    u128::from(address.high) << 64 | u128::from(address.low)
-}
-
-impl Member {
-    fn takes_in(self, address: u128) -> bool {
-        let beyond = 128 - u32::from(self.length);
-        beyond >= 128 || (address ^ self.first) >> beyond == 0
-    }
-}
+pub struct PrefixSet(Box<[Prefix]>);
 
 impl PrefixSet {
     /// The addresses of all of these.
     pub fn new(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
-        let member =
-            |prefix: Prefix| Member { first: number(prefix.address()), length: prefix.length() };
-        let mut members: Vec<Member> = prefixes.into_iter().map(member).collect();
+        let mut members = Vec::from_iter(prefixes);
         // What takes others in stands right before them.
         members.sort_unstable();
-        members.dedup_by(|next, kept| kept.takes_in(next.first));
+        members.dedup_by(|next, kept| kept.contains(next.address()));
         Self(members.into())
     }
 
@@ -67,19 +47,15 @@ impl PrefixSet {
 
     /// Whether the address is among them.
     pub fn contains(&self, address: Address) -> bool {
-        let address = number(address);
-        let behind = self.0.partition_point(|member| member.first <= address);
-        behind.checked_sub(1).is_some_and(|at| self.0[at].takes_in(address))
+        let behind = self.0.partition_point(|member| member.address() <= address);
+        behind.checked_sub(1).is_some_and(|at| self.0[at].contains(address))
     }
 
     /// The keys of all prefixes in the trie, by the number of the set.
     pub(crate) fn keys(&self, set: SetId) -> impl Iterator<Item = set::TrieKey> + '_ {
-        self.0.iter().map(move |member| {
-            let address = Address { high: (member.first >> 64) as u64, low: member.first as u64 };
-            set::TrieKey {
-                length: 32 + u32::from(member.length),
-                words: set::key(set.0.get(), address),
-            }
+        self.0.iter().map(move |member| set::TrieKey {
+            length: 32 + u32::from(member.length()),
+            words: set::key(set.0.get(), member.address()),
         })
     }
 }

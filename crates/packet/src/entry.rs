@@ -12,7 +12,7 @@
 //! what the common table keeps. Counters and timers stay with the node that counts.
 
 use crate::bucket::{BucketId, Epoch};
-use crate::flow::{Endpoint, FlowKey, KEY_WORDS};
+use crate::flow::{Endpoint, FlowKey, KEY_WORDS, Protocol};
 use crate::tracking::Phase;
 
 /// State information as one word, changed by compare-and-swap only.
@@ -73,6 +73,15 @@ pub struct Translation {
     pub destination: Endpoint,
 }
 
+impl Translation {
+    /// The key that replies carry, as they spell it: the responder first.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply_key(self, protocol: Protocol) -> FlowKey {
+        FlowKey { initiator: self.destination, responder: self.source, protocol }
+    }
+}
+
 /// A flow as nodes tell each other of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
@@ -101,9 +110,7 @@ impl FlowRecord {
     #[inline(always)]
     pub fn reply_key(&self) -> FlowKey {
         match self.translation {
-            Some(Translation { source, destination }) => {
-                FlowKey { initiator: destination, responder: source, protocol: self.key.protocol }
-            }
+            Some(translation) => translation.reply_key(self.key.protocol),
             None => self.key.reversed(),
         }
     }

@@ -40,15 +40,24 @@ impl Address {
         self.high == 0 && self.low & 0xffff_ffff_0000_0000 == MAPPED
     }
 
+    /// From one big-endian number.
+    pub const fn from_bits(bits: u128) -> Self {
+        Self { high: (bits >> 64) as u64, low: bits as u64 }
+    }
+
+    /// As one big-endian number.
+    pub const fn to_bits(self) -> u128 {
+        (self.high as u128) << 64 | self.low as u128
+    }
+
     /// From 16 bytes in network order.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        let whole = u128::from_be_bytes(bytes);
-        Self { high: (whole >> 64) as u64, low: whole as u64 }
+        Self::from_bits(u128::from_be_bytes(bytes))
     }
 
     /// The 16 bytes in network order.
     pub const fn to_bytes(self) -> [u8; 16] {
-        (((self.high as u128) << 64) | self.low as u128).to_be_bytes()
+        self.to_bits().to_be_bytes()
     }
 }
 

@@ -52,8 +52,9 @@ pub enum Commit {
     Sync,
 }
 
-/// A set of addresses that share their first bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A set of addresses that share their first bits. One that takes others in which begin at the same address comes
+/// before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Prefix {
     value: Address,
     mask: Address,
@@ -73,11 +74,10 @@ impl Prefix {
             1..=128 => u128::MAX << (128 - length),
             _ => return None,
         };
-        let mask = Address { high: (mask >> 64) as u64, low: mask as u64 };
-        if address.high & !mask.high != 0 || address.low & !mask.low != 0 {
+        if address.to_bits() & !mask != 0 {
             return None;
         }
-        Some(Self { value: address, mask })
+        Some(Self { value: address, mask: Address::from_bits(mask) })
     }
 
     /// The first address.
@@ -443,8 +443,15 @@ impl<S: Sets> RuleVisitor for FirstMatch<'_, S> {
 mod tests {
     use super::*;
     use crate::flow::Endpoint;
-    use crate::set::NoSets;
     use core::net::IpAddr;
+
+    struct NoSets;
+
+    impl Sets for NoSets {
+        fn contains(&self, _set: u32, _address: Address) -> bool {
+            false
+        }
+    }
 
     fn address(text: &str) -> Address {
         text.parse::<IpAddr>().unwrap().into()

@@ -31,16 +31,6 @@ pub trait Sets {
     fn contains(&self, set: u32, address: Address) -> bool;
 }
 
-/// No sets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoSets;
-
-impl Sets for NoSets {
-    fn contains(&self, _set: u32, _address: Address) -> bool {
-        false
-    }
-}
-
 /// The most prefixes of all sets of rules that are in force together.
 pub const MAX_PREFIXES: u32 = 1 << 19;
 

@@ -27,10 +27,6 @@ fn key(host: u32, port: u16, server: u32, protocol: Protocol) -> FlowKey {
     }
 }
 
-fn reply(translation: Translation, protocol: Protocol) -> FlowKey {
-    FlowKey { initiator: translation.destination, responder: translation.source, protocol }
-}
-
 proptest! {
     #[test]
     fn the_replys_bucket_is_the_flows(
@@ -46,7 +42,7 @@ proptest! {
         let flow = key(host, port, server, protocol);
         let chosen = pools.choose(&placing, 1, &flow, |_| true).expect("all is free");
         let bucket = |key| placing.place(&key, packet_type, Identifiers::default()).bucket;
-        prop_assert_eq!(bucket(flow), bucket(reply(chosen, protocol)));
+        prop_assert_eq!(bucket(flow), bucket(chosen.reply_key(protocol)));
         prop_assert_eq!(chosen.destination.address, flow.responder.address);
     }
 }
@@ -67,7 +63,7 @@ fn no_two_flows_of_any_nodes_share_a_reply() {
         let own = &mut of_node[usize::from(place.bucket.0) % 4];
         match pools.choose(&placing, 1, &flow, |reply| !own.contains(reply)) {
             Some(chosen) => {
-                let reply = reply(chosen, Protocol::TCP);
+                let reply = chosen.reply_key(Protocol::TCP);
                 own.insert(reply);
                 assert!(of_all.insert(reply), "{reply:?} is another flow's");
             }

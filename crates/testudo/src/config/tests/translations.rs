@@ -1,9 +1,9 @@
 //! Services, mappings and the rules that name them.
 
+use testudo_datapath::Sets;
 use testudo_datapath::mapping::Kind;
 use testudo_packet::flow::Endpoint;
 use testudo_packet::rule::Links;
-use testudo_packet::set::NoSets;
 
 use super::*;
 use crate::config::translation;
@@ -55,9 +55,13 @@ fn a_rule_that_names_a_service_is_about_its_endpoints() {
         responder: to,
         protocol: testudo_packet::flow::Protocol::TCP,
     };
-    assert!(compiled[0].matches(&NoSets, &key(end("198.51.100.1", 443)), Links::input(1)));
-    assert!(!compiled[0].matches(&NoSets, &key(end("198.51.100.1", 80)), Links::input(1)));
-    assert!(!compiled[0].matches(&NoSets, &key(end("198.51.100.2", 443)), Links::input(1)));
+    assert!(compiled[0].matches(&Sets::default(), &key(end("198.51.100.1", 443)), Links::input(1)));
+    assert!(!compiled[0].matches(&Sets::default(), &key(end("198.51.100.1", 80)), Links::input(1)));
+    assert!(!compiled[0].matches(
+        &Sets::default(),
+        &key(end("198.51.100.2", 443)),
+        Links::input(1)
+    ));
     // All ends of a family are placed as one of them, the first in their order.
     let alike = config.likenesses();
     for at in [end("198.51.100.1", 443), end("10.20.0.10", 443)] {
