@@ -8,7 +8,13 @@
 
 use std::collections::VecDeque;
 
-use testudo_packet::bucket::Nanos;
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
+
+use crate::committing::Committing;
+use crate::fragments::Fragments;
+use crate::interface::NodeTable;
+use crate::place::place_of;
+use crate::shared_table::SharedTable;
 
 /// The most fragments that wait on a node.
 pub const MAX_PACKETS: usize = 512;
@@ -67,6 +73,23 @@ impl<T> Early<T> {
         }
         ready
     }
+}
+
+/// Whether what a fragment waits for has come: a flow that it can be handled by, or somebody else who handles it.
+pub(crate) fn is_awaited<T>(
+    (table, fragments, committing): (&SharedTable, &Fragments, &Committing<T>),
+    node: NodeId,
+    slot: impl Fn(BucketId) -> BucketSlot,
+    now: Nanos,
+    frame: &mut [u8],
+) -> bool {
+    let Some(place) = place_of(table.placing(), fragments, now, frame) else { return false };
+    let slot = slot(place.bucket);
+    slot.owner != node
+        || slot.state == BucketState::Holding
+        || table.get(&place.key).is_some()
+        || committing.find(&place.key).is_some()
+        || fragments.is_refused(&table.placing().placer, frame, now)
 }
 
 #[cfg(test)]

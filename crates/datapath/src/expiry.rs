@@ -2,10 +2,9 @@
 //!
 //! Whoever sends first packets faster than they time out fills any table, and a full window refuses whoever comes next.
 //! So when the table fills up, expiry hurries: it goes over the table at its full pace, and flows that are expendable
-//! (half open, unanswered, reset) end after a second of silence from three eighths of the table on, and after a tenth of one
-//! from a half on. A
-//! flood then displaces itself, and a connection that opens meanwhile needs only to be answered in that time. What both
-//! ends have spoken in stays.
+//! (half open, unanswered, reset) end after a second of silence from three eighths of the table on, and after a tenth
+//! of one from a half on. A flood then displaces itself, and a connection that opens meanwhile needs only to be
+//! answered in that time. What both ends have spoken in stays.
 //!
 //! Once it hurries, it does so for a whole round. If it stopped as soon as there is room, the part that it has not come to
 //! would go on filling up.

@@ -25,9 +25,11 @@ use testudo_packet::table::{SLOT_WORDS, WINDOW};
 use testudo_packet::verdict::{DropReason, Verdict};
 
 use crate::Error;
+use crate::committing::Committing;
 use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
 use crate::host_env::HostEnv;
+use crate::interface::NodeTable;
 use crate::memory::Words;
 use crate::place::place_of;
 use crate::pools::Pools;
@@ -36,7 +38,7 @@ use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
-use crate::user::is_rejected;
+use crate::user::{Resolve, is_rejected, is_taken};
 
 /// What would become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +60,16 @@ pub struct Explained {
 }
 
 /// What a packet is decided by.
-pub(crate) struct Grounds<'a> {
+pub(crate) struct Grounds<'a, T> {
     pub settings: &'a Settings,
     pub rules: &'a [Rule],
     pub sets: &'a Sets,
     pub pools: &'a Pools,
     pub stations: &'a Stations,
-    /// Whether some flow has replies of this key.
-    pub taken: &'a dyn Fn(&FlowKey) -> bool,
+    /// The flows that there are.
+    pub table: &'a SharedTable,
+    /// And those that are to begin.
+    pub committing: &'a Committing<T>,
     pub now: Nanos,
 }
 
@@ -75,25 +79,36 @@ const SLOTS: u32 = 4 * WINDOW;
 /// The sender's address on the link; no node has it.
 const SENDER: Mac = Mac(0x0200_0000_0001);
 
-impl Grounds<'_> {
+impl<T> Grounds<'_, T> {
     /// What would become of the first packet of a flow of this key that goes this way. For ESP and AH the
     /// ports are the halves of the SPI, for ICMP the identifier.
-    pub fn explain(&self, key: &FlowKey, links: Links) -> Result<Explained, Error> {
+    pub fn explain(
+        &self,
+        key: &FlowKey,
+        links: Links,
+        resolve: Resolve<'_>,
+    ) -> Result<Explained, Error> {
+        let known = RefCell::new(resolve);
+        let placing = self.table.placing();
+        let taken = |key: &FlowKey| {
+            self.table.get(key).is_some() || is_taken(placing, self.committing, Some(&known), key)
+        };
         let interface = links.input;
         let mut frame = self.frame(key, interface);
         let fragments = Fragments::zeroed().map_err(Error::Memory)?;
-        let place = place_of(self.settings, &fragments, self.now, &mut frame);
+        let place = place_of(placing, &fragments, self.now, &mut frame);
         let zeroed = |words: usize| Words::zeroed(words).map_err(Error::Memory);
         let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
-        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, self.settings.placing());
+        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, placing.clone());
         let buckets = zeroed(self.settings.buckets as usize)?;
         let hits = zeroed(MAX_RULES as usize)?;
+        let own = self.own_slot().to_word();
         for word in buckets.as_slice() {
-            word.store(self.own_slot().to_word(), Ordering::Relaxed);
+            word.store(own, Ordering::Relaxed);
         }
         let env = HostEnv {
             strict_windows: true,
-            placing: table.placing(),
+            placing,
             settings: self.settings,
             table: &table,
             buckets: &buckets,
@@ -105,7 +120,7 @@ impl Grounds<'_> {
             stations: self.stations,
             loads: None,
             pools: self.pools,
-            taken: Some(self.taken),
+            taken: Some(&taken),
             egress: links.output,
             lease: Nanos(u64::MAX),
             now: self.now,
@@ -144,7 +159,7 @@ impl Grounds<'_> {
     }
 
     fn classes(&self, key: &FlowKey) -> Option<[u16; 2]> {
-        let placing = self.settings.placing();
+        let placing = self.table.placing();
         let class = |end| placing.class(end);
         let by_endpoints =
             placing.placer.grounds.of(PacketType::of(key.protocol)) == Ground::Endpoints;

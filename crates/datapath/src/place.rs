@@ -8,7 +8,7 @@ use testudo_packet::wire;
 
 use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
-use crate::settings::Settings;
+use crate::likenesses::Placing;
 
 /// Which packet it is, and where it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -18,20 +18,20 @@ pub(crate) struct Place {
     pub hash: PacketHash,
 }
 
-/// Which packet a frame is, if it is one that has a bucket: a fragment behind the first has none before that has come. An ICMP error has the bucket of the packet that
-/// it quotes, and that packet's key: it is the flow that the error belongs to which has to be known.
+/// Which packet a frame is, if it is one that has a bucket: a fragment behind the first has none before that has come.
+/// An ICMP error has the bucket of the packet that it quotes, and that packet's key: it is the flow that the error
+/// belongs to which has to be known.
 pub(crate) fn place_of(
-    settings: &Settings,
+    placing: &Placing,
     fragments: &Fragments,
     now: Nanos,
     frame: &mut [u8],
 ) -> Option<Place> {
-    let placing = settings.placing();
     let frame = SliceFrame(frame);
     let link = wire::parse_link(&frame).ok()?;
     let headers = match wire::parse(&frame, &link) {
         Err(DropReason::Fragment) => {
-            let (key, place) = fragments.place(&placing, &frame, &link, now)?;
+            let (key, place) = fragments.place(placing, &frame, &link, now)?;
             let hash = packet_hash(&frame, &link, placing.placer.key)?;
             return Some(Place { bucket: place.bucket, key, hash });
         }

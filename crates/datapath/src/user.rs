@@ -24,13 +24,14 @@ use testudo_packet::wire;
 
 use crate::Error;
 use crate::committing::Committing;
-use crate::early::Early;
+use crate::early::{Early, is_awaited};
 use crate::explain::{Explained, Grounds};
 use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
+use crate::likenesses::Placing;
 use crate::memory::Words;
 use crate::place::{Place, place_of};
 use crate::pools::Pools;
@@ -146,6 +147,9 @@ impl UserDatapath {
 
     /// The interface that a packet would go out by; 0 if there is no route.
     fn egress(&self, frame: &mut [u8]) -> u32 {
+        if self.routes.is_empty() {
+            return 0;
+        }
         let frame = SliceFrame(frame);
         let destination =
             wire::parse_link(&frame).ok().and_then(|link| wire::destination(&frame, &link));
@@ -170,7 +174,8 @@ impl UserDatapath {
         known: Option<Resolve<'_>>,
     ) -> Ran {
         let known = known.map(RefCell::new);
-        let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, known.as_ref(), key);
+        let taken =
+            |key: &FlowKey| is_taken(self.table.placing(), &self.committing, known.as_ref(), key);
         let env = HostEnv {
             placing: self.table.placing(),
             settings: &self.settings,
@@ -220,7 +225,7 @@ impl UserDatapath {
         now: Nanos,
         missing: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) {
-        match place_of(&self.settings, &self.fragments, now, &mut waiting.frame) {
+        match place_of(self.table.placing(), &self.fragments, now, &mut waiting.frame) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, waiting),
             Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
                 let bytes = waiting.frame.len();
@@ -246,17 +251,10 @@ impl UserDatapath {
         }
     }
 
-    /// Whether what a fragment waits for has come: a flow that it can be handled by, or somebody else who handles it.
+    /// See [`is_awaited`].
     fn is_awaited(&self, now: Nanos, frame: &mut [u8]) -> bool {
-        let Some(place) = place_of(&self.settings, &self.fragments, now, frame) else {
-            return false;
-        };
-        let slot = self.bucket(place.bucket);
-        slot.owner != self.settings.node
-            || slot.state == BucketState::Holding
-            || self.table.get(&place.key).is_some()
-            || self.committing.find(&place.key).is_some()
-            || self.fragments.is_refused(&self.settings.placer(), frame, now)
+        let (node, slot) = (self.settings.node, |bucket| self.bucket(bucket));
+        is_awaited((&self.table, &self.fragments, &self.committing), node, slot, now, frame)
     }
 
     fn note_waiting(&mut self, waits: bool) -> bool {
@@ -288,7 +286,7 @@ impl UserDatapath {
     ) -> bool {
         let Waiting { mut frame, interface, reason } = waiting;
         // A bucket that has moved on since gets no entry any more, one that is on its way none yet.
-        if let Some(place) = place_of(&self.settings, &self.fragments, now, &mut frame)
+        if let Some(place) = place_of(self.table.placing(), &self.fragments, now, &mut frame)
             && self.bucket(place.bucket).owner == self.settings.node
             && !self.is_holding(place.bucket)
             && let Some(record) = missing(place.bucket, &place.key)
@@ -349,14 +347,13 @@ pub(crate) type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<Fl
 /// Whether a flow that is not in the node table has replies of this key: one that waits for the peers, or one of
 /// the common table that is still to be installed.
 pub(crate) fn is_taken<T>(
-    settings: &Settings,
+    placing: &Placing,
     committing: &Committing<T>,
     known: Option<&RefCell<Resolve<'_>>>,
     key: &FlowKey,
 ) -> bool {
-    let bucket = settings.placing().bucket(key);
     committing.expects(key)
-        || known.is_some_and(|known| (known.borrow_mut())(bucket, key).is_some())
+        || known.is_some_and(|known| (known.borrow_mut())(placing.bucket(key), key).is_some())
 }
 
 /// What is known of a packet that comes up.
@@ -437,15 +434,17 @@ impl Datapath for UserDatapath {
         links: Links,
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Result<Explained, Error> {
-        let known = RefCell::new(resolve);
-        let taken = |key: &FlowKey| {
-            self.table.get(key).is_some()
-                || is_taken(&self.settings, &self.committing, Some(&known), key)
-        };
-        let (settings, rules, pools, stations) =
-            (&self.settings, &self.rules[..], &self.pools, &self.stations);
-        let sets = &self.sets;
-        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }.explain(key, links)
+        Grounds {
+            settings: &self.settings,
+            rules: &self.rules,
+            sets: &self.sets,
+            pools: &self.pools,
+            stations: &self.stations,
+            table: &self.table,
+            committing: &self.committing,
+            now,
+        }
+        .explain(key, links, resolve)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -502,7 +501,7 @@ impl Datapath for UserDatapath {
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Released {
         for mut packet in std::mem::take(&mut self.upcalls) {
-            match place_of(&self.settings, &self.fragments, now, &mut packet.frame) {
+            match place_of(self.table.placing(), &self.fragments, now, &mut packet.frame) {
                 Some(place) if packet.reason == UpcallReason::Held && place.bucket == bucket => {
                     self.hold(place, packet);
                 }

@@ -22,7 +22,6 @@ mod stations;
 pub(crate) mod trie;
 mod upcall;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -48,14 +47,14 @@ use crate::early::Early;
 use crate::explain::{Explained, Grounds};
 use crate::fragments::Fragments;
 use crate::held::{Held, Released};
-use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
+use crate::interface::{BucketLoad, Datapath, Drained, Refused};
 use crate::memory::Words;
 use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
-use crate::user::{check_rules, is_taken};
+use crate::user::check_rules;
 
 use attachment::Attachment;
 use send::Sender;
@@ -324,15 +323,17 @@ impl Datapath for KernelDatapath {
         links: Links,
         resolve: &mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>,
     ) -> Result<Explained, Error> {
-        let known = RefCell::new(resolve);
-        let taken = |key: &FlowKey| {
-            self.table.get(key).is_some()
-                || is_taken(&self.settings, &self.committing, Some(&known), key)
-        };
-        let (settings, rules, pools, stations) =
-            (&self.settings, &self.rules[..], &self.pools, &self.stations);
-        let sets = &self.sets;
-        Grounds { settings, rules, sets, pools, stations, taken: &taken, now }.explain(key, links)
+        Grounds {
+            settings: &self.settings,
+            rules: &self.rules,
+            sets: &self.sets,
+            pools: &self.pools,
+            stations: &self.stations,
+            table: &self.table,
+            committing: &self.committing,
+            now,
+        }
+        .explain(key, links, resolve)
     }
 
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {

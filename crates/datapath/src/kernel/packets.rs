@@ -17,6 +17,7 @@ use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
 use testudo_packet::wire;
 
 use super::{KernelDatapath, shared, upcall, upcall::Upcall};
+use crate::early::is_awaited;
 use crate::frame::SliceFrame;
 use crate::held::Released;
 use crate::host_env::HostEnv;
@@ -31,7 +32,7 @@ const MAX_WAITING: usize = 4096;
 impl KernelDatapath {
     /// Handles one packet that came up, or lets it wait.
     pub(super) fn take(&mut self, mut upcall: Upcall, now: Nanos, missing: Resolve<'_>) {
-        match place_of(&self.settings, &self.fragments, now, &mut upcall.packet) {
+        match place_of(self.table.placing(), &self.fragments, now, &mut upcall.packet) {
             Some(place) if self.is_holding(place.bucket) => self.hold(place, upcall),
             Some(Place { key, .. }) if let Some(flow) = self.committing.find(&key) => {
                 let bytes = upcall.packet.len();
@@ -55,17 +56,10 @@ impl KernelDatapath {
         }
     }
 
-    /// Whether what a fragment waits for has come: a flow that it can be handled by, or somebody else who handles it.
+    /// See [`is_awaited`].
     fn is_awaited(&self, now: Nanos, frame: &mut [u8]) -> bool {
-        let Some(place) = place_of(&self.settings, &self.fragments, now, frame) else {
-            return false;
-        };
-        let slot = self.bucket(place.bucket);
-        slot.owner != self.settings.node
-            || slot.state == BucketState::Holding
-            || self.table.get(&place.key).is_some()
-            || self.committing.find(&place.key).is_some()
-            || self.fragments.is_refused(&self.settings.placer(), frame, now)
+        let (node, slot) = (self.settings.node, |bucket| self.bucket(bucket));
+        is_awaited((&self.table, &self.fragments, &self.committing), node, slot, now, frame)
     }
 
     fn note_waiting(&self, waits: bool) -> bool {
@@ -79,7 +73,7 @@ impl KernelDatapath {
     pub(super) fn commit(&mut self, now: Nanos, key: &FlowKey, resolve: Resolve<'_>) -> Released {
         let mut released = Released::default();
         for mut upcall in self.committing.take(key) {
-            let place = place_of(&self.settings, &self.fragments, now, &mut upcall.packet);
+            let place = place_of(self.table.placing(), &self.fragments, now, &mut upcall.packet);
             released.note(self.decide(upcall, place, now, true, resolve));
         }
         released
@@ -114,7 +108,7 @@ impl KernelDatapath {
             let Some(mut upcall) = self.upcalls.next().and_then(|item| upcall::read(&item)) else {
                 break;
             };
-            match place_of(&self.settings, &self.fragments, now, &mut upcall.packet) {
+            match place_of(self.table.placing(), &self.fragments, now, &mut upcall.packet) {
                 Some(place)
                     if upcall.reason == Some(UpcallReason::Held) && place.bucket == bucket =>
                 {
@@ -130,7 +124,7 @@ impl KernelDatapath {
                 released.skipped += 1;
                 continue;
             }
-            let place = place_of(&self.settings, &self.fragments, now, &mut upcall.packet);
+            let place = place_of(self.table.placing(), &self.fragments, now, &mut upcall.packet);
             released.note(self.decide(upcall, place, now, false, resolve));
         }
         released
@@ -193,7 +187,8 @@ impl KernelDatapath {
         known: Resolve<'_>,
     ) -> (Verdict, Option<FlowRecord>) {
         let known = RefCell::new(known);
-        let taken = |key: &FlowKey| is_taken(&self.settings, &self.committing, Some(&known), key);
+        let taken =
+            |key: &FlowKey| is_taken(self.table.placing(), &self.committing, Some(&known), key);
         let env = HostEnv {
             placing: self.table.placing(),
             settings: &self.settings,
