@@ -12,9 +12,9 @@ use super::error::Fault;
 use super::interface::Interface;
 use super::prefix::{self, Prefix};
 use super::rule::Rule;
-use super::translation;
+use super::translation::{Collected, check_accepts};
 use crate::protocol_names;
-use crate::rules::Lines;
+use crate::rules::line::Statement;
 
 /// The most addresses of one rule.
 pub const MAX_OF_RULE: usize = 64;
@@ -31,9 +31,7 @@ pub(super) fn read(
     interfaces: &[Interface],
 ) -> Result<Vec<IpAddr>, Fault> {
     let Some(list) = section.value("snat") else { return Ok(Vec::new()) };
-    if action == Action::Drop {
-        return Err(list.refuse_because("but the rule lets no flow begin", "a rule that accepts"));
-    }
+    check_accepts(&list, action)?;
     if !protocol.is_some_and(has_ports) {
         let why = match protocol {
             Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
@@ -131,16 +129,14 @@ pub fn can_stand_in(address: IpAddr) -> bool {
 
 /// Refuses more addresses than there is room for, of all rules together.
 pub(super) fn check_number(sections: &[Section<'_>], rules: &[Rule]) -> Result<(), Fault> {
-    let mut together = 0;
-    for (section, so_far) in sections.iter().zip(1..) {
-        let pools = translation::pools(&Lines::of_sections(&rules[..so_far]));
-        together = pools.iter().map(|pool| pool.sources.len()).sum();
+    let mut collected = Collected::default();
+    for (section, rule) in sections.iter().zip(rules) {
+        let together = collected.add(&Statement::of_section(rule));
         if together > MAX_ADDRESSES {
             let seen = format!("snat with {together} addresses in all rules up to here");
             let expected = format!("at most {MAX_ADDRESSES}; rules with the same list share it");
             return Err(section.refuse(seen, expected));
         }
     }
-    debug_assert!(together <= MAX_ADDRESSES, "checked rule by rule");
     Ok(())
 }

@@ -82,7 +82,8 @@ pub(super) fn mapping(
     Err(value.refuse_because("but the rule is about other flows, too", expected))
 }
 
-fn check_accepts(value: &Value<'_>, action: Action) -> Result<(), Fault> {
+/// Refuses translation by a rule that lets no flow begin.
+pub(super) fn check_accepts(value: &Value<'_>, action: Action) -> Result<(), Fault> {
     if action == Action::Accept {
         return Ok(());
     }
@@ -99,13 +100,29 @@ pub fn pool(says: &Statement) -> Option<Pool> {
     (pool != Pool::default()).then_some(pool)
 }
 
-/// What the flows of all rules are translated to, what rules have in common once.
-pub fn pools(lines: &Lines) -> Vec<Pool> {
-    let mut pools: Vec<Pool> = Vec::new();
-    for pool in lines.0.iter().filter_map(|line| pool(&line.says)) {
-        if !pools.contains(&pool) {
-            pools.push(pool);
+/// What the flows of rules are translated to, what rules have in common once.
+#[derive(Debug, Default)]
+pub struct Collected {
+    pools: Vec<Pool>,
+    sources: usize,
+}
+
+impl Collected {
+    /// One rule more. Gives how many addresses there are for sources by now.
+    pub fn add(&mut self, says: &Statement) -> usize {
+        if let Some(pool) = pool(says).filter(|pool| !self.pools.contains(pool)) {
+            self.sources += pool.sources.len();
+            self.pools.push(pool);
         }
+        self.sources
     }
-    pools
+}
+
+/// What the flows of all rules are translated to.
+pub fn pools(lines: &Lines) -> Vec<Pool> {
+    let mut collected = Collected::default();
+    for line in &lines.0 {
+        collected.add(&line.says);
+    }
+    collected.pools
 }

@@ -88,14 +88,13 @@ fn alone(
         None => config::load(path),
     });
     let config = config.transpose()?;
-    let mut interfaces = config.as_ref().map(Config::interface_names);
     let surroundings = config.as_ref().map(Config::surroundings).unwrap_or_default();
     let lines = match (file, &config) {
         (Some(file), _) => rules::load(file, surroundings)?,
         (None, Some(config)) => config.lines.clone(),
         (None, None) => Lines::default(),
     };
-    let interfaces = interfaces.take().unwrap_or_else(|| named(&lines));
+    let interfaces = config.as_ref().map_or_else(|| named(&lines), Config::interface_names);
     let numbers = invented(&interfaces);
     let pools = translation::pools(&lines);
     let file = file.map(Path::to_owned);

@@ -120,7 +120,7 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
     let mut sets = KnownSets::default();
     let mut zones = Zones::new(surroundings.known.map(|known| known.interfaces));
     let mut lines = Lines::default();
-    let mut pools = translated::Pools::default();
+    let mut pools = translation::Collected::default();
     let mut size = 0;
     for tokens in lexer::statements(source)? {
         let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { continue };
@@ -148,7 +148,7 @@ fn read(file: &Path, source: &str, surroundings: Surroundings<'_>) -> Result<Lin
             );
             return Err(Fault { span, seen, expected }.into());
         }
-        pools.add(&says, &span)?;
+        translated::check_number(&mut pools, &says, &span)?;
         let text = match &source[span.clone()] {
             broken if broken.contains('\n') => says.to_string(),
             text => text.split_whitespace().collect::<Vec<_>>().join(" "),

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use testudo_datapath::pools::{MAX_ADDRESSES, Pool};
+use testudo_datapath::pools::MAX_ADDRESSES;
 use testudo_packet::flow::Protocol;
 use testudo_packet::rule::{Action, Ports};
 
@@ -20,7 +20,8 @@ use crate::config::interface::Interface;
 use crate::config::mapping::{self, Mapping};
 use crate::config::prefix::Prefix;
 use crate::config::service::Service;
-use crate::config::{snat, translation};
+use crate::config::snat;
+use crate::config::translation::Collected;
 use crate::protocol_names;
 
 /// What can stand in for sources.
@@ -284,27 +285,17 @@ fn check_within(says: &Statement, span: &Range<usize>, mapping: &Mapping) -> Res
     Err(because(span.clone(), name, "but the line is about other flows, too", &expected))
 }
 
-/// What lines so far translate to, each once.
-#[derive(Debug, Default)]
-pub struct Pools {
-    seen: Vec<Pool>,
-    /// How many addresses that are for sources.
-    together: usize,
-}
-
-impl Pools {
-    /// Refuses a line with which there are more addresses than there is room for.
-    pub fn add(&mut self, says: &Statement, span: &Range<usize>) -> Result<(), Fault> {
-        let Some(pool) = translation::pool(says).filter(|pool| !self.seen.contains(pool)) else {
-            return Ok(());
-        };
-        self.together += pool.sources.len();
-        if self.together > MAX_ADDRESSES {
-            let seen = format!("snat with {} addresses in all lines up to here", self.together);
-            let expected = format!("at most {MAX_ADDRESSES}; lines with the same list share it");
-            return Err(Fault { span: span.clone(), seen, expected });
-        }
-        self.seen.push(pool);
-        Ok(())
+/// Refuses a line with which there are more addresses than there is room for, beside those of the lines before it.
+pub fn check_number(
+    before: &mut Collected,
+    says: &Statement,
+    span: &Range<usize>,
+) -> Result<(), Fault> {
+    let together = before.add(says);
+    if together <= MAX_ADDRESSES {
+        return Ok(());
     }
+    let seen = format!("snat with {together} addresses in all lines up to here");
+    let expected = format!("at most {MAX_ADDRESSES}; lines with the same list share it");
+    Err(Fault { span: span.clone(), seen, expected })
 }
