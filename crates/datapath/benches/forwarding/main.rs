@@ -25,12 +25,14 @@ mod measure;
 mod netns;
 #[path = "../../../testudo/benches/replication/processors.rs"]
 mod processors;
+#[path = "../../../testudo/benches/replication/programs.rs"]
+mod programs;
 mod report;
 mod runs;
 mod site;
+#[path = "../../../testudo/benches/replication/spread.rs"]
+mod spread;
 mod traffic;
-
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -72,7 +74,7 @@ fn main() -> Result<()> {
         plan.rounds =
             rounds.parse().with_context(|| format!("--rounds {rounds}; expected a number"))?;
     }
-    if let Some(missing) = missing() {
+    if let Some(missing) = programs::missing(&PROGRAMS) {
         println!("skipped: {missing}");
         return Ok(());
     }
@@ -87,20 +89,6 @@ fn main() -> Result<()> {
         report::write(&results)?;
     }
     Ok(())
-}
-
-/// What is missing to measure anything.
-fn missing() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("network namespaces and BPF need root".to_owned());
-    }
-    let starts = |(program, flag): &(&str, &str)| {
-        let mut command = Command::new(program);
-        command.arg(flag).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok()
-    };
-    let missing = PROGRAMS.iter().find(|program| !starts(program))?;
-    Some(format!("there is no {}; it comes with a package", missing.0))
 }
 
 fn measure_all(plan: &Plan, results: &mut Results) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::runs::{Forwarding, Kind, Opening};
+use crate::spread::{median, spread};
 
 const BEGIN: &str = "<!-- forwarding: begin -->\n";
 const END: &str = "<!-- forwarding: end -->\n";
@@ -71,7 +72,7 @@ fn head(text: &mut String, title: &str) {
 }
 
 fn row(text: &mut String, title: &str, of: impl Fn(Kind) -> Vec<f64>) {
-    let cells: Vec<String> = Kind::ALL.iter().map(|kind| spread(of(*kind))).collect();
+    let cells: Vec<String> = Kind::ALL.iter().map(|kind| spread(of(*kind), 0)).collect();
     let ratio = |over: Kind| match (median(of(over)), median(of(Kind::Testudo))) {
         (Some(over), Some(ours)) if ours > 0.0 => format!("{:.2}", over / ours),
         _ => "–".to_owned(),
@@ -83,19 +84,6 @@ fn row(text: &mut String, title: &str, of: impl Fn(Kind) -> Vec<f64>) {
         ratio(Kind::Nftables),
         ratio(Kind::Redirect)
     );
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
-fn spread(mut values: Vec<f64>) -> String {
-    values.sort_by(f64::total_cmp);
-    match (values.first(), median(values.clone()), values.last()) {
-        (Some(least), Some(median), Some(most)) => format!("{median:.0} ({least:.0}–{most:.0})"),
-        _ => "–".into(),
-    }
 }
 
 /// Puts the figures and the tables into `docs/`.

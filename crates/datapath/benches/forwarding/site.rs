@@ -9,11 +9,10 @@
 //!
 //! Invariant: nothing outside the site's own namespaces is changed, and dropping it removes them.
 
-use std::process::Command;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::netns::{self, Namespace};
+use crate::programs::run;
 
 /// The ends' links.
 pub const END_LINKS: [&str; 2] = ["e0", "e1"];
@@ -105,14 +104,4 @@ impl Drop for Site {
             }
         }
     }
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output =
-        Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {} ended with {}: {}", arguments.join(" "), output.status, said.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

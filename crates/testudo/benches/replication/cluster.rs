@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 use crate::generator::{Roll, number};
 use crate::measure;
+use crate::programs::run;
 use crate::rig::{Effective, Known, Rig, Scratch, wait};
-use crate::site::{GATEWAYS, SYNC, Site, run};
+use crate::site::{GATEWAYS, SYNC, Site};
 
 const CLUSTER_MAC: [u8; 6] = [0x02, 0x74, 0x65, 0x73, 0, 1];
 const BUCKETS: u64 = 256;

@@ -22,12 +22,12 @@ mod measure;
 #[allow(dead_code, reason = "the lab does more with its namespaces")]
 mod netns;
 mod processors;
+mod programs;
 mod report;
 mod rig;
 mod site;
+mod spread;
 mod table;
-
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -128,7 +128,7 @@ fn main() -> Result<()> {
         let common = rate.parse().with_context(|| format!("--at {rate}; expected a number"))?;
         extent = Extent { common, rates: &[], entries: &[], ..extent };
     }
-    if let Some(missing) = missing() {
+    if let Some(missing) = programs::missing(&PROGRAMS) {
         println!("skipped: {missing}");
         return Ok(());
     }
@@ -146,20 +146,6 @@ fn main() -> Result<()> {
         report::write(&results)?;
     }
     Ok(())
-}
-
-/// What is missing to measure anything.
-fn missing() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("network namespaces need root".to_owned());
-    }
-    let starts = |(program, flag): &(&str, &str)| {
-        let mut command = Command::new(program);
-        command.arg(flag).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok()
-    };
-    let missing = PROGRAMS.iter().find(|program| !starts(program))?;
-    Some(format!("there is no {}; it comes with a package", missing.0))
 }
 
 fn measure_all(kinds: &[Kind], extent: &Extent, results: &mut Results) -> Result<()> {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::lag::{Lag, SHARES};
 use crate::rig::{self, Figures, KINDS, Run};
+use crate::spread::{median, spread};
 use crate::{FailOver, Results};
 
 const BEGIN: &str = "<!-- replication: begin -->\n";
@@ -184,21 +185,6 @@ fn fail_overs(text: &mut String, all: &[FailOver]) {
         };
         row(text, "all", &|fail_over| Some(fail_over.all_ms));
         row(text, "packets handled", &|fail_over| fail_over.flipped_ms);
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    match (values.first(), median(values.clone()), values.last()) {
-        (Some(least), Some(median), Some(most)) => {
-            format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
-        }
-        _ => "–".into(),
     }
 }
 

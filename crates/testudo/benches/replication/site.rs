@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::netns::{self, Namespace};
 use crate::processors;
+use crate::programs::run;
 
 /// The ends' networks, behind [`GATEWAY_LINKS`].
 pub const CLIENTS: [u8; 4] = [10, 11, 0, 0];
@@ -182,15 +183,4 @@ pub struct Traffic {
     pub frames_out: u64,
     /// Bytes both ways.
     pub bytes: u64,
-}
-
-/// Runs a program to its end; gives what it printed.
-pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output =
-        Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {} ended with {}: {}", arguments.join(" "), output.status, said.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
