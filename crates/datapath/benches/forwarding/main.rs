@@ -7,7 +7,7 @@
 //! Measured are packets of known flows, few and many, translated and not; and first packets, while somebody reads
 //! the events of new flows: `conntrack -E`, and a thread that reads Testudo's. Its processor time counts.
 //!
-//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--write` puts the result into `docs/`. Without cargo's `--bench`, as under
+//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--flows N` so many known flows only, `--write` puts the result into `docs/`. Without cargo's `--bench`, as under
 //! `cargo test --benches`, it is always quick. Needs root and the programs `ip`, `ethtool`, `nft` and `conntrack`, and
 //! says so without them.
 //!
@@ -37,7 +37,7 @@ mod traffic;
 use anyhow::{Context, Result};
 
 use report::Results;
-use runs::{Kind, Plan};
+use runs::{Kind, Known, Plan};
 use site::Site;
 use traffic::Traffic;
 
@@ -45,35 +45,54 @@ use traffic::Traffic;
 const PROGRAMS: [(&str, &str); 4] =
     [("ip", "-V"), ("ethtool", "--version"), ("nft", "--version"), ("conntrack", "--version")];
 
-const FULL: Plan = Plan {
-    rounds: 5,
-    packets: 2_000_000,
-    flows: &[1, 100_000, 1_000_000],
-    translated: &[1, 100_000],
-    new_flows: 400_000,
-    rules: &[1, 100, 1000],
-};
-const QUICK: Plan = Plan {
-    rounds: 1,
-    packets: 20_000,
-    flows: &[1, 5_000],
-    translated: &[1, 2_000],
-    new_flows: 5_000,
-    rules: &[1, 100],
-};
+fn full() -> Plan {
+    let known = [
+        Known::flows(1),
+        Known::flows(100_000),
+        Known::flows(1_000_000),
+        Known { in_order: true, ..Known::flows(100_000) },
+        Known { in_order: true, ..Known::flows(1_000_000) },
+        Known { rules: 100, ..Known::flows(1) },
+        Known { rules: 1000, ..Known::flows(1) },
+        Known { rules: 100, ..Known::flows(100_000) },
+        Known { rules: 1000, ..Known::flows(100_000) },
+        Known { translated: true, ..Known::flows(1) },
+        Known { translated: true, ..Known::flows(100_000) },
+    ];
+    let rules = vec![1, 100, 1000];
+    Plan { rounds: 5, packets: 2_000_000, known: known.to_vec(), new_flows: 400_000, rules }
+}
+
+fn quick() -> Plan {
+    let known = [
+        Known::flows(1),
+        Known::flows(5_000),
+        Known { rules: 100, ..Known::flows(1) },
+        Known { translated: true, ..Known::flows(2_000) },
+    ];
+    let rules = vec![1, 100];
+    Plan { rounds: 1, packets: 20_000, known: known.to_vec(), new_flows: 5_000, rules }
+}
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let value = |flag: &str| arguments.iter().skip_while(|argument| *argument != flag).nth(1);
-    let mut plan = if has("--quick") || !has("--bench") { QUICK } else { FULL };
+    let number = |flag: &str| match value(flag) {
+        Some(text) => {
+            text.parse().map(Some).with_context(|| format!("{flag} {text}; expected a number"))
+        }
+        None => Ok(None),
+    };
+    let mut plan = if has("--quick") || !has("--bench") { quick() } else { full() };
     if has("--known") {
-        plan.rules = &[];
+        plan.rules.clear();
     }
-    if let Some(rounds) = value("--rounds") {
-        plan.rounds =
-            rounds.parse().with_context(|| format!("--rounds {rounds}; expected a number"))?;
+    if let Some(flows) = number("--flows")? {
+        plan.rules.clear();
+        plan.known.retain(|shape| shape.flows as usize == flows);
     }
+    plan.rounds = number("--rounds")?.unwrap_or(plan.rounds);
     if let Some(missing) = programs::missing(&PROGRAMS) {
         println!("skipped: {missing}");
         return Ok(());
@@ -94,7 +113,7 @@ fn main() -> Result<()> {
 fn measure_all(plan: &Plan, results: &mut Results) -> Result<()> {
     let site = Site::build()?;
     let _limits = linux::Limits::raise()?;
-    let most = plan.flows.iter().copied().max().unwrap_or(1).max(plan.new_flows);
+    let most = plan.known.iter().map(|shape| shape.flows).max().unwrap_or(1).max(plan.new_flows);
     let mut traffic = Traffic::new(&site, most)?;
     for round in 0..plan.rounds {
         // In turns, and each time another first.

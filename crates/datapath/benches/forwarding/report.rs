@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::runs::{Forwarding, Kind, Opening};
+use crate::runs::{Forwarding, Kind, Known, Opening};
 use crate::spread::{median, spread};
 
 const BEGIN: &str = "<!-- forwarding: begin -->\n";
@@ -31,19 +31,15 @@ pub fn tables(results: &Results) -> String {
         &mut text,
         "A packet of a known flow, ns of processor time with generator and sink: median (min–max)",
     );
-    let mut shapes: Vec<(bool, u32)> =
-        results.forwarding.iter().map(|run| (run.translated, run.flows)).collect();
+    let mut shapes: Vec<Known> = results.forwarding.iter().map(|run| run.known).collect();
     shapes.sort_unstable();
     shapes.dedup();
-    for (translated, flows) in shapes {
+    for shape in shapes {
         let of = |kind| {
-            let same = |run: &&Forwarding| {
-                (run.kind, run.translated, run.flows) == (kind, translated, flows)
-            };
+            let same = |run: &&Forwarding| (run.kind, run.known) == (kind, shape);
             results.forwarding.iter().filter(same).map(|run| run.nanos).collect::<Vec<f64>>()
         };
-        let name = if translated { ", translated" } else { "" };
-        row(&mut text, &format!("{flows} flows{name}"), of);
+        row(&mut text, &name(shape), of);
     }
     head(&mut text, "A first packet (TCP SYN) while the events are read, ns: median (min–max)");
     let mut rules: Vec<u32> = results.opening.iter().map(|run| run.rules).collect();
@@ -60,6 +56,19 @@ pub fn tables(results: &Results) -> String {
         });
     }
     text
+}
+
+fn name(shape: Known) -> String {
+    let Known { translated, rules, in_order, flows } = shape;
+    let mut name = if flows == 1 { "1 flow".to_owned() } else { format!("{flows} flows") };
+    for (holds, words) in [
+        (rules > 1, format!(", {rules} rules")),
+        (in_order, ", in the order in which they began".to_owned()),
+        (translated, ", translated".to_owned()),
+    ] {
+        name += if holds { &words } else { "" };
+    }
+    name
 }
 
 fn head(text: &mut String, title: &str) {

@@ -21,14 +21,44 @@ pub struct Plan {
     pub rounds: usize,
     /// Packets of a run.
     pub packets: u32,
-    /// How many flows they are of.
-    pub flows: &'static [u32],
-    /// The same, of flows that are translated.
-    pub translated: &'static [u32],
+    /// Which known flows they are of.
+    pub known: Vec<Known>,
     /// How many flows begin in a run.
     pub new_flows: u32,
     /// With so many rules.
-    pub rules: &'static [u32],
+    pub rules: Vec<u32>,
+}
+
+/// Known flows whose packets are measured, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Known {
+    /// Whether they are translated.
+    pub translated: bool,
+    /// With how many rules.
+    pub rules: u32,
+    /// Whether their packets come in the order in which they began, and not in one of chance.
+    pub in_order: bool,
+    /// How many flows.
+    pub flows: u32,
+}
+
+impl Known {
+    /// Flows under one rule, in any order.
+    pub const fn flows(flows: u32) -> Self {
+        Self { translated: false, rules: 1, in_order: false, flows }
+    }
+
+    /// The order of its packets.
+    fn sort(self, flows: &mut [Flow]) {
+        let mut state = 1u64;
+        for at in (1..flows.len()).rev().filter(|_| !self.in_order) {
+            // Knuth's MMIX; the order is the same in each run.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            flows.swap(at, (state >> 33) as usize % (at + 1));
+        }
+    }
 }
 
 /// What is compared.
@@ -61,10 +91,9 @@ impl Kind {
 pub struct Forwarding {
     /// Through what.
     pub kind: Kind,
-    /// How many flows.
-    pub flows: u32,
-    /// Whether they are translated.
-    pub translated: bool,
+    /// Of what.
+    #[serde(flatten)]
+    pub known: Known,
     /// Processor time of a packet, generator and sink included, in nanoseconds.
     pub nanos: f64,
 }
@@ -96,19 +125,18 @@ pub fn forwarding(
     kind: Kind,
 ) -> Result<Vec<Forwarding>> {
     let mut all = Vec::new();
-    for (counts, translated) in [(plan.flows, false), (plan.translated, true)] {
-        for &flows in counts {
-            interrupt::check()?;
-            let busy = match kind {
-                Kind::Redirect if translated => continue,
-                Kind::Redirect => by_relay(site, traffic, plan.packets, flows)?,
-                Kind::Nftables => by_linux(site, traffic, plan.packets, flows, translated)?,
-                Kind::Testudo => by_testudo(site, traffic, plan.packets, flows, translated)?,
-            };
-            let nanos = each(busy, plan.packets);
-            eprintln!("{}: {flows} flows, translated {translated}: {nanos:.0} ns", kind.name());
-            all.push(Forwarding { kind, flows, translated, nanos });
-        }
+    for &shape in &plan.known {
+        interrupt::check()?;
+        let busy = match kind {
+            // It has neither.
+            Kind::Redirect if shape.translated || shape.rules > 1 => continue,
+            Kind::Redirect => by_relay(site, traffic, plan.packets, shape)?,
+            Kind::Nftables => by_linux(site, traffic, plan.packets, shape)?,
+            Kind::Testudo => by_testudo(site, traffic, plan.packets, shape)?,
+        };
+        let nanos = each(busy, plan.packets);
+        eprintln!("{}: {shape:?}: {nanos:.0} ns", kind.name());
+        all.push(Forwarding { kind, known: shape, nanos });
     }
     Ok(all)
 }
@@ -120,20 +148,22 @@ fn known(site: &Site, traffic: &mut Traffic, packets: u32) -> Result<Duration> {
     Ok(sent.busy)
 }
 
-fn by_relay(site: &Site, traffic: &mut Traffic, packets: u32, flows: u32) -> Result<Duration> {
+/// The flows of a shape, in the order of their packets.
+fn flows_of(shape: Known) -> impl Iterator<Item = Flow> {
+    let mut flows: Vec<Flow> = (0..shape.flows).map(Flow::of).collect();
+    shape.sort(&mut flows);
+    flows.into_iter()
+}
+
+fn by_relay(site: &Site, traffic: &mut Traffic, packets: u32, shape: Known) -> Result<Duration> {
     let _relay = Relay::start(site, GATEWAY_LINKS)?;
-    traffic.set(Packets::Datagrams, 0, CLUSTER_MAC, (0..flows).map(Flow::of))?;
+    traffic.set(Packets::Datagrams, 0, CLUSTER_MAC, flows_of(shape))?;
     known(site, traffic, packets)
 }
 
-fn by_linux(
-    site: &Site,
-    traffic: &mut Traffic,
-    packets: u32,
-    flows: u32,
-    translated: bool,
-) -> Result<Duration> {
-    let linux = Linux::start(site, 1, translated)?;
+fn by_linux(site: &Site, traffic: &mut Traffic, packets: u32, shape: Known) -> Result<Duration> {
+    let Known { flows, translated, rules, .. } = shape;
+    let linux = Linux::start(site, rules, translated)?;
     let macs = [site.mac(GATEWAY_LINKS[0])?, site.mac(GATEWAY_LINKS[1])?];
     traffic.set(Packets::Datagrams, 0, macs[0], (0..flows).map(Flow::of))?;
     known(site, traffic, flows)?;
@@ -145,26 +175,23 @@ fn by_linux(
     traffic.set(Packets::Datagrams, 1, macs[1], (0..flows).map(seen))?;
     known(site, traffic, flows)?;
     ensure!(linux.flows()? == u64::from(flows), "{} flows instead of {flows}", linux.flows()?);
-    traffic.set(Packets::Datagrams, 0, macs[0], (0..flows).map(Flow::of))?;
+    traffic.set(Packets::Datagrams, 0, macs[0], flows_of(shape))?;
+    known(site, traffic, flows)?;
     known(site, traffic, packets)
 }
 
-fn by_testudo(
-    site: &Site,
-    traffic: &mut Traffic,
-    packets: u32,
-    flows: u32,
-    translated: bool,
-) -> Result<Duration> {
-    let mut testudo = Testudo::start(site, flows, 1, translated)?;
-    let known_flows = begin(site, traffic, &mut testudo, flows)?;
+fn by_testudo(site: &Site, traffic: &mut Traffic, packets: u32, shape: Known) -> Result<Duration> {
+    let mut testudo = Testudo::start(site, shape.flows, shape.rules, shape.translated)?;
+    let mut known_flows = begin(site, traffic, &mut testudo, shape.flows)?;
     let count = known_flows.len() as u32;
     traffic.set(Packets::Datagrams, 1, CLUSTER_MAC, testudo.replies().into_iter())?;
     for first in (0..count).step_by(100 * CHUNK as usize) {
         known(site, traffic, (100 * CHUNK).min(count - first))?;
         testudo.work();
     }
+    shape.sort(&mut known_flows);
     traffic.set(Packets::Datagrams, 0, CLUSTER_MAC, known_flows.into_iter())?;
+    known(site, traffic, count)?;
     known(site, traffic, packets)
         .map_err(|error| error.context(format!("{:?}", testudo.counters())))
 }
@@ -201,7 +228,7 @@ pub fn opening(
     kind: Kind,
 ) -> Result<Vec<Opening>> {
     let mut all = Vec::new();
-    for &rules in plan.rules {
+    for &rules in &plan.rules {
         interrupt::check()?;
         let count = plan.new_flows;
         let (busy, reader, lost) = match kind {
