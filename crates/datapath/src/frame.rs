@@ -41,6 +41,13 @@ impl Frame for SliceFrame<'_> {
         self.read(offset).map(u64::from_be_bytes)
     }
 
+    fn u32s<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = offset as usize;
+        let (bytes, _) = self.0.get(start..start.checked_add(4 * N)?)?.as_chunks::<4>();
+        let words: &[[u8; 4]; N] = bytes.try_into().ok()?;
+        Some(words.map(u32::from_be_bytes))
+    }
+
     fn copy(&self, offset: u32, bytes: u32, room: &mut [u64; HASHED_WORDS]) -> Option<()> {
         if bytes == 0 || bytes > HASHED_BYTES {
             return None;
@@ -65,6 +72,13 @@ impl Frame for SliceFrame<'_> {
 
     fn set_u32(&mut self, offset: u32, value: u32) -> Option<()> {
         self.write(offset, value.to_be_bytes())
+    }
+
+    fn set_u32s<const N: usize>(&mut self, offset: u32, values: [u32; N]) -> Option<()> {
+        let start = offset as usize;
+        let (bytes, _) = self.0.get_mut(start..start.checked_add(4 * N)?)?.as_chunks_mut::<4>();
+        bytes.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_be_bytes());
+        Some(())
     }
 
     fn set_u64(&mut self, offset: u32, value: u64) -> Option<()> {

@@ -36,6 +36,7 @@ pub mod user;
 pub use bucket_set::BucketSet;
 pub use error::Error;
 pub use explain::Explained;
+pub use frame::SliceFrame;
 pub use held::Released;
 pub use interface::{
     BucketLoad, Datapath, Drained, EntryView, Expired, Installed, NodeTable, Refused,

@@ -44,6 +44,17 @@ impl FlowState {
             | (self.sequence as u64) << 32
     }
 
+    /// Whether the word is of a flow in its midst: both ends have spoken, and neither has begun to close. No packet
+    /// changes it that has none of the flags which open and close connections ([`Course::is_usual`]).
+    ///
+    /// [`Course::is_usual`]: crate::window::Course::is_usual
+    #[inline(always)]
+    pub const fn is_midst(word: u64) -> bool {
+        const PHASE: u64 = 0xff;
+        let state = word & (PHASE | CONFIRMED);
+        state == Phase::Established as u64 | CONFIRMED || state == Phase::Replied as u64 | CONFIRMED
+    }
+
     /// The word of a slot whose flow has gone: no state, but its sequence.
     #[inline(always)]
     pub const fn gone(sequence: u32) -> u64 {

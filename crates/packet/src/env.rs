@@ -58,6 +58,8 @@ pub trait Frame {
     fn u32(&self, offset: u32) -> Option<u32>;
     /// Reads eight bytes.
     fn u64(&self, offset: u32) -> Option<u64>;
+    /// Reads so many times four bytes, which are there all or none.
+    fn u32s<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
     /// Copies `bytes` bytes from `offset` on, as they are: 1 to [`crate::packet_hash::HASHED_BYTES`]
     /// of them. What is behind them in `room` stays.
     fn copy(&self, offset: u32, bytes: u32, room: &mut [u64; HASHED_WORDS]) -> Option<()>;
@@ -67,6 +69,8 @@ pub trait Frame {
     fn set_u16(&mut self, offset: u32, value: u16) -> Option<()>;
     /// Writes four bytes.
     fn set_u32(&mut self, offset: u32, value: u32) -> Option<()>;
+    /// Writes so many times four bytes, all or none.
+    fn set_u32s<const N: usize>(&mut self, offset: u32, values: [u32; N]) -> Option<()>;
     /// Writes eight bytes.
     fn set_u64(&mut self, offset: u32, value: u64) -> Option<()>;
 }
@@ -91,17 +95,23 @@ pub trait Env: Slots + Sets + Datagrams {
     fn placer(&self) -> Placer;
     /// Whether any endpoint is placed as another one ([`crate::likeness`]).
     fn places_alike(&self) -> bool;
+    /// The class of an endpoint that stands for itself: what [`Placer::class`] says, which may have been kept.
+    #[inline(always)]
+    fn own_class(&self, endpoint: Endpoint) -> u64 {
+        self.placer().class(endpoint)
+    }
     /// The class of what an endpoint is placed as.
     fn class(&self, endpoint: Endpoint) -> u64;
     /// Where the packet of these headers belongs.
     #[inline(always)]
     fn place(&self, headers: &Headers) -> Placement {
         let Headers { key, packet_type, identifiers, .. } = *headers;
+        let own = |endpoint| self.own_class(endpoint);
         if self.places_alike() {
             let class = |endpoint| self.class(endpoint);
-            return self.placer().place(&key, packet_type, identifiers, Some(class));
+            return self.placer().place_by(own, &key, packet_type, identifiers, Some(class));
         }
-        self.placer().place(&key, packet_type, identifiers, AS_THEMSELVES)
+        self.placer().place_by(own, &key, packet_type, identifiers, AS_THEMSELVES)
     }
     /// The address that the cluster's packets are sent to on the link.
     fn cluster_mac(&self) -> Mac;

@@ -192,6 +192,19 @@ impl Placer {
         ids: Identifiers,
         alike: Option<impl Fn(Endpoint) -> u64>,
     ) -> Placement {
+        self.place_by(|endpoint| self.class(endpoint), key, packet_type, ids, alike)
+    }
+
+    /// The same, where [`Placer::class`] is looked up by `own`: whoever places many packets may have kept some.
+    #[inline(always)]
+    pub fn place_by(
+        &self,
+        own: impl Fn(Endpoint) -> u64,
+        key: &FlowKey,
+        packet_type: PacketType,
+        ids: Identifiers,
+        alike: Option<impl Fn(Endpoint) -> u64>,
+    ) -> Placement {
         let placed_alike = alike.is_some();
         let ground = self.grounds.of(packet_type);
         // Before anything else is worked out, so that it need not be kept meanwhile.
@@ -203,7 +216,7 @@ impl Placer {
             }
             _ => 0,
         };
-        let own = self.class(key.initiator) ^ self.class(key.responder);
+        let own = own(key.initiator) ^ own(key.responder);
         let basis = match ground {
             Ground::Endpoints | Ground::Addresses if placed_alike => alike,
             Ground::Endpoints => own,

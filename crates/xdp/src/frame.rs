@@ -85,6 +85,11 @@ impl Frame for KernelFrame {
         self.read(offset).map(u64::from_be)
     }
 
+    #[inline(always)]
+    fn u32s<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.read::<[u32; N]>(offset).map(|words| words.map(u32::from_be))
+    }
+
     /// By the kernel's own copy: a run of unknown length is one step for the verifier then.
     #[inline(always)]
     fn copy(&self, offset: u32, bytes: u32, room: &mut [u64; HASHED_WORDS]) -> Option<()> {
@@ -112,6 +117,11 @@ impl Frame for KernelFrame {
     #[inline(always)]
     fn set_u32(&mut self, offset: u32, value: u32) -> Option<()> {
         self.write(offset, value.to_be())
+    }
+
+    #[inline(always)]
+    fn set_u32s<const N: usize>(&mut self, offset: u32, values: [u32; N]) -> Option<()> {
+        self.write(offset, values.map(u32::to_be))
     }
 
     #[inline(always)]

@@ -61,6 +61,17 @@ pub static UPCALLS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 #[map]
 pub static LOADS: Array<[u64; 2]> = Array::with_max_entries(1, MMAPABLE);
 
+/// The classes of endpoints that were met last, a row of [`CLASSES_KEPT`] for each CPU: the endpoint's address, its port
+/// with [`CLASS_IS_KEPT`], the class. The loader sets the size. Not shared with other builds of the programs: it is worth
+/// what the secret is that they were loaded with.
+#[map]
+pub static CLASSES: Array<[u64; 4]> = Array::with_max_entries(1, 0);
+
+/// How many endpoints each CPU keeps the classes of: 32 kB, which stay near it.
+pub const CLASSES_KEPT: u32 = 1024;
+/// What tells a class that was kept from an empty place.
+pub const CLASS_IS_KEPT: u64 = 1 << 16;
+
 /// The node's own addresses, halves of 64 bits.
 #[map]
 pub static LOCAL: HashMap<[u64; 2], u64> = HashMap::with_max_entries(2048, 0);

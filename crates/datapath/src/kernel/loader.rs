@@ -52,6 +52,9 @@ pub const MAPS: [&str; 18] = [
     "LIKE_PREFIXES",
 ];
 
+/// How many endpoints each CPU keeps the classes of; `crates/xdp/src/maps.rs` has the other half.
+const CLASSES_KEPT: u32 = 1024;
+
 /// The programs, as `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
 
@@ -147,13 +150,14 @@ fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Er
     }
     loader.map_max_entries("NODE_TABLE", settings.table_slots);
     loader.map_max_entries("LOADS", settings.buckets * cpus()?);
+    loader.map_max_entries("CLASSES", CLASSES_KEPT * cpus()?);
     for map in MAPS.iter().filter(|_| directory.is_some()) {
         loader.map_pin_path(map, directory.unwrap_or(Path::new("/")).join(map));
     }
     loader.load(OBJECT).map_err(refusal::object)
 }
 
-/// How many CPUs the machine can ever have: each has a row of its own in the loads.
+/// How many CPUs the machine can ever have: each has a row of its own in the loads and in the classes.
 fn cpus() -> Result<u32, Error> {
     let failed = |(file, error)| Error::Map { map: "LOADS", said: format!("{file}: {error}") };
     aya::util::nr_cpus().map(|cpus| cpus as u32).map_err(failed)

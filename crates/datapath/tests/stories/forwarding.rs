@@ -1,7 +1,7 @@
 //! From a packet that may pass to the frame that goes out.
 
-use testudo_packet::env::{Frame, Mac};
-use testudo_packet::packet_hash::HASHED_WORDS;
+use testudo_datapath::SliceFrame;
+use testudo_packet::env::Mac;
 use testudo_packet::pipeline::{NotDirect, check_direct, forward};
 use testudo_packet::wire::{Link, parse_link};
 
@@ -10,68 +10,22 @@ use crate::packets::{CLUSTER_MAC, SENDER_MAC, checksum, ethernet, tagged, udp};
 const HOP: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const OWN: [u8; 6] = [2, 0, 0, 0, 1, 0];
 
-/// A frame in memory.
-struct Bytes(Vec<u8>);
-
-impl Bytes {
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.0.get(offset as usize..)?.first_chunk().copied()
-    }
-
-    fn write<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Option<()> {
-        *self.0.get_mut(offset as usize..)?.first_chunk_mut()? = bytes;
-        Some(())
-    }
-}
-
-impl Frame for Bytes {
-    fn len(&self) -> u32 {
-        self.0.len() as u32
-    }
-    fn u8(&self, offset: u32) -> Option<u8> {
-        self.read(offset).map(u8::from_be_bytes)
-    }
-    fn u16(&self, offset: u32) -> Option<u16> {
-        self.read(offset).map(u16::from_be_bytes)
-    }
-    fn u32(&self, offset: u32) -> Option<u32> {
-        self.read(offset).map(u32::from_be_bytes)
-    }
-    fn u64(&self, offset: u32) -> Option<u64> {
-        self.read(offset).map(u64::from_be_bytes)
-    }
-    fn copy(&self, _: u32, _: u32, _: &mut [u64; HASHED_WORDS]) -> Option<()> {
-        None
-    }
-    fn set_u8(&mut self, offset: u32, value: u8) -> Option<()> {
-        self.write(offset, value.to_be_bytes())
-    }
-    fn set_u16(&mut self, offset: u32, value: u16) -> Option<()> {
-        self.write(offset, value.to_be_bytes())
-    }
-    fn set_u32(&mut self, offset: u32, value: u32) -> Option<()> {
-        self.write(offset, value.to_be_bytes())
-    }
-    fn set_u64(&mut self, offset: u32, value: u64) -> Option<()> {
-        self.write(offset, value.to_be_bytes())
-    }
-}
-
-fn link(frame: &Bytes) -> Link {
+fn link(frame: &SliceFrame<'_>) -> Link {
     parse_link(frame).expect("an Ethernet header")
 }
 
 /// Sends a frame on, or leaves it as it was.
 fn sent(frame: &[u8]) -> Result<Vec<u8>, NotDirect> {
-    let mut bytes = Bytes(frame.to_vec());
-    let link = link(&bytes);
-    let direct = check_direct(&bytes, &link);
-    let done = forward(&mut bytes, &link, Mac::from_bytes(OWN), Mac::from_bytes(HOP));
+    let mut bytes = frame.to_vec();
+    let mut sent = SliceFrame(&mut bytes);
+    let link = link(&sent);
+    let direct = check_direct(&sent, &link);
+    let done = forward(&mut sent, &link, Mac::from_bytes(OWN), Mac::from_bytes(HOP));
     assert_eq!(done, direct);
     match done {
-        Ok(()) => Ok(bytes.0),
+        Ok(()) => Ok(bytes),
         Err(error) => {
-            assert_eq!(bytes.0, frame, "{error:?} changed the frame");
+            assert_eq!(bytes, frame, "{error:?} changed the frame");
             Err(error)
         }
     }

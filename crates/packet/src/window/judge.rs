@@ -42,6 +42,14 @@ pub enum Course {
 }
 
 impl Course {
+    /// Whether a segment of this course and with these flags leaves a flow in its midst as it is
+    /// ([`crate::entry::FlowState::is_midst`]).
+    #[inline(always)]
+    pub const fn is_usual(self, flags: TcpFlags) -> bool {
+        let opens_or_closes = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+        !matches!(self, Self::Answered) && flags.0 & opens_or_closes == 0
+    }
+
     /// What a packet of this course does to a flow in this phase.
     #[inline(always)]
     pub fn step(self, phase: Phase, direction: Direction, flags: TcpFlags) -> Step {
@@ -371,7 +379,9 @@ fn syn(scene: &Scene, segment: &Segment) -> Result<Judged, DropReason> {
     if matches!(phase, Phase::SynSent) {
         return Ok(scene.with_own(Side::opened(segment), Course::ByFlags));
     }
-    if matches!(phase, Phase::SynReceived) && scene.own.end() == segment.end {
+    // It is sent again as long as it has not acknowledged the other one.
+    let is_copy = (scene.own.end() == segment.end) & !scene.own.is(Marks::ACKS);
+    if matches!(phase, Phase::SynReceived) && is_copy {
         return Ok(scene.unchanged(Course::Stay));
     }
     // No rule was asked whether the responder may begin a flow.

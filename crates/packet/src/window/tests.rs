@@ -2,6 +2,7 @@
 
 use super::side::AGREED;
 use super::*;
+use crate::entry::FlowState;
 use crate::tracking::{Phase, Step, TcpFlags};
 use crate::wire::segment::Scale;
 use Direction::{Original, Reply};
@@ -501,4 +502,44 @@ fn a_node_that_is_not_strict_refuses_nothing() {
     let mut flow = Flow { strict: false, ..Flow::begun(syn(ISS, 1000, None)) };
     flow.passes(Original, ack(a(0), b(0), 0, 1000));
     flow.passes(Reply, syn_ack(IRS, 77, 1000, None));
+}
+
+#[test]
+fn what_is_usual_leaves_a_flow_in_its_midst_as_it_is() {
+    let mut usual = 0;
+    for phase in crate::tracking::PHASES {
+        for (confirmed, flags) in
+            [false, true].into_iter().flat_map(|c| (0..64).map(move |f| (c, f)))
+        {
+            let flags = TcpFlags(flags);
+            let state = FlowState { phase, confirmed, rule: 0xffff, sequence: u32::MAX };
+            for course in [Course::ByFlags, Course::Stay, Course::Answered] {
+                if FlowState::is_midst(state.to_word()) && course.is_usual(flags) {
+                    usual += 1;
+                    assert!(confirmed);
+                    for direction in [Original, Reply] {
+                        assert_eq!(
+                            course.step(phase, direction, flags),
+                            Step::Stay,
+                            "{phase:?} {flags:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    // Two phases, two courses, eight combinations of the other flags.
+    assert_eq!(usual, 2 * 2 * 8);
+}
+
+#[test]
+fn a_responder_that_has_answered_does_not_ask() {
+    let mut flow = Flow::begun(syn(ISS, 1000, None));
+    flow.passes(Reply, syn_ack(IRS, a(0), 1000, None));
+    flow.refuses(Reply, syn(IRS, 1000, None), BadState);
+    // One that has asked as well asks again until it has answered.
+    let mut flow = Flow::begun(syn(ISS, 1000, None));
+    flow.passes(Reply, syn(IRS, 1000, None));
+    flow.passes(Reply, syn(IRS, 1000, None));
+    assert_eq!(flow.phase, Phase::SynReceived);
 }

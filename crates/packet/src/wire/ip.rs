@@ -28,23 +28,26 @@ pub(super) struct Network {
 
 #[inline(always)]
 pub(super) fn parse_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
-    let fragment = frame.u16(at + 6).ok_or(DropReason::Truncated)?;
+    let words = frame.u32s(at).ok_or(DropReason::Truncated)?;
     // "More fragments", or an offset (RFC 791 §3.1).
-    if fragment & 0x3fff != 0 {
+    if words[1] & 0x3fff != 0 {
         return Err(DropReason::Fragment);
     }
-    header_v4(frame, at)
+    judge_v4(frame, at, words)
 }
 
 /// An IPv4 header, whether of a fragment or not.
 #[inline(always)]
 pub(super) fn header_v4<F: Frame>(frame: &F, at: u32) -> Result<Network, DropReason> {
-    let first = frame.u8(at).ok_or(DropReason::Truncated)?;
-    let total = u32::from(frame.u16(at + 2).ok_or(DropReason::Truncated)?);
-    let hops = frame.u8(at + 8).ok_or(DropReason::Truncated)?;
-    let protocol = Protocol(frame.u8(at + 9).ok_or(DropReason::Truncated)?);
-    let source = frame.u32(at + 12).ok_or(DropReason::Truncated)?;
-    let destination = frame.u32(at + 16).ok_or(DropReason::Truncated)?;
+    judge_v4(frame, at, frame.u32s(at).ok_or(DropReason::Truncated)?)
+}
+
+/// The same, of which these are the words.
+#[inline(always)]
+fn judge_v4<F: Frame>(frame: &F, at: u32, words: [u32; 5]) -> Result<Network, DropReason> {
+    let [lengths, _, life, source, destination] = words;
+    let (first, total) = ((lengths >> 24) as u8, lengths & 0xffff);
+    let (hops, protocol) = ((life >> 24) as u8, Protocol((life >> 16) as u8));
     let header = u32::from(first & 0x0f) * 4;
     if first >> 4 != 4 || header < 20 || total < header {
         return Err(DropReason::BadHeader);

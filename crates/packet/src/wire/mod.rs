@@ -106,12 +106,9 @@ impl Headers {
 #[inline(always)]
 pub fn parse_link<F: Frame>(frame: &F) -> Result<Link, DropReason> {
     let mut ether = frame.u16(12).ok_or(DropReason::Truncated)?;
-    let high = frame.u16(0).ok_or(DropReason::Truncated)?;
-    let low = frame.u32(2).ok_or(DropReason::Truncated)?;
-    let destination = Mac((high as u64) << 32 | low as u64);
-    let high = frame.u32(6).ok_or(DropReason::Truncated)?;
-    let low = frame.u16(10).ok_or(DropReason::Truncated)?;
-    let source = Mac((high as u64) << 16 | low as u64);
+    let [high, both, low] = frame.u32s(0).ok_or(DropReason::Truncated)?;
+    let destination = Mac((high as u64) << 16 | (both >> 16) as u64);
+    let source = Mac((both as u64 & 0xffff) << 32 | low as u64);
     let mut offset = 14;
     let mut tagged = false;
     for _ in 0..2 {
@@ -161,9 +158,9 @@ pub struct Route {
 pub fn route<F: Frame>(frame: &F, link: &Link) -> Option<Route> {
     let at = link.offset;
     if link.payload == Payload::V4 {
-        let source = Address::v4(frame.u32(at + 12)?);
-        let destination = Address::v4(frame.u32(at + 16)?);
-        let (protocol, bytes) = (frame.u8(at + 9)?, frame.u16(at + 2)?);
+        let [lengths, _, life, source, destination] = frame.u32s(at)?;
+        let (source, destination) = (Address::v4(source), Address::v4(destination));
+        let (protocol, bytes) = ((life >> 16) as u8, lengths as u16);
         return Some(Route { v4: true, source, destination, protocol, bytes });
     }
     let source = Address { high: frame.u64(at + 8)?, low: frame.u64(at + 16)? };

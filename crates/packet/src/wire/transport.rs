@@ -128,17 +128,15 @@ fn ports<F: Frame>(
     packet_type: PacketType,
 ) -> Result<Transport, DropReason> {
     room(ip, 8)?;
-    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
-    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
-    Ok(plain(source, destination, packet_type))
+    let both = frame.u32(ip.offset).ok_or(DropReason::Truncated)?;
+    Ok(plain((both >> 16) as u16, both as u16, packet_type))
 }
 
 /// RFC 9293 §3.1.
 #[inline(always)]
 fn tcp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
     room(ip, 20)?;
-    let source = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
-    let destination = frame.u16(ip.offset + 2).ok_or(DropReason::Truncated)?;
+    let both = frame.u32(ip.offset).ok_or(DropReason::Truncated)?;
     let control = frame.u16(ip.offset + 12).ok_or(DropReason::Truncated)?;
     let header = u32::from(control >> 12) * 4;
     let flags = TcpFlags(control as u8);
@@ -149,7 +147,7 @@ fn tcp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
     if flags.is_nonsense() {
         return Err(DropReason::BadFlags);
     }
-    Ok(Transport { flags, ..plain(source, destination, PacketType::Tcp) })
+    Ok(Transport { flags, ..plain((both >> 16) as u16, both as u16, PacketType::Tcp) })
 }
 
 /// RFC 768; RFC 3948 for what port 4500 carries.
