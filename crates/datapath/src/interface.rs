@@ -180,6 +180,9 @@ pub trait Datapath {
     /// Whether segments of TCP whose numbers can't be of their connection are dropped; so it is until this is
     /// called. [`testudo_packet::window`] has the rules.
     fn set_strict_windows(&mut self, strict: bool);
+    /// Has the next hop of each known flow's packets asked for anew, because routes or neighbours have changed: no more
+    /// often than once in [`testudo_packet::hop::RAISED_AFTER`]. Where none are kept there is nothing to do.
+    fn forget_hops(&mut self) {}
     /// Replaces the rules, all at once. Flows that are established stay, with the number of the rule that
     /// has let them in ([`Rule::mark`]). After an error the rules before are in force.
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error>;

@@ -1,8 +1,9 @@
 //! The next hop of a flow's packets, kept with the flow.
 //!
 //! Asking the kernel's routes and neighbours costs more than all else that a known flow's packet needs. So a packet
-//! leaves the answer in its flow's slot, by direction, and the packets behind it take it from there until it is
-//! [`LASTS`] old. A change of a route or a neighbour is met by every flow within that time, and nobody has to be told.
+//! leaves the answer in its flow's slot, by direction, and the packets behind it take it from there until the kernel's
+//! routes or neighbours have changed, or it is [`LASTS`] old. Changes are told apart by a number, their *generation*: whoever
+//! hears of one raises it, and no hop of before is used any more. A change that nobody hears of is met within [`LASTS`].
 //!
 //! Invariant: a hop that is given is one that was learned whole, for the flow that is in the slot. Whoever writes it
 //! marks it first, so that nobody reads half of it and nobody else writes; and looks afterwards whether the slot has
@@ -26,8 +27,13 @@ pub struct NextHop {
     pub mtu: u16,
 }
 
-/// The unit of a hop's age: 2²⁸ ns, about 268 ms. A hop is used while it is no older than one unit begun and one whole.
-const UNIT_BITS: u32 = 28;
+/// The unit of a hop's age: 2³⁰ ns, about 1.07 s. A hop is used while it is no older than one unit begun and one whole.
+const UNIT_BITS: u32 = 30;
+/// The bits of a generation: it comes again after so many changes that all hops of before are too old by then, if it is
+/// raised no more than once in [`RAISED_AFTER`].
+const GENERATION_BITS: u32 = 8;
+/// How long a generation lasts at least.
+pub const RAISED_AFTER: core::time::Duration = core::time::Duration::from_millis(20);
 
 /// How long a hop is used at most after it was learned.
 pub const LASTS: core::time::Duration = core::time::Duration::from_nanos(2 << UNIT_BITS);
@@ -40,10 +46,12 @@ const TRIES: u32 = 4;
 /// The low 48 bits, an address.
 const MAC: u64 = 0xffff_ffff_ffff;
 
-/// What was learned when, as it stands in a slot.
+/// What was learned when and under which generation, as it stands in a slot.
 #[inline(always)]
-const fn stamp(now: Nanos) -> u32 {
-    ((now.0 >> UNIT_BITS) as u32).wrapping_add(2)
+const fn stamp(now: Nanos, generation: u64) -> u32 {
+    const GENERATION: u64 = (1 << GENERATION_BITS) - 1;
+    let units = ((now.0 >> UNIT_BITS) as u32).wrapping_add(1);
+    units << GENERATION_BITS | (generation & GENERATION) as u32
 }
 
 /// One direction's half of the word of times.
@@ -61,13 +69,14 @@ const fn with_half(times: u64, direction: Direction, time: u32) -> u64 {
     times & !(0xffff_ffff << shift) | (time as u64) << shift
 }
 
-/// The next hop of a packet of a known flow, if it was learned not long ago.
+/// The next hop of a packet of a known flow, if it was learned under this generation and not long ago.
 #[inline(always)]
-pub fn recall<S: Slot>(found: &Found<S>, now: Nanos) -> Option<NextHop> {
+pub fn recall<S: Slot>(found: &Found<S>, now: Nanos, generation: u64) -> Option<NextHop> {
     let slot = found.slot;
     let times = slot.load::<{ word::HOP_TIMES }>();
     let learned = (times >> shift(found.direction)) as u32;
-    if learned <= WRITING || stamp(now).wrapping_sub(learned) > 1 {
+    let age = stamp(now, generation).wrapping_sub(learned);
+    if learned <= WRITING || age & !(1 << GENERATION_BITS) != 0 {
         return None;
     }
     let (to, from) = match found.direction {
@@ -85,9 +94,10 @@ pub fn recall<S: Slot>(found: &Found<S>, now: Nanos) -> Option<NextHop> {
     })
 }
 
-/// Keeps the next hop of packets of this flow and direction. An interface with a number beyond 65,535 is not kept.
+/// Keeps the next hop of packets of this flow and direction, which was asked for under this generation: one that was
+/// raised meanwhile may have been raised for this hop. An interface with a number beyond 65,535 is not kept.
 #[inline(always)]
-pub fn learn<S: Slot>(found: &Found<S>, hop: &NextHop, now: Nanos) {
+pub fn learn<S: Slot>(found: &Found<S>, hop: &NextHop, now: Nanos, generation: u64) {
     let (slot, direction) = (found.slot, found.direction);
     let times = slot.load::<{ word::HOP_TIMES }>();
     let writing = with_half(times, direction, WRITING);
@@ -109,7 +119,7 @@ pub fn learn<S: Slot>(found: &Found<S>, hop: &NextHop, now: Nanos) {
             slot.store::<{ word::HOP + 3 }>(from);
         }
     }
-    finish(slot, direction, stamp(now));
+    finish(slot, direction, stamp(now, generation));
     if slot.load::<{ word::CONTROL }>() != found.control {
         // Another flow has moved in, and may have the hop of this one now.
         finish(slot, direction, 0);
@@ -127,6 +137,8 @@ fn finish<S: Slot>(slot: S, direction: Direction, time: u32) {
         }
     }
 }
+
+const _: () = assert!(LASTS.as_nanos() < RAISED_AFTER.as_nanos() << GENERATION_BITS);
 
 #[cfg(test)]
 mod tests {
@@ -171,27 +183,30 @@ mod tests {
         let words = Default::default();
         let [original, reply] = [Direction::Original, Direction::Reply].map(|d| found(&words, d));
         let begin = Nanos(1 << 40);
-        assert_eq!(recall(&original, begin), None);
-        learn(&original, &HOP, begin);
-        assert_eq!((recall(&original, begin), recall(&reply, begin)), (Some(HOP), None));
+        assert_eq!(recall(&original, begin, 0), None);
+        learn(&original, &HOP, begin, 0);
+        assert_eq!((recall(&original, begin, 0), recall(&reply, begin, 0)), (Some(HOP), None));
         let back = NextHop { interface: 0xffff, mtu: 65_535, ..HOP };
-        learn(&reply, &back, begin);
-        assert_eq!((recall(&original, begin), recall(&reply, begin)), (Some(HOP), Some(back)));
+        learn(&reply, &back, begin, 0);
+        assert_eq!(
+            (recall(&original, begin, 0), recall(&reply, begin, 0)),
+            (Some(HOP), Some(back))
+        );
         let later = |nanos: u64| Nanos(begin.0 + nanos);
-        assert_eq!(recall(&original, later((1 << UNIT_BITS) - 1)), Some(HOP));
-        assert_eq!(recall(&original, later(LASTS.as_nanos() as u64)), None);
+        assert_eq!(recall(&original, later((1 << UNIT_BITS) - 1), 0), Some(HOP));
+        assert_eq!(recall(&original, later(LASTS.as_nanos() as u64), 0), None);
         // Learned anew in time, it lasts on.
-        learn(&original, &HOP, later(1 << UNIT_BITS));
-        assert_eq!(recall(&original, later(LASTS.as_nanos() as u64)), Some(HOP));
-        assert_eq!(recall(&reply, later(LASTS.as_nanos() as u64)), None);
+        learn(&original, &HOP, later(1 << UNIT_BITS), 0);
+        assert_eq!(recall(&original, later(LASTS.as_nanos() as u64), 0), Some(HOP));
+        assert_eq!(recall(&reply, later(LASTS.as_nanos() as u64), 0), None);
     }
 
     #[test]
     fn what_does_not_fit_is_not_kept() {
         let words = Default::default();
         let flow = found(&words, Direction::Original);
-        learn(&flow, &NextHop { interface: 0x1_0000, ..HOP }, Nanos(0));
-        assert_eq!(recall(&flow, Nanos(0)), None);
+        learn(&flow, &NextHop { interface: 0x1_0000, ..HOP }, Nanos(0), 0);
+        assert_eq!(recall(&flow, Nanos(0), 0), None);
     }
 
     #[test]
@@ -199,8 +214,8 @@ mod tests {
         let words: [AtomicU64; SLOT_WORDS] = Default::default();
         let flow = found(&words, Direction::Reply);
         words[word::HOP_TIMES].store(with_half(0, Direction::Reply, WRITING), SeqCst);
-        learn(&flow, &HOP, Nanos(1 << 40));
-        assert_eq!(recall(&flow, Nanos(1 << 40)), None);
+        learn(&flow, &HOP, Nanos(1 << 40), 0);
+        assert_eq!(recall(&flow, Nanos(1 << 40), 0), None);
         assert_eq!(words[word::HOP + 2].load(SeqCst), 0);
     }
 
@@ -209,7 +224,23 @@ mod tests {
         let words: [AtomicU64; SLOT_WORDS] = Default::default();
         let flow = found(&words, Direction::Original);
         words[word::CONTROL].store(1, SeqCst);
-        learn(&flow, &HOP, Nanos(1 << 40));
-        assert_eq!(recall(&flow, Nanos(1 << 40)), None);
+        learn(&flow, &HOP, Nanos(1 << 40), 0);
+        assert_eq!(recall(&flow, Nanos(1 << 40), 0), None);
+    }
+
+    #[test]
+    fn a_hop_of_another_generation_is_not_used() {
+        let words = Default::default();
+        let flow = found(&words, Direction::Reply);
+        let begin = Nanos(1 << 40);
+        for generation in [0, 1, 255, 256, u64::MAX] {
+            learn(&flow, &HOP, begin, generation);
+            assert_eq!(recall(&flow, begin, generation), Some(HOP));
+            let next = generation.wrapping_add(1);
+            assert_eq!(recall(&flow, begin, next), None);
+            // Nor does the next unit of time make one of them the other.
+            assert_eq!(recall(&flow, Nanos(begin.0 + (1 << UNIT_BITS)), next), None);
+            assert_eq!(recall(&flow, Nanos(begin.0 + (1 << UNIT_BITS)), generation), Some(HOP));
+        }
     }
 }

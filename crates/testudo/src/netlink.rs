@@ -7,7 +7,7 @@
 //! A dozen message shapes are needed, nearly all by the lab. They are written here from the kernel's own layout (a fixed
 //! header, then typed attributes padded to four bytes) rather than with a library, since the
 //! libraries split the rtnetlink and ethtool families over several crates and bring an async runtime.
-//! Limit: no multi-part dumps beyond what one receive buffer after the other gives, no notifications.
+//! Limit: no multi-part dumps beyond what one receive buffer after the other gives; of notifications only that they came.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -128,6 +128,10 @@ pub struct Netlink {
 impl Netlink {
     /// Open a socket of `protocol` in the calling thread's network namespace.
     pub fn open(protocol: SockProtocol) -> Result<Netlink, Error> {
+        Self::bound(protocol, 0)
+    }
+
+    fn bound(protocol: SockProtocol, groups: u32) -> Result<Netlink, Error> {
         let broken = |errno: Errno| Error::Broken {
             action: "open a socket".into(),
             reason: errno.to_string(),
@@ -135,7 +139,7 @@ impl Netlink {
         let socket =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
                 .map_err(broken)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(broken)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(broken)?;
         Ok(Netlink { socket, sequence: 0 })
     }
 
@@ -174,6 +178,32 @@ impl Netlink {
                     libc::NLMSG_DONE => return Ok(replies),
                     _ => replies.push(message.payload.to_vec()),
                 }
+            }
+        }
+    }
+}
+
+/// Tells of changes that the kernel announces.
+#[derive(Debug)]
+pub struct Notices(OwnedFd);
+
+impl Notices {
+    /// What is announced to these groups of `protocol`, 1 to 31, in the calling thread's network namespace.
+    pub fn of(protocol: SockProtocol, groups: &[u32]) -> Result<Self, Error> {
+        let groups = groups.iter().fold(0, |all, group| all | 1 << (group - 1));
+        Ok(Self(Netlink::bound(protocol, groups)?.socket))
+    }
+
+    /// Waits for the next one, and takes in what else there is. More than the socket had room for is a notice, too.
+    pub fn wait(&self) -> Result<(), Errno> {
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut flags = MsgFlags::empty();
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, flags) {
+                Ok(_) | Err(Errno::ENOBUFS) => flags = MsgFlags::MSG_DONTWAIT,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
             }
         }
     }

@@ -140,6 +140,12 @@ pub fn rules_ask_for_egress() -> bool {
     read_shared(shared::RULES) & shared::RULES_ASK_FOR_EGRESS != 0
 }
 
+/// The generation of next hops.
+#[inline(always)]
+pub fn hop_generation() -> u64 {
+    read_shared(shared::HOPS)
+}
+
 /// The known flow that a packet is of.
 #[derive(Clone, Copy)]
 pub struct Met {

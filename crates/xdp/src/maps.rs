@@ -143,6 +143,8 @@ pub mod shared {
     pub const LOST_HANDLED: u32 = 4;
     /// How many first packets that a rule refuses have gone up in this second.
     pub const REPORTS: u32 = 6;
+    /// How often the kernel's routes or neighbours have changed: the generation of next hops.
+    pub const HOPS: u32 = 30;
     /// Not 0: segments of TCP are not refused for their numbers.
     pub const LOOSE_WINDOWS: u32 = 31;
     /// How many words there are; those that are not named here are the daemon's.

@@ -10,7 +10,7 @@ use testudo_packet::pipeline;
 use testudo_packet::verdict::{Counter, DropReason};
 use testudo_packet::wire::{self, Link};
 
-use crate::env::{Kernel, Met};
+use crate::env::{Kernel, Met, hop_generation};
 use crate::frame::KernelFrame;
 use crate::maps;
 
@@ -136,12 +136,14 @@ pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interf
     if pipeline::check_direct(frame, &link).is_err() {
         return by_stack(ctx);
     }
-    let hop = match known_hop(kernel, frame, &link) {
+    // Before the kernel is asked.
+    let generation = hop_generation();
+    let hop = match known_hop(kernel, frame, &link, generation) {
         Some(hop) => hop,
         None => match next_hop(ctx, frame, &link, interface) {
             Ok(hop) => {
                 if let Some(Met { found, now }) = kernel.flow() {
-                    hop::learn(&found, &hop, now);
+                    hop::learn(&found, &hop, now, generation);
                 }
                 hop
             }
@@ -162,9 +164,9 @@ pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interf
 
 /// The next hop that the packet's flow has kept, if the packet fits there.
 #[inline(always)]
-fn known_hop(kernel: &Kernel, frame: &impl Frame, link: &Link) -> Option<NextHop> {
+fn known_hop(kernel: &Kernel, frame: &impl Frame, link: &Link, generation: u64) -> Option<NextHop> {
     let Met { found, now } = kernel.flow()?;
-    let hop = hop::recall(&found, now)?;
+    let hop = hop::recall(&found, now, generation)?;
     // Out of the optimiser's sight: it would calculate with half a pointer, which the verifier prohibits.
     let bytes = core::hint::black_box(frame.len());
     if bytes <= hop.mtu as u32 + link.offset { Some(hop) } else { None }

@@ -73,6 +73,8 @@ mod shared {
     pub const LAST_SET: usize = 7;
     /// Not 0 once everything is pinned.
     pub const PINNED: usize = 5;
+    /// The generation of next hops.
+    pub const HOPS: usize = 30;
     /// Not 0: segments of TCP are not refused for their numbers.
     pub const LOOSE_WINDOWS: usize = 31;
     /// What a successor compares with what it expects, see [`super::pinning`].
@@ -262,6 +264,10 @@ impl Datapath for KernelDatapath {
     fn set_strict_windows(&mut self, strict: bool) {
         let loose = u64::from(!strict);
         self.shared.as_slice()[shared::LOOSE_WINDOWS].store(loose, Ordering::Release);
+    }
+
+    fn forget_hops(&mut self) {
+        self.shared.as_slice()[shared::HOPS].fetch_add(1, Ordering::AcqRel);
     }
 
     /// The rules are written beside those in force, which one store then replaces. A packet that is

@@ -45,7 +45,7 @@ use crate::memory::Words;
 use crate::settings::Settings;
 
 /// Counts the changes of what maps hold that nothing else in the layout tells.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 /// `BPF_FS_MAGIC` of the kernel's interface.
 const BPF_FILE_SYSTEM: FsType = FsType(0xcafe_4a11);

@@ -96,6 +96,8 @@ pub enum Input {
     Rules(ruling::Question),
     /// Somebody wants to know what a packet would meet.
     Explain(explaining::Question),
+    /// The kernel's routes or neighbours have changed.
+    WaysChanged,
     /// A peer is to be told this.
     Letter {
         /// Which peer.
@@ -309,6 +311,7 @@ impl Engine {
                 Some(Input::Determine(question)) => self.determine(question),
                 Some(Input::Rules(question)) => self.ruling(question),
                 Some(Input::Explain(question)) => self.explain(question),
+                Some(Input::WaysChanged) => self.parts.datapath.forget_hops(),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);

@@ -35,6 +35,7 @@ mod stations;
 mod streams;
 mod throttle;
 mod watchdog;
+mod ways;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};

@@ -37,9 +37,11 @@ use super::requirements::{self, RequirementError};
 use super::restart::Restarter;
 use super::streams::{self, Streams};
 use super::watchdog::{Turns, Watchdog};
+use super::ways::Ways;
 use crate::config::error::ConfigError;
 use crate::config::{self, Config};
 use crate::control::server::{Server, SocketError};
+use crate::netlink;
 use crate::operate::Operator;
 use crate::rules::ruling::RulingError;
 
@@ -72,6 +74,9 @@ pub enum StartError {
     /// A configured interface can't be used.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
+    /// Changes of routes would not be heard of.
+    #[error("changes of routes and neighbours can't be heard of: {0}")]
+    Ways(#[from] netlink::Error),
     /// There is no control socket.
     #[error(transparent)]
     Control(#[from] SocketError),
@@ -307,7 +312,10 @@ fn go_on(engine: &mut Engine, sets: Sets) -> Result<(), StartError> {
     })
 }
 
+/// Has this node's health watched, and the ways that its kernel sends packets.
 fn watch(config: &Config, mail: &Mail) -> Result<Watcher, StartError> {
+    let ways = Ways::listen(mail.engine.0.clone())?;
+    spawn("ways", move || ways.run())?;
     let heartbeats = mail.heartbeats.0.clone();
     let tap = config.node.tap.iter().cloned();
     let names = config.interfaces.iter().map(|interface| interface.name.clone());
