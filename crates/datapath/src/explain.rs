@@ -4,6 +4,8 @@
 //! rules, pools and addresses on the links; but over a table and buckets that last for the question, in which this
 //! node owns every bucket under a lease. So it is decided as the owner of its bucket decides it, by this node's rules.
 //!
+//! Routes are not asked: whether the packet would pass the reverse-path check of its interface is not said.
+//!
 //! Invariant: nothing is left of it. No entry, no count and no event is, and no endpoint is taken by a translation
 //! that it would get: a flow that begins a moment later may get the same.
 
@@ -109,6 +111,7 @@ impl<T> Grounds<'_, T> {
         let env = HostEnv {
             strict_windows: true,
             placing,
+            comes_back: None,
             settings: self.settings,
             table: &table,
             buckets: &buckets,

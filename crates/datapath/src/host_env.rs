@@ -26,6 +26,9 @@ use crate::settings::Settings;
 use crate::shared_table::{HostSlot, SharedTable};
 use crate::stations::Stations;
 
+/// Whether the source of a packet of this key is routed back as the interface asks that it came in by.
+pub type ComesBack<'a> = dyn Fn(&FlowKey, u32) -> bool + 'a;
+
 /// The node that a packet is handled on in user space.
 pub struct HostEnv<'a> {
     pub settings: &'a Settings,
@@ -52,6 +55,8 @@ pub struct HostEnv<'a> {
     /// Whether another flow than those of the table has replies of this key. `None`: this stands for the kernel, in
     /// which no translation is chosen and no error turned; such packets go up.
     pub taken: Option<&'a dyn Fn(&FlowKey) -> bool>,
+    /// Whether sources are routed back; `None`: no interface asks.
+    pub comes_back: Option<&'a ComesBack<'a>>,
     /// Whether a miss in a loading bucket is known to be a new flow.
     pub loaded: bool,
     /// Whether the peers know the packet's flow, or nobody waits for that any more.
@@ -188,6 +193,14 @@ impl Env for HostEnv<'_> {
         let answers = &self.settings.answers;
         let mine = answers.iter().find(|a| a.interface == interface && a.address == address)?;
         Some(mine.own)
+    }
+
+    fn asks_way_back(&self, _interface: u32) -> bool {
+        self.comes_back.is_some()
+    }
+
+    fn comes_back(&self, key: &FlowKey, interface: u32) -> bool {
+        self.comes_back.is_none_or(|comes_back| comes_back(key, interface))
     }
 
     fn may_begin(&self, rule: &Matched, record: &FlowRecord) -> bool {

@@ -1,5 +1,6 @@
 //! The two traits that the daemon drives a node's packet handling by.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -10,6 +11,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
+use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::rule::{Links, Rule};
 use testudo_packet::tracking::Timeouts;
 
@@ -217,6 +219,8 @@ pub trait Datapath {
     /// them. What is addressed to another address than this node's is not taken, and nothing is passed
     /// to a node without an address. Packets meet a mixture of old and new for a moment.
     fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error>;
+    /// Replaces what interfaces ask of the sources of first packets; those that are not named ask nothing.
+    fn set_reverse_paths(&mut self, checks: &HashMap<u32, ReversePath>) -> Result<(), Error>;
     /// Reads what has happened since the last call.
     fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained;
     /// Writes the load of each bucket, the first one first, into `loads`; what is beyond the number of

@@ -27,6 +27,7 @@ mod place;
 pub mod pools;
 pub mod realtime;
 mod reject;
+mod routes;
 mod sets;
 mod settings;
 mod shared_table;

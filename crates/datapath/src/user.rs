@@ -5,7 +5,7 @@
 //! what comes of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -17,10 +17,10 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
+use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::rule::{Action, Links, MAX_RULES, Matched, Prefix, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
-use testudo_packet::wire;
 
 use crate::Error;
 use crate::committing::Committing;
@@ -36,6 +36,7 @@ use crate::memory::Words;
 use crate::place::{Place, place_of};
 use crate::pools::Pools;
 use crate::reject;
+use crate::routes::Routes;
 use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
@@ -71,7 +72,7 @@ pub struct UserDatapath {
     strict_windows: bool,
     pools: Pools,
     stations: Stations,
-    routes: Vec<(Prefix, u32)>,
+    routes: Routes,
     loads: Words,
     occurrences: Vec<Occurrence>,
     lost: u64,
@@ -112,7 +113,7 @@ impl UserDatapath {
             strict_windows: true,
             pools,
             stations: Stations::default(),
-            routes: Vec::new(),
+            routes: Routes::default(),
             loads,
             occurrences: Vec::new(),
             lost: 0,
@@ -140,23 +141,10 @@ impl UserDatapath {
         self.count(verdict)
     }
 
-    /// Where packets would go out, by the first prefix that has their destination; only rules ask for it here.
+    /// Where packets would go out, by the first prefix that has their destination; an interface of 0 is none. Rules ask
+    /// for it, and interfaces for the way back.
     pub fn set_routes(&mut self, routes: Vec<(Prefix, u32)>) {
-        self.routes = routes;
-    }
-
-    /// The interface that a packet would go out by; 0 if there is no route.
-    fn egress(&self, frame: &mut [u8]) -> u32 {
-        if self.routes.is_empty() {
-            return 0;
-        }
-        let frame = SliceFrame(frame);
-        let destination =
-            wire::parse_link(&frame).ok().and_then(|link| wire::destination(&frame, &link));
-        let route = destination.and_then(|destination| {
-            self.routes.iter().find(|(prefix, _)| prefix.contains(destination))
-        });
-        route.map_or(0, |(_, interface)| *interface)
+        self.routes.set(routes);
     }
 
     /// The packets that went up and have been decided since the last call, with what was decided.
@@ -176,7 +164,9 @@ impl UserDatapath {
         let known = known.map(RefCell::new);
         let taken =
             |key: &FlowKey| is_taken(self.table.placing(), &self.committing, known.as_ref(), key);
+        let comes_back = |key: &FlowKey, interface| self.routes.comes_back(key, interface);
         let env = HostEnv {
+            comes_back: self.routes.is_asked().then_some(&comes_back),
             placing: self.table.placing(),
             settings: &self.settings,
             table: &self.table,
@@ -190,7 +180,7 @@ impl UserDatapath {
             loads: (!loaded).then_some(&self.loads),
             pools: &self.pools,
             taken: known.is_some().then_some(&taken),
-            egress: self.egress(frame),
+            egress: self.routes.egress(frame),
             lease: self.lease,
             strict_windows: self.strict_windows,
             now,
@@ -453,6 +443,11 @@ impl Datapath for UserDatapath {
 
     fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error> {
         self.stations.set_stations(stations)
+    }
+
+    fn set_reverse_paths(&mut self, checks: &HashMap<u32, ReversePath>) -> Result<(), Error> {
+        self.routes.set_checks(checks);
+        Ok(())
     }
 
     fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained {

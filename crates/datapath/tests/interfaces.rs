@@ -428,7 +428,7 @@ fn what_means_something_else_is_not_adopted_and_goes_on() {
         assert_eq!(wait_for(&mut analyser, 1).len(), 1);
 
         std::fs::remove_file(pins.join("LOADS")).expect("removed");
-        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0x11, expected 0x12"));
+        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0x12, expected 0x13"));
         KernelDatapath::unpin(&pins).expect("unpinned");
         unmount(directory);
     });

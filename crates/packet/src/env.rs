@@ -149,6 +149,11 @@ pub trait Env: Slots + Sets + Datagrams {
     fn opaque(&self, number: u64) -> u64 {
         number
     }
+    /// Whether an interface asks anything of the sources of first packets that come in by it
+    /// ([`crate::reverse_path`]).
+    fn asks_way_back(&self, interface: u32) -> bool;
+    /// Whether the source of a first packet is routed back as the interface asks that it came in by.
+    fn comes_back(&self, key: &FlowKey, interface: u32) -> bool;
     /// Whether a flow may begin now that the peers are to know before; if not, it has not begun, and
     /// its packet goes up. There it is counted by the rule when it begins to wait, and not when it goes on.
     fn may_begin(&self, rule: &Matched, record: &FlowRecord) -> bool;

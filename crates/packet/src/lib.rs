@@ -29,6 +29,7 @@ pub mod pipeline;
 pub mod placement;
 pub mod reception;
 pub mod related;
+pub mod reverse_path;
 pub mod rule;
 pub mod set;
 pub mod siphash;

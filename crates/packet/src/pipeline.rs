@@ -24,6 +24,7 @@ use crate::neighbour;
 use crate::packet_hash::extent;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
+use crate::reverse_path;
 use crate::stage::Stage;
 use crate::table::{self, Control, Found, Slot, twin, word};
 use crate::tracking::{Phase, Step, TcpFlags};
@@ -104,7 +105,7 @@ fn handle_ip<E: Env, F: Frame>(
     }
     // The verifier need not remember the state on all the paths in between.
     let yielding = env.opaque(u64::from(slot.state == BucketState::Yielding));
-    let verdict = handle_own(env, frame, headers, place, slot, now);
+    let verdict = handle_own(env, frame, headers, place, slot, now, interface);
     if yielding != 0 && !matches!(env.mode(), Mode::Steered) {
         report(env, frame, place.bucket, verdict);
     }
@@ -120,6 +121,7 @@ fn handle_own<E: Env, F: Frame>(
     place: Placement,
     slot: BucketSlot,
     now: Nanos,
+    interface: u32,
 ) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
         if found.is_translated() {
@@ -133,7 +135,7 @@ fn handle_own<E: Env, F: Frame>(
     if slot.state == BucketState::Loading {
         return Verdict::Upcall(UpcallReason::Loading);
     }
-    Verdict::Stage(Stage::Open)
+    Verdict::Stage(reverse_path::or_open(env, interface))
 }
 
 /// Tells user space which packet of a yielding bucket has been handled, be it forwarded or refused.

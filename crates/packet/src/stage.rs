@@ -32,6 +32,7 @@ use crate::pipeline;
 use crate::placement::Placement;
 use crate::reception::{self, Mode};
 use crate::related;
+use crate::reverse_path;
 use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::wire::Link;
@@ -42,21 +43,24 @@ use crate::wire::Link;
 pub enum Stage {
     /// ICMP errors, which belong to the flow of the packet that they quote: [`related`].
     Related = 0,
+    /// First packets that came in by an interface that asks where they came from: [`reverse_path`].
+    ReversePath = 1,
     /// First packets, which no flow is known of: [`open`].
-    Open = 1,
+    Open = 2,
     /// Packets of flows that are translated: [`translate`].
-    Translate = 2,
+    Translate = 3,
     /// Fragments, of which the first one shows to which flow they belong: [`fragment::handle`].
-    Fragment = 3,
+    Fragment = 4,
     /// Fragments, if their first one has been seen: [`fragment::follow`].
-    FragmentFlow = 4,
+    FragmentFlow = 5,
     /// Fragments of translated flows: [`fragment::translate`].
-    FragmentTranslate = 5,
+    FragmentTranslate = 6,
 }
 
 /// Every stage behind the main one, in the order of its number.
-pub const STAGES: [Stage; 6] = [
+pub const STAGES: [Stage; 7] = [
     Stage::Related,
+    Stage::ReversePath,
     Stage::Open,
     Stage::Translate,
     Stage::Fragment,
@@ -69,6 +73,7 @@ impl Stage {
     pub const fn program(self) -> &'static str {
         match self {
             Self::Related => "testudo_related",
+            Self::ReversePath => "testudo_reverse_path",
             Self::Open => "testudo_open",
             Self::Translate => "testudo_translate",
             Self::Fragment => "testudo_fragment",
@@ -80,7 +85,7 @@ impl Stage {
     /// Whether it may find that its packet is another stage's.
     #[inline(always)]
     pub const fn hands_over(self) -> bool {
-        matches!(self, Self::Open | Self::Fragment | Self::FragmentFlow)
+        matches!(self, Self::ReversePath | Self::Open | Self::Fragment | Self::FragmentFlow)
     }
 }
 
@@ -109,6 +114,7 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
 pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u32) -> Verdict {
     match stage {
         Stage::Related => related::handle(env, frame, interface),
+        Stage::ReversePath => reverse_path::handle(env, frame, interface),
         Stage::Open => open::handle(env, frame, interface),
         Stage::Translate => translate::handle(env, frame),
         Stage::Fragment => fragment::handle(env, frame),

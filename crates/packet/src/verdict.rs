@@ -111,6 +111,7 @@ reasons! {
     FragmentTiny "drop.fragment-tiny" "A first fragment without all of its headers, or one that would change them.",
     OutOfWindow "drop.out-of-window" "A TCP segment whose numbers can't be of its connection.",
     BadState "drop.bad-state" "A TCP segment that can't be of its connection as far as that has come.",
+    ReversePath "drop.reverse-path" "Its source is not routed back as the interface asks that it came in by.",
 }
 
 /// What is counted of packets; each drop reason has its counter behind these.

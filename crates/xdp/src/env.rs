@@ -1,6 +1,8 @@
 //! The pipeline's surroundings in the kernel.
 
 use core::cell::Cell;
+use core::ffi::c_void;
+use core::ptr;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop};
@@ -20,8 +22,10 @@ use testudo_packet::set::{self, Sets, WHOLE_KEY};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::{Found, Slots};
 use testudo_packet::verdict::{UpcallReason, Verdict};
+use testudo_packet::wire::Route;
 
 use crate::maps::{self, AnswerKey, setting, shared};
+use crate::route;
 use crate::slot::KernelSlot;
 
 /// What stands in the locks that the kernel takes.
@@ -35,7 +39,7 @@ struct RuleScan<'a, V> {
 
 /// Shows one rule to the visitor; 1 ends the scan. A loop of the kernel's own calls it, because the
 /// verifier can't follow a loop of our own over so many rules.
-unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::ffi::c_void) -> i64 {
+unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `scan_rules` passes a pointer to this, which outlives the loop.
     let scan = unsafe { &mut *context.cast::<RuleScan<V>>() };
     // A rule that is in force is not written; see `set_rules` of the daemon's half.
@@ -47,13 +51,10 @@ unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut core::f
 }
 
 /// Does one step of some work; 1 ends it.
-unsafe extern "C" fn next_step<S: Steps<Kernel>>(
-    number: u32,
-    context: *mut core::ffi::c_void,
-) -> i64 {
+unsafe extern "C" fn next_step<S: Steps<Kernel>>(number: u32, context: *mut c_void) -> i64 {
     // SAFETY: `repeat` passes a pointer to this, which outlives the loop.
     let steps = unsafe { &mut *context.cast::<S>() };
-    if steps.step(&Kernel::new(), number) { 0 } else { 1 }
+    if steps.step(&Kernel::new(ptr::null_mut()), number) { 0 } else { 1 }
 }
 
 #[inline(always)]
@@ -161,19 +162,21 @@ pub struct Kernel {
     flow: Cell<Option<Met>>,
     /// The interface that routes send it out by; 0 if nobody has asked.
     pub egress: u32,
+    /// The program's context, by which routes are asked; null in steps of a loop, which ask for none.
+    context: *mut c_void,
 }
 
 impl Kernel {
     /// For one packet.
     #[inline(always)]
-    pub const fn new() -> Self {
-        Self::out_by(0)
+    pub const fn new(context: *mut c_void) -> Self {
+        Self::out_by(context, 0)
     }
 
     /// For one packet, which routes send out by this interface.
     #[inline(always)]
-    pub const fn out_by(egress: u32) -> Self {
-        Self { flow: Cell::new(None), egress }
+    pub const fn out_by(context: *mut c_void, egress: u32) -> Self {
+        Self { flow: Cell::new(None), egress, context }
     }
 
     /// The known flow that the packet is of, if it is of one.
@@ -328,7 +331,7 @@ impl Env for Kernel {
     fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V) {
         let rules = read_shared(shared::RULES);
         let mut scan = RuleScan { visitor, first: rules as u32 };
-        let callback = next_rule::<V> as *mut core::ffi::c_void;
+        let callback = next_rule::<V> as *mut c_void;
         // SAFETY: the callback casts the context back to what it is.
         unsafe {
             bpf_loop((rules >> 32) as u32 & shared::RULE_COUNT, callback, (&raw mut scan).cast(), 0)
@@ -342,7 +345,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn repeat<S: Steps<Self>>(&self, most: u32, steps: &mut S) {
-        let callback = next_step::<S> as *mut core::ffi::c_void;
+        let callback = next_step::<S> as *mut c_void;
         // SAFETY: the callback casts the context back to what it is.
         unsafe { bpf_loop(most, callback, (&raw mut *steps).cast(), 0) };
     }
@@ -363,6 +366,20 @@ impl Env for Kernel {
     #[inline(always)]
     fn translation(&self, _key: &FlowKey, _pool: u16) -> Result<Translation, Verdict> {
         Err(Verdict::Upcall(UpcallReason::Translate))
+    }
+
+    #[inline(always)]
+    fn asks_way_back(&self, interface: u32) -> bool {
+        // SAFETY: only the presence of the value is looked at.
+        unsafe { maps::REVERSE_PATHS.get(&(interface as u64)) }.is_some()
+    }
+
+    #[inline(always)]
+    fn comes_back(&self, key: &FlowKey, interface: u32) -> bool {
+        let (source, destination) = (key.initiator.address, key.responder.address);
+        let (v4, protocol) = (source.is_v4(), key.protocol.0);
+        let packet = Route { v4, source, destination, protocol, bytes: 0 };
+        route::comes_back(self.context, &packet, interface)
     }
 
     #[inline(always)]

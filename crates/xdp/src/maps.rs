@@ -84,6 +84,10 @@ pub static STATIONS: HashMap<[u64; 2], u64> = HashMap::with_max_entries(8192, 0)
 #[map]
 pub static STATION_MACS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
+/// What interfaces ask of the sources of first packets, by their number: a `ReversePath`. None: nothing.
+#[map]
+pub static REVERSE_PATHS: HashMap<u64, u64> = HashMap::with_max_entries(256, 0);
+
 /// Datagrams of which fragments are on their way.
 #[map]
 pub static FRAGMENTS: Array<[u64; SLOT_WORDS]> = Array::with_max_entries(DATAGRAMS, MMAPABLE);

@@ -1,14 +1,18 @@
 //! Sends a packet to its next hop, as the node's own routes and neighbours say.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Frame, Mac};
+use testudo_packet::flow::Address;
 use testudo_packet::hop::{self, NextHop};
 use testudo_packet::pipeline;
+use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::verdict::{Counter, DropReason};
-use testudo_packet::wire::{self, Link};
+use testudo_packet::wire::{self, Link, Route};
 
 use crate::env::{Kernel, Met, hop_generation};
 use crate::frame::KernelFrame;
@@ -55,18 +59,11 @@ pub enum NoHop {
     AskStack(u32),
 }
 
-/// Asks the kernel's routes and neighbours; says how that went, and what they said. `fits`: whether the packet has to fit
-/// the link, too.
+/// Asks the kernel's routes and neighbours as for a packet that comes in by an interface; says how that went, and what they
+/// said. `fits`: whether the packet has to fit the link, too.
 #[inline(always)]
-fn look_up(
-    ctx: &XdpContext,
-    frame: &impl Frame,
-    link: &Link,
-    interface: u32,
-    fits: bool,
-) -> Option<(i64, FibLookup)> {
-    let route = wire::route(frame, link)?;
-    let words = |address: testudo_packet::flow::Address| {
+fn look_up(context: *mut c_void, route: &Route, interface: u32, fits: bool) -> (i64, FibLookup) {
+    let words = |address: Address| {
         if route.v4 {
             [(address.low as u32).to_be() as u64, 0]
         } else {
@@ -88,8 +85,8 @@ fn look_up(
     };
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the context is the program's own, and the structure has the size that is given.
-    let result = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut lookup).cast(), size, 0) };
-    Some((result, lookup))
+    let result = unsafe { bpf_fib_lookup(context, (&raw mut lookup).cast(), size, 0) };
+    (result, lookup)
 }
 
 /// Where a packet goes next.
@@ -100,7 +97,8 @@ pub fn next_hop(
     link: &Link,
     interface: u32,
 ) -> Result<NextHop, NoHop> {
-    let (result, lookup) = look_up(ctx, frame, link, interface, true).ok_or(NoHop::AskStack(0))?;
+    let route = wire::route(frame, link).ok_or(NoHop::AskStack(0))?;
+    let (result, lookup) = look_up(ctx.as_ptr(), &route, interface, true);
     match result {
         fib_result::SUCCESS => Ok(NextHop {
             interface: lookup.interface,
@@ -123,10 +121,25 @@ pub fn next_hop(
 pub fn egress(ctx: &XdpContext) -> u32 {
     let frame = KernelFrame::new(ctx);
     let Ok(link) = wire::parse_link(&frame) else { return 0 };
-    match look_up(ctx, &frame, &link, ctx.ingress_ifindex() as u32, false) {
-        Some((fib_result::SUCCESS | fib_result::NO_NEIGHBOUR, lookup)) => lookup.interface,
+    let Some(route) = wire::route(&frame, &link) else { return 0 };
+    match look_up(ctx.as_ptr(), &route, ctx.ingress_ifindex() as u32, false) {
+        (fib_result::SUCCESS | fib_result::NO_NEIGHBOUR, lookup) => lookup.interface,
         _ => 0,
     }
+}
+
+/// Whether a packet's source is routed back as the interface asks that it came in by: its addresses are looked up
+/// the other way round, and no link is too small for it. Whether the neighbour is known is all one.
+#[inline(always)]
+pub fn comes_back(context: *mut c_void, packet: &Route, interface: u32) -> bool {
+    // SAFETY: the daemon replaces a value as a whole word.
+    let check = unsafe { maps::REVERSE_PATHS.get(&(interface as u64)) };
+    let Some(check) = check.map(|word| ReversePath::from_word(*word)) else { return true };
+    let (source, destination) = (packet.destination, packet.source);
+    let back = Route { source, destination, ..*packet };
+    let (result, lookup) = look_up(context, &back, interface, false);
+    let routed = matches!(result, fib_result::SUCCESS | fib_result::NO_NEIGHBOUR);
+    check.passes(interface, if routed { Some(lookup.interface) } else { None })
 }
 
 /// Sends the packet on.

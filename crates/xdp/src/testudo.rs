@@ -16,6 +16,7 @@ mod route;
 mod slot;
 mod upcall;
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -32,49 +33,58 @@ use frame::KernelFrame;
 pub fn testudo(ctx: XdpContext) -> u32 {
     let mut frame = KernelFrame::new(&ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    let kernel = Kernel::new();
+    let kernel = Kernel::new(ctx.as_ptr());
     let verdict = pipeline::handle(&kernel, &mut frame, interface);
-    act::<true>(&ctx, &kernel, &mut frame, interface, verdict)
+    act::<true, true>(&ctx, &kernel, &mut frame, interface, verdict)
 }
 
 #[xdp]
 pub fn testudo_related(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Kernel::new(), Stage::Related)
+    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Related)
+}
+
+#[xdp]
+pub fn testudo_reverse_path(ctx: XdpContext) -> u32 {
+    run::<true, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::ReversePath)
 }
 
 #[xdp]
 pub fn testudo_open(ctx: XdpContext) -> u32 {
     let egress = if env::rules_ask_for_egress() { route::egress(&ctx) } else { 0 };
-    run::<true>(&ctx, Kernel::out_by(egress), Stage::Open)
+    run::<true, false>(&ctx, Kernel::out_by(ctx.as_ptr(), egress), Stage::Open)
 }
 
 #[xdp]
 pub fn testudo_translate(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Kernel::new(), Stage::Translate)
+    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Translate)
 }
 
 #[xdp]
 pub fn testudo_fragment(ctx: XdpContext) -> u32 {
-    run::<true>(&ctx, Kernel::new(), Stage::Fragment)
+    run::<true, true>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Fragment)
 }
 
 #[xdp]
 pub fn testudo_fragment_flow(ctx: XdpContext) -> u32 {
-    run::<true>(&ctx, Kernel::new(), Stage::FragmentFlow)
+    run::<true, true>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentFlow)
 }
 
 #[xdp]
 pub fn testudo_fragment_translate(ctx: XdpContext) -> u32 {
-    run::<false>(&ctx, Kernel::new(), Stage::FragmentTranslate)
+    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentTranslate)
 }
 
-/// Runs a stage on a frame that another program has handed over; a constant says whether it may hand over, too.
+/// Runs a stage on a frame that another program has handed over; constants as in [`act`].
 #[inline(always)]
-fn run<const HANDS_OVER: bool>(ctx: &XdpContext, kernel: Kernel, stage: Stage) -> u32 {
+fn run<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
+    ctx: &XdpContext,
+    kernel: Kernel,
+    stage: Stage,
+) -> u32 {
     let mut frame = KernelFrame::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
     let verdict = stage::run(stage, &kernel, &mut frame, interface);
-    act::<HANDS_OVER>(ctx, &kernel, &mut frame, interface, verdict)
+    act::<HANDS_OVER, ASKS_WAY_BACK>(ctx, &kernel, &mut frame, interface, verdict)
 }
 
 /// Goes on with the program of a stage, and does not come back unless there is none.
@@ -86,9 +96,10 @@ fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Does what was decided, in the main program or in that of a stage; most stages hand over to no other.
+/// Does what was decided, in the main program or in that of a stage; most stages hand over to no other. What goes up
+/// may begin a flow there, and is asked for its way back before, unless it has been, or is of a known flow.
 #[inline(always)]
-fn act<const HANDS_OVER: bool>(
+fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
     ctx: &XdpContext,
     kernel: &Kernel,
     frame: &mut KernelFrame,
@@ -121,7 +132,8 @@ fn act<const HANDS_OVER: bool>(
         }
         // The verifier need not follow each reason by itself.
         Verdict::Upcall(reason) => {
-            upcall::send(ctx, kernel, frame, interface, kernel.opaque(reason as u64) as u32)
+            let reason = kernel.opaque(reason as u64) as u32;
+            upcall::send::<ASKS_WAY_BACK>(ctx, kernel, frame, interface, reason)
         }
         Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),
         Verdict::Stage(_) => {

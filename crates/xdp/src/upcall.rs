@@ -15,6 +15,9 @@ use crate::route::{self, NoHop};
 /// The most bytes of a packet that go up; a longer one is dropped and counted.
 const MAX_BYTES: u32 = 2048;
 
+/// Stands in the reason of a packet whose source is not routed back as its interface asks.
+const NO_WAY_BACK: u32 = 1 << 8;
+
 /// What goes up. `testudo-datapath` reads it by offset: `kernel/upcall.rs`.
 #[repr(C)]
 struct Upcall {
@@ -31,7 +34,7 @@ struct Upcall {
 
 /// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
 #[inline(always)]
-pub fn send(
+pub fn send<const ASKS_WAY_BACK: bool>(
     ctx: &XdpContext,
     kernel: &Kernel,
     frame: &impl Frame,
@@ -43,16 +46,24 @@ pub fn send(
         maps::count(DropReason::UpcallFull.counter());
         return xdp_action::XDP_DROP;
     }
-    let hop = match wire::parse_link(frame) {
-        // An analyser is no hop.
-        Ok(link) if kernel.mode().is_inline() => route::next_hop(ctx, frame, &link, interface),
-        _ => Err(NoHop::AskStack(0)),
+    // An analyser is no hop.
+    let link = wire::parse_link(frame).ok().filter(|_| kernel.mode().is_inline());
+    let hop = match link {
+        Some(link) => route::next_hop(ctx, frame, &link, interface),
+        None => Err(NoHop::AskStack(0)),
     };
     let (out, hop) = match hop {
         Ok(hop) => (hop.interface, Some(hop)),
         Err(NoHop::AskStack(out)) if out != 0 => (out, None),
         Err(_) => (kernel.egress, None),
     };
+    // User space has no routes, and believes what is found here.
+    let packet = link.filter(|_| ASKS_WAY_BACK).and_then(|link| wire::route(frame, &link));
+    let comes_back = match packet {
+        Some(packet) => route::comes_back(ctx.as_ptr(), &packet, interface),
+        None => true,
+    };
+    let reason = if comes_back { reason } else { reason | NO_WAY_BACK };
     let Some(mut room) = maps::UPCALLS.reserve::<Upcall>(0) else {
         maps::count(DropReason::UpcallFull.counter());
         return xdp_action::XDP_DROP;
@@ -77,7 +88,7 @@ pub fn send(
         return xdp_action::XDP_DROP;
     }
     // Somebody waits for it: the wake-up costs less than the daemon's next look.
-    let waits = reason == UpcallReason::Commit as u32;
+    let waits = reason & !NO_WAY_BACK == UpcallReason::Commit as u32;
     let wakeup = if waits { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     room.submit(wakeup as u64);
     maps::count(Counter::Upcall as u32);

@@ -31,7 +31,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
@@ -46,6 +46,7 @@ pub const MAPS: [&str; 18] = [
     "LOCAL",
     "STATIONS",
     "STATION_MACS",
+    "REVERSE_PATHS",
     "FRAGMENTS",
     "FRAGMENT_UNITS",
     "LIKE_ENDPOINTS",
@@ -114,6 +115,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
             local: typed(&mut programs, "LOCAL", HashMap::try_from)?,
             stations: typed(&mut programs, "STATIONS", HashMap::try_from)?,
             macs: typed(&mut programs, "STATION_MACS", HashMap::try_from)?,
+            reverse_paths: typed(&mut programs, "REVERSE_PATHS", HashMap::try_from)?,
         },
         attached: Vec::new(),
         maps,

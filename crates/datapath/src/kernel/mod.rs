@@ -22,7 +22,7 @@ mod stations;
 pub(crate) mod trie;
 mod upcall;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, Occurrence};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::packet_hash::PacketHash;
+use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::rule::{Links, MAX_RULES, RULE_WORDS, Rule};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::stage::Stage;
@@ -356,6 +357,10 @@ impl Datapath for KernelDatapath {
         self.station_maps.write_stations(&next.stations)?;
         self.stations = next;
         Ok(())
+    }
+
+    fn set_reverse_paths(&mut self, checks: &HashMap<u32, ReversePath>) -> Result<(), Error> {
+        self.station_maps.write_reverse_paths(checks)
     }
 
     fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained {

@@ -189,7 +189,9 @@ impl KernelDatapath {
         let known = RefCell::new(known);
         let taken =
             |key: &FlowKey| is_taken(self.table.placing(), &self.committing, Some(&known), key);
+        let refused = |_: &FlowKey, _: u32| false;
         let env = HostEnv {
+            comes_back: (!upcall.comes_back).then_some(&refused),
             placing: self.table.placing(),
             settings: &self.settings,
             table: &self.table,

@@ -11,12 +11,13 @@ use aya::maps::{HashMap, MapData};
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
 use testudo_packet::flow::Address;
+use testudo_packet::reverse_path::ReversePath;
 
 use super::refusal;
 use crate::Error;
 use crate::stations::{Station, Stations};
 
-/// The three maps.
+/// The maps of what is on the links, and of what comes in by them.
 pub struct StationMaps {
     /// This node's addresses; the value means nothing.
     pub local: HashMap<MapData, [u64; 2], u64>,
@@ -24,6 +25,8 @@ pub struct StationMaps {
     pub stations: HashMap<MapData, [u64; 2], u64>,
     /// Interface and node to address.
     pub macs: HashMap<MapData, u64, u64>,
+    /// Interface to what it asks of sources.
+    pub reverse_paths: HashMap<MapData, u64, u64>,
 }
 
 fn place(interface: u32, node: NodeId) -> u64 {
@@ -66,7 +69,13 @@ impl StationMaps {
         replace("STATIONS", &mut self.stations, &nodes)
     }
 
-    /// What the maps hold.
+    pub fn write_reverse_paths(&mut self, checks: &Table<u32, ReversePath>) -> Result<(), Error> {
+        let asking = checks.iter().filter(|(_, check)| **check != ReversePath::Off);
+        let wanted = asking.map(|(interface, check)| (u64::from(*interface), *check as u64));
+        replace("REVERSE_PATHS", &mut self.reverse_paths, &wanted.collect())
+    }
+
+    /// What the maps hold of stations.
     pub fn read(&self) -> Result<Stations, Error> {
         let failed = |error: aya::maps::MapError| Error::Map {
             map: "STATIONS",

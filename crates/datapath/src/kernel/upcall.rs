@@ -18,12 +18,17 @@ pub struct Upcall {
     pub interface: u32,
     /// Why it came up; `None`: for a reason that only another build of the program knows.
     pub reason: Option<UpcallReason>,
+    /// Whether its source is routed back as the interface asks that it came in by.
+    pub comes_back: bool,
     /// Where it goes next; `None`: the node's stack has to find out.
     pub next_hop: Option<NextHop>,
     /// The number of the interface that it goes out by, also if its neighbour there is not known; 0: that is not known.
     pub egress: u32,
     pub packet: Vec<u8>,
 }
+
+/// Stands in the reason of a packet whose source is not routed back as its interface asks.
+const NO_WAY_BACK: u32 = 1 << 8;
 
 /// Interface, length, reason and next interface (32 bits each), both addresses (64 bits each).
 const HEAD_BYTES: usize = 32;
@@ -43,7 +48,8 @@ pub fn read(item: &[u8]) -> Option<Upcall> {
     let next_hop = NextHop { interface: out, source: mac(16)?, destination: mac(24)? };
     Some(Upcall {
         interface,
-        reason: u8::try_from(reason).ok().and_then(UpcallReason::from_bits),
+        reason: u8::try_from(reason & !NO_WAY_BACK).ok().and_then(UpcallReason::from_bits),
+        comes_back: reason & NO_WAY_BACK == 0,
         next_hop: (out != 0 && next_hop.destination != Mac(0)).then_some(next_hop),
         egress: out,
         packet: data.get(..bytes as usize)?.to_vec(),
@@ -66,7 +72,9 @@ mod tests {
         let hop = NextHop { interface: 9, source: Mac(0x0a0b), destination: Mac(0x0c0d) };
         let reason = Some(UpcallReason::Loading);
         let packet = vec![1, 2, 3];
-        let expected = Upcall { interface: 7, reason, next_hop: Some(hop), egress: 9, packet };
+        let next_hop = Some(hop);
+        let expected =
+            Upcall { interface: 7, reason, comes_back: true, next_hop, egress: 9, packet };
         assert_eq!(read(&item), Some(expected));
         assert_eq!(read(&item[..34]), None);
         assert_eq!(read(&item[..20]), None);
@@ -76,5 +84,8 @@ mod tests {
         assert_eq!((read_unknown.next_hop, read_unknown.egress), (None, 9));
         item[12..16].copy_from_slice(&0u32.to_ne_bytes());
         assert_eq!(read(&item).unwrap().next_hop, None);
+        item[8..12].copy_from_slice(&0x101u32.to_ne_bytes());
+        let spoofed = read(&item).unwrap();
+        assert_eq!((spoofed.reason, spoofed.comes_back), (reason, false));
     }
 }

@@ -23,6 +23,7 @@ mod neighbours;
 mod node;
 mod ownership;
 mod packets;
+mod reverse_path;
 mod rules;
 mod steered;
 mod tap;

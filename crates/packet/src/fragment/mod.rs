@@ -29,6 +29,7 @@ use crate::open;
 use crate::pipeline;
 use crate::placement::{Identifiers, PacketType, Placement};
 use crate::reception::{self, Mode};
+use crate::reverse_path;
 use crate::stage::{self, Stage};
 use crate::table::{Found, lookup};
 use crate::tracking::TcpFlags;
@@ -234,6 +235,9 @@ fn decide<E: Env, F: Frame>(
         // The first one may be on its way up, where a flow begins with it.
         None if !first || !env.decides_all() => {
             return Verdict::Upcall(UpcallReason::Fragment);
+        }
+        None if !reverse_path::passes(env, &headers.key, interface) => {
+            return begun(env, part, known, Verdict::Drop(DropReason::ReversePath));
         }
         None => match open::open(env, frame, &headers, place, epoch, now, interface) {
             Ok(found) => found,

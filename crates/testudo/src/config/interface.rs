@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use testudo_packet::reverse_path::ReversePath;
+
 use super::document::{Section, Value};
 use super::error::Fault;
 use super::prefix;
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "addresses"];
+pub(super) const KEYS: &[&str] = &["name", "addresses", "rp_check"];
 
 /// The most interfaces of a node.
 pub const MAX_INTERFACES: usize = 64;
@@ -24,6 +26,9 @@ pub struct Interface {
     /// An address belongs to one interface, but for link-local ones, which mean another thing on
     /// each link.
     pub addresses: Vec<IpAddr>,
+    /// What it asks of the sources of first packets that come in by it; by default nothing. Never anything in tap
+    /// mode, where no packet is refused but by rules.
+    pub rp_check: ReversePath,
 }
 
 /// Whether there is something to do for an interface.
@@ -33,6 +38,8 @@ pub(super) struct Use {
     pub witness: bool,
     /// Whether the cluster has a MAC address to answer with for its addresses.
     pub answers: bool,
+    /// Whether packets go to an analyser.
+    pub tap: bool,
 }
 
 /// Reads and checks all sections.
@@ -74,9 +81,26 @@ pub(super) fn read(
             }
             None => Vec::new(),
         };
-        interfaces.push(Interface { name, addresses });
+        let rp_check = section.value("rp_check").map(|value| rp_check(&value, purpose.tap));
+        let rp_check = rp_check.transpose()?.unwrap_or_default();
+        interfaces.push(Interface { name, addresses, rp_check });
     }
     Ok(interfaces)
+}
+
+fn rp_check(value: &Value<'_>, tap: bool) -> Result<ReversePath, Fault> {
+    let expected = r#""off", "loose" or "strict""#;
+    let check = match value.text(expected)? {
+        "off" => ReversePath::Off,
+        "loose" => ReversePath::Loose,
+        "strict" => ReversePath::Strict,
+        _ => return Err(value.refuse(expected)),
+    };
+    if tap && check != ReversePath::Off {
+        let why = "in tap mode, where packets are shown and not routed";
+        return Err(value.refuse_because(why, r#""off""#));
+    }
+    Ok(check)
 }
 
 const NAME: &str = "an interface name of 1 to 15 bytes";

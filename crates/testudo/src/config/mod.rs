@@ -180,7 +180,11 @@ fn read(source: &str) -> Result<Config, Fault> {
     let tls = tls::read(&own_section, section.as_ref(), (&cluster, &node.name))?;
     let agreement = agreement::read(&common, &cluster, &members)?;
     let witness = members[usize::from(own.0)].witness;
-    let purpose = interface::Use { witness, answers: cluster.mac != Mac::default() };
+    let purpose = interface::Use {
+        witness,
+        answers: cluster.mac != Mac::default(),
+        tap: cluster.mode == Mode::Tap,
+    };
     let sections = file.sections("interface", "[[interface]]")?;
     let interfaces = interface::read(&file, &sections, purpose)?;
     check_tap(&own_section, (&cluster, &node), witness, &interfaces)?;

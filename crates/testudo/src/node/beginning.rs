@@ -117,7 +117,7 @@ impl Beginning {
                 let ruling =
                     ruling(config, links, &Ruling::default(), (&BTreeSet::new(), datapath.sets()))?;
                 datapath.set_rules(&ruling.compiled.rules)?;
-                set_up(&mut datapath, config, &stations)?;
+                set_up(&mut datapath, config, (links, &stations))?;
                 let lease = datapath.lease_handle();
                 (Box::new(datapath) as AnyDatapath, Some(lease), ruling)
             }
@@ -152,7 +152,7 @@ impl Beginning {
                     KernelDatapath::adopt(&directory, settings).map_err(StartError::from)?;
                 check(&datapath, cluster, &frozen)?;
                 let ruling = go_on_ruling(&mut datapath, config, links)?;
-                set_up(&mut datapath, config, &stations)?;
+                set_up(&mut datapath, config, (links, &stations))?;
                 datapath.leave_nothing().map_err(StartError::from)?;
                 let millis = clock::between(begun, clock::now()).as_millis();
                 tracing::info!(millis, "the packet handling was taken over");
@@ -262,13 +262,14 @@ fn witness(config: &Config, links: &Links) -> Result<AnyDatapath, StartError> {
     Ok(Box::new(UserDatapath::new(settings)?))
 }
 
-/// Gives the packet handling its addresses and its interfaces; it has its rules.
+/// Gives the packet handling its addresses, its checks and its interfaces; it has its rules.
 fn set_up(
     datapath: &mut KernelDatapath,
     config: &Config,
-    stations: &StationBook,
+    (links, stations): (&Links, &StationBook),
 ) -> Result<(), StartError> {
     datapath.set_strict_windows(config.node.strict_windows);
+    datapath.set_reverse_paths(&links.reverse_paths(&config.interfaces)?)?;
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;
         datapath.set_peers(&stations.all())?;

@@ -3,7 +3,7 @@
 //! Both are asked for over netlink and ioctl, which follow the calling thread's network namespace.
 //! `/sys/class/net` does not: it shows the namespace that it was mounted in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
 use testudo_datapath::Answer;
 use testudo_packet::env::Mac;
+use testudo_packet::reverse_path::ReversePath;
 
 use crate::config::interface::Interface;
 
@@ -79,10 +80,19 @@ impl Links {
         links.map(|link| (link.number, link.own)).collect()
     }
 
+    /// What these interfaces ask of the sources of first packets, by their numbers.
+    pub fn reverse_paths(
+        &self,
+        interfaces: &[Interface],
+    ) -> Result<HashMap<u32, ReversePath>, InterfaceError> {
+        let check = |interface: &Interface| Ok((self.number(&interface.name)?, interface.rp_check));
+        interfaces.iter().map(check).collect()
+    }
+
     /// The cluster's addresses on these interfaces, with what answers for them are sent from.
     pub fn answers(&self, interfaces: &[Interface]) -> Result<Vec<Answer>, InterfaceError> {
         let mut answers = Vec::new();
-        for Interface { name, addresses } in interfaces {
+        for Interface { name, addresses, .. } in interfaces {
             let interface = self.number(name)?;
             let own = self.0[name].own;
             let answer = |&address| Answer { interface, address: From::from(address), own };
@@ -125,7 +135,8 @@ mod tests {
     use super::*;
 
     fn resolve(name: &str) -> String {
-        let interface = Interface { name: name.to_owned(), addresses: Vec::new() };
+        let (name, addresses, rp_check) = (name.to_owned(), Vec::new(), ReversePath::Off);
+        let interface = Interface { name, addresses, rp_check };
         Links::resolve(&[interface]).expect_err("no such interface").to_string()
     }
 

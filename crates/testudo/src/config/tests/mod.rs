@@ -507,6 +507,22 @@ fn interfaces_and_addresses_are_listed_once() {
 }
 
 #[test]
+fn an_interface_asks_for_a_way_back_by_one_of_three_words() {
+    use testudo_packet::reverse_path::ReversePath::{Loose, Off, Strict};
+    let name = "name = \"in0\"\n";
+    let asks = |word: &str| format!("{name}rp_check = {word}\n");
+    for (word, check) in [("\"off\"", Off), ("\"loose\"", Loose), ("\"strict\"", Strict)] {
+        assert_eq!(changed(name, &asks(word)).unwrap().interfaces[0].rp_check, check);
+    }
+    assert_eq!(parse(Path::new("f"), GOOD).unwrap().interfaces[0].rp_check, Off);
+    let expected = "expected \"off\", \"loose\" or \"strict\"";
+    refused(&[
+        (name, &asks("\"on\""), &format!("f:19:12: rp_check is \"on\"; {expected}")),
+        (name, &asks("1"), &format!("f:19:12: rp_check is 1; {expected}")),
+    ]);
+}
+
+#[test]
 fn interfaces_and_addresses_are_bounded() {
     let interfaces: String =
         (1..=64).map(|n| format!("[[interface]]\nname = \"e{n}\"\n")).collect::<String>();

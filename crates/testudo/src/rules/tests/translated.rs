@@ -14,6 +14,7 @@ pub fn interfaces() -> [Interface; 2] {
         |(name, addresses)| Interface {
             name: name.to_owned(),
             addresses: addresses.map(|text| text.parse().expect("an address")).to_vec(),
+            rp_check: Default::default(),
         },
     )
 }

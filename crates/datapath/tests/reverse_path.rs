@@ -1,0 +1,214 @@
+//! The reverse-path check by the kernel's own routes, packet by packet, and by the user-space build that is told the same
+//! routes. Needs root and ip(8); ignored, with the reason, without root.
+
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod link;
+mod privileged;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use link::{Tap, in_namespaces};
+use testudo_datapath::kernel::KernelDatapath;
+use testudo_datapath::user::UserDatapath;
+use testudo_datapath::{Datapath, NodeTable, Settings};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::env::Mac;
+use testudo_packet::placement::Grounds;
+use testudo_packet::reception::Mode;
+use testudo_packet::reverse_path::ReversePath::{self, Loose, Off, Strict};
+use testudo_packet::rule::{Action, Prefix, Rule};
+use testudo_packet::verdict::{DropReason, Verdict};
+
+const BUCKETS: u32 = 16;
+const SHARED: [u8; 6] = [2, 0x74, 0x65, 0x73, 0, 1];
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// Long enough for any packet here to arrive; a wait for one ends when it has.
+const SOON: Duration = Duration::from_secs(5);
+
+fn settings() -> Settings {
+    Settings {
+        node: NodeId(0),
+        secret: *b"a cluster secret",
+        buckets: BUCKETS,
+        grounds: Grounds::default(),
+        cluster_mac: Mac::from_bytes(SHARED),
+        table_slots: 1024,
+        pools: Vec::new(),
+        likenesses: Default::default(),
+        answers: Vec::new(),
+        mode: Mode::Shared,
+    }
+}
+
+fn now() -> Nanos {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    Nanos(Duration::from(nix::time::clock_gettime(clock).expect("a clock")).as_nanos() as u64)
+}
+
+fn set_all(datapath: &mut impl Datapath, state: BucketState) {
+    let slot = BucketSlot { owner: NodeId(0), previous: NodeId::NONE, state, epoch: Epoch(1) };
+    for bucket in 0..BUCKETS as u16 {
+        datapath.set_bucket(BucketId(bucket), slot);
+    }
+}
+
+fn set_up(datapath: &mut impl Datapath) {
+    set_all(datapath, BucketState::Active);
+    datapath.set_lease(now().plus_millis(600_000));
+    datapath.set_rules(&[Rule::any(Action::Accept)]).expect("a rule");
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip(8)");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// A UDP packet from a port of its own, so that it begins a flow.
+fn packet(from: &str, to: &str, port: u16) -> Vec<u8> {
+    let [from, to] = [from, to].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let datagram = [&port.to_be_bytes()[..], &[0, 53, 0, 12, 0, 0, 1, 2, 3, 4]].concat();
+    let (kind, header) = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let head = [0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0];
+            ([8, 0], [&head[..], &from.octets(), &to.octets()].concat())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let head = [0x60, 0, 0, 0, 0, 12, 17, 64];
+            ([0x86, 0xdd], [&head[..], &from.octets(), &to.octets()].concat())
+        }
+        _ => panic!("{from} and {to} are of two families"),
+    };
+    [&SHARED[..], &SENDER, &kind, &header, &datagram].concat()
+}
+
+fn count(datapath: &impl Datapath, name: &str) -> u64 {
+    let counters: BTreeMap<_, _> = datapath.counters().into_iter().collect();
+    counters[name]
+}
+
+/// The routes that [`site`] makes, for the interfaces inside and outside. The node's own address is routed by none.
+fn routes([inside, outside]: [u32; 2]) -> Vec<(Prefix, u32)> {
+    let route = |network: &str, length, interface| {
+        let network: IpAddr = network.parse().expect("an address");
+        (Prefix::new(network.into(), length).expect("a prefix"), interface)
+    };
+    vec![
+        route("10.10.0.9", 32, 0),
+        route("fd10::9", 128, 0),
+        route("10.10.0.0", 16, inside),
+        route("fd10::", 16, inside),
+        route("10.20.0.0", 16, outside),
+        route("fd20::", 16, outside),
+    ]
+}
+
+/// Two interfaces of a machine that forwards, with a network behind each.
+fn site() -> [Tap; 2] {
+    for (setting, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ] {
+        fs::write(format!("/proc/sys/net/{setting}"), value).expect(setting);
+    }
+    let taps = [Tap::new("inside"), Tap::new("outside")];
+    for arguments in [
+        "addr add 10.10.0.9/16 dev inside",
+        "addr add 10.20.0.9/16 dev outside",
+        "addr add fd10::9/16 dev inside nodad",
+        "addr add fd20::9/16 dev outside nodad",
+        "route add blackhole 10.66.0.0/16",
+        "neigh add 10.20.2.1 lladdr 02:00:00:00:00:07 dev outside",
+    ] {
+        ip(arguments);
+    }
+    taps
+}
+
+/// What by the interface inside is refused, by the check there.
+const TABLE: [(&str, &str, [bool; 3]); 9] = [
+    // Source, what it is, and whether it is refused without a check, by the loose and by the strict one.
+    ("10.10.2.1", "of the network inside", [false, false, false]),
+    ("10.20.2.1", "of that outside", [false, false, true]),
+    ("10.20.2.9", "of that outside, and of no known neighbour", [false, false, true]),
+    ("10.30.2.1", "of none", [false, true, true]),
+    ("10.66.2.1", "of one that must not be", [false, true, true]),
+    ("10.10.0.9", "the node's own", [false, true, true]),
+    ("fd10::2:1", "of the network inside", [false, false, false]),
+    ("fd20::2:1", "of that outside", [false, false, true]),
+    ("fd30::2:1", "of none", [false, true, true]),
+];
+
+fn a_source_is_routed_back_as_its_interface_asks() {
+    in_namespaces(|_| {
+        let [mut inside, outside] = site();
+        let numbers = [inside.number(), outside.number()];
+        let mut kernel = KernelDatapath::load(settings()).expect("a datapath");
+        let mut user = UserDatapath::new(settings()).expect("a datapath");
+        user.set_routes(routes(numbers));
+        set_up(&mut kernel);
+        set_up(&mut user);
+        kernel.attach(inside.name()).expect("attached");
+        kernel.attach(outside.name()).expect("attached");
+        let mut port = 40_000;
+        for (place, check) in [Off, Loose, Strict].into_iter().enumerate() {
+            let checks: HashMap<u32, ReversePath> = HashMap::from([(numbers[0], check)]);
+            kernel.set_reverse_paths(&checks).expect("a check");
+            user.set_reverse_paths(&checks).expect("a check");
+            for state in [BucketState::Active, BucketState::Loading] {
+                set_all(&mut kernel, state);
+                for (source, what, refused) in TABLE {
+                    port += 1;
+                    let to = if source.contains(':') { "fd20::77" } else { "10.20.2.77" };
+                    let mut frame = packet(source, to, port);
+                    let expected = refused[place];
+                    let before = (count(&kernel, "drop.reverse-path"), kernel.table().len());
+                    inside.comes_in(&frame);
+                    let decided =
+                        (before.0 + u64::from(expected), before.1 + usize::from(!expected));
+                    let seen = wait_for(&mut kernel, decided);
+                    assert_eq!(seen, decided, "{source}, {what}, {check:?}, {state:?}");
+                    let verdict = user.handle(&mut frame, numbers[0], now());
+                    let dropped = Verdict::Drop(DropReason::ReversePath);
+                    assert_eq!(verdict == dropped, expected, "{source}, {what}, {check:?}");
+                }
+            }
+        }
+        assert_eq!(count(&kernel, "drop.no-rule"), 0);
+        // A flow that is known goes on, though its source would be refused by now.
+        kernel.set_reverse_paths(&HashMap::from([(numbers[0], Off)])).expect("a check");
+        set_all(&mut kernel, BucketState::Active);
+        let stranger = packet("10.20.2.1", "10.20.2.77", 50_000);
+        let flows = kernel.table().len();
+        inside.comes_in(&stranger);
+        let refused = count(&kernel, "drop.reverse-path");
+        assert_eq!(wait_for(&mut kernel, (refused, flows + 1)), (refused, flows + 1));
+        kernel.set_reverse_paths(&HashMap::from([(numbers[0], Strict)])).expect("a check");
+        inside.comes_in(&stranger);
+        inside.comes_in(&packet("10.20.2.1", "10.20.2.77", 50_001));
+        assert_eq!(wait_for(&mut kernel, (refused + 1, flows + 1)), (refused + 1, flows + 1));
+    });
+}
+
+/// How many packets were refused and how many flows there are, once they are as many as is expected.
+fn wait_for(kernel: &mut KernelDatapath, expected: (u64, usize)) -> (u64, usize) {
+    let begin = Instant::now();
+    loop {
+        kernel.handle_upcalls(now(), &mut |_, _| None);
+        let seen = (count(kernel, "drop.reverse-path"), kernel.table().len());
+        if seen == expected || begin.elapsed() > SOON {
+            return seen;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    let test = a_source_is_routed_back_as_its_interface_asks as fn();
+    privileged::run(&[("a_source_is_routed_back_as_its_interface_asks", test)], &[])
+}
