@@ -40,7 +40,7 @@ use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
-use crate::user::{Resolve, is_rejected, is_taken};
+use crate::user::{Resolve, is_taken};
 
 /// What would become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl<T> Grounds<'_, T> {
             bucket: place.map(|place| place.bucket),
             classes: place.and_then(|place| self.classes(&place.key)),
             verdict,
-            rejected: refused.is_some_and(|(rule, _)| is_rejected(self.rules, &rule)),
+            rejected: refused.is_some_and(|(rule, _)| reject::is_rejected(self.rules, &rule)),
             rule: rule.map(|rule| rule.index as usize),
             begins: begun.or(env.beginning.take()),
         })

@@ -9,6 +9,7 @@
 //! a thread's priority.
 
 mod bucket_set;
+mod clamps;
 mod committing;
 mod early;
 mod error;

@@ -7,13 +7,16 @@
 //! Packets are asked here that a flow can begin with: no reset, no ICMP message but an echo request. So no error
 //! answers an error. How many are answered is bounded before they come here (`testudo_packet::rule`).
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use testudo_packet::env::Mac;
 use testudo_packet::flow::Protocol;
+use testudo_packet::rule::{Action, Matched, Rule};
 use testudo_packet::wire::{self, Payload};
 
 use crate::frame::SliceFrame;
+use crate::interface::Refused;
 use crate::settings::Settings;
 
 const HOPS: u8 = 64;
@@ -185,4 +188,19 @@ fn sum_of(bytes: &[u8]) -> u32 {
 fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Whether whoever has sent a packet that this rule refuses is to hear of it.
+pub(crate) fn is_rejected(rules: &[Rule], rule: &Matched) -> bool {
+    rules.get(rule.index as usize).is_some_and(|rule| rule.action == Action::Reject)
+}
+
+/// How many refused flows wait to be told of at most; more are forgotten.
+const MAX_REFUSED: usize = 1024;
+
+/// Keeps a refused flow until it is told of.
+pub(crate) fn push_refused(queue: &mut VecDeque<Refused>, refused: Refused) {
+    if queue.len() < MAX_REFUSED {
+        queue.push_back(refused);
+    }
 }

@@ -16,13 +16,15 @@ use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::Occurrence;
 use testudo_packet::flow::FlowKey;
+use testudo_packet::mss::MostBytes;
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::reverse_path::ReversePath;
-use testudo_packet::rule::{Action, Links, MAX_RULES, Matched, Prefix, Rule};
+use testudo_packet::rule::{Links, MAX_RULES, Matched, Prefix, Rule};
 use testudo_packet::stage;
 use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdict, counter_name};
 
 use crate::Error;
+use crate::clamps::Clamps;
 use crate::committing::Committing;
 use crate::early::{Early, is_awaited};
 use crate::explain::{Explained, Grounds};
@@ -73,6 +75,7 @@ pub struct UserDatapath {
     pools: Pools,
     stations: Stations,
     routes: Routes,
+    clamps: Clamps,
     loads: Words,
     occurrences: Vec<Occurrence>,
     lost: u64,
@@ -114,6 +117,7 @@ impl UserDatapath {
             pools,
             stations: Stations::default(),
             routes: Routes::default(),
+            clamps: Clamps::default(),
             loads,
             occurrences: Vec::new(),
             lost: 0,
@@ -192,6 +196,9 @@ impl UserDatapath {
         };
         let verdict = stage::handle(&env, &mut SliceFrame(frame), interface);
         let (beginning, refused) = (env.beginning.take(), env.refused.take());
+        if verdict == Verdict::Forward && self.settings.mode.is_inline() {
+            self.clamps.apply(frame, [interface, env.egress]);
+        }
         for occurrence in env.occurrences.into_inner() {
             if self.occurrences.len() < MAX_EVENTS {
                 self.occurrences.push(occurrence);
@@ -203,7 +210,7 @@ impl UserDatapath {
             }
         }
         let refused = refused.inspect(|(rule, key)| {
-            push_refused(&mut self.refused, Refused { rule: rule.number, key: *key });
+            reject::push_refused(&mut self.refused, Refused { rule: rule.number, key: *key });
         });
         Ran { verdict, beginning, refused: refused.map(|(rule, _)| rule) }
     }
@@ -287,7 +294,7 @@ impl UserDatapath {
         let Ran { verdict, beginning, refused } =
             self.run(&mut frame, interface, now, known, Some(missing));
         if let Some(rule) = refused
-            && is_rejected(&self.rules, &rule)
+            && reject::is_rejected(&self.rules, &rule)
             && let Some(answer) = reject::answer(&self.settings, &mut frame, interface)
         {
             self.count(Verdict::Answer);
@@ -445,6 +452,11 @@ impl Datapath for UserDatapath {
         self.stations.set_stations(stations)
     }
 
+    fn set_mss_clamps(&mut self, clamps: &HashMap<u32, MostBytes>) -> Result<(), Error> {
+        self.clamps = Clamps::new(clamps);
+        Ok(())
+    }
+
     fn set_reverse_paths(&mut self, checks: &HashMap<u32, ReversePath>) -> Result<(), Error> {
         self.routes.set_checks(checks);
         Ok(())
@@ -568,21 +580,6 @@ struct Ran {
     beginning: Option<FlowRecord>,
     /// The rule that has refused it, if that wants to be told.
     refused: Option<Matched>,
-}
-
-/// Whether whoever has sent a packet that this rule refuses is to hear of it.
-pub(crate) fn is_rejected(rules: &[Rule], rule: &Matched) -> bool {
-    rules.get(rule.index as usize).is_some_and(|rule| rule.action == Action::Reject)
-}
-
-/// How many refused flows wait to be told of at most; more are forgotten.
-const MAX_REFUSED: usize = 1024;
-
-/// Keeps a refused flow until it is told of.
-pub(crate) fn push_refused(queue: &mut VecDeque<Refused>, refused: Refused) {
-    if queue.len() < MAX_REFUSED {
-        queue.push_back(refused);
-    }
 }
 
 /// Refuses more rules than a packet is compared with.

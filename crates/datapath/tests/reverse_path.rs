@@ -6,12 +6,10 @@ mod link;
 mod privileged;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use link::{Tap, in_namespaces};
+use link::{in_namespaces, site};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
 use testudo_datapath::{Datapath, NodeTable, Settings};
@@ -62,11 +60,6 @@ fn set_up(datapath: &mut impl Datapath) {
     datapath.set_rules(&[Rule::any(Action::Accept)]).expect("a rule");
 }
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip(8)");
-    assert!(status.success(), "ip {arguments}");
-}
-
 /// A UDP packet from a port of its own, so that it begins a flow.
 fn packet(from: &str, to: &str, port: u16) -> Vec<u8> {
     let [from, to] = [from, to].map(|text| text.parse::<IpAddr>().expect("an address"));
@@ -104,30 +97,6 @@ fn routes([inside, outside]: [u32; 2]) -> Vec<(Prefix, u32)> {
         route("10.20.0.0", 16, outside),
         route("fd20::", 16, outside),
     ]
-}
-
-/// Two interfaces of a machine that forwards, with a network behind each.
-fn site() -> [Tap; 2] {
-    for (setting, value) in [
-        ("ipv4/ip_forward", "1"),
-        ("ipv6/conf/default/disable_ipv6", "0"),
-        ("ipv6/conf/default/accept_dad", "0"),
-        ("ipv6/conf/all/forwarding", "1"),
-    ] {
-        fs::write(format!("/proc/sys/net/{setting}"), value).expect(setting);
-    }
-    let taps = [Tap::new("inside"), Tap::new("outside")];
-    for arguments in [
-        "addr add 10.10.0.9/16 dev inside",
-        "addr add 10.20.0.9/16 dev outside",
-        "addr add fd10::9/16 dev inside nodad",
-        "addr add fd20::9/16 dev outside nodad",
-        "route add blackhole 10.66.0.0/16",
-        "neigh add 10.20.2.1 lladdr 02:00:00:00:00:07 dev outside",
-    ] {
-        ip(arguments);
-    }
-    taps
 }
 
 /// What by the interface inside is refused, by the check there.

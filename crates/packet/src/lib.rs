@@ -22,6 +22,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hop;
 pub mod likeness;
+pub mod mss;
 pub mod neighbour;
 pub mod open;
 pub mod packet_hash;

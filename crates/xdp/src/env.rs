@@ -141,6 +141,12 @@ pub fn rules_ask_for_egress() -> bool {
     read_shared(shared::RULES) & shared::RULES_ASK_FOR_EGRESS != 0
 }
 
+/// Whether some interface asks for smaller segments.
+#[inline(always)]
+pub fn clamps_segments() -> bool {
+    read_shared(shared::CLAMPS) != 0
+}
+
 /// The generation of next hops.
 #[inline(always)]
 pub fn hop_generation() -> u64 {

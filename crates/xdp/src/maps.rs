@@ -84,6 +84,10 @@ pub static STATIONS: HashMap<[u64; 2], u64> = HashMap::with_max_entries(8192, 0)
 #[map]
 pub static STATION_MACS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
+/// The largest segments that interfaces take, by their number: a `MostBytes`. None: any.
+#[map]
+pub static MOST_BYTES: HashMap<u64, u64> = HashMap::with_max_entries(256, 0);
+
 /// What interfaces ask of the sources of first packets, by their number: a `ReversePath`. None: nothing.
 #[map]
 pub static REVERSE_PATHS: HashMap<u64, u64> = HashMap::with_max_entries(256, 0);
@@ -149,6 +153,8 @@ pub mod shared {
     pub const REPORTS: u32 = 6;
     /// How often the kernel's routes or neighbours have changed: the generation of next hops.
     pub const HOPS: u32 = 30;
+    /// Not 0: some interface asks for smaller segments.
+    pub const CLAMPS: u32 = 29;
     /// Not 0: segments of TCP are not refused for their numbers.
     pub const LOOSE_WINDOWS: u32 = 31;
     /// How many words there are; those that are not named here are the daemon's.

@@ -3,18 +3,19 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Frame, Mac};
 use testudo_packet::flow::Address;
 use testudo_packet::hop::{self, NextHop};
+use testudo_packet::mss::{self, MostBytes};
 use testudo_packet::pipeline;
 use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::verdict::{Counter, DropReason};
 use testudo_packet::wire::{self, Link, Route};
 
-use crate::env::{Kernel, Met, hop_generation};
+use crate::env::{Kernel, Met, clamps_segments, hop_generation};
 use crate::frame::KernelFrame;
 use crate::maps;
 
@@ -142,9 +143,14 @@ pub fn comes_back(context: *mut c_void, packet: &Route, interface: u32) -> bool 
     check.passes(interface, if routed { Some(lookup.interface) } else { None })
 }
 
-/// Sends the packet on.
+/// Sends the packet on. `OPENS`: it may be of the beginning of a TCP connection.
 #[inline(always)]
-pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interface: u32) -> u32 {
+pub fn forward<const OPENS: bool>(
+    ctx: &XdpContext,
+    kernel: &Kernel,
+    frame: &mut impl Frame,
+    interface: u32,
+) -> u32 {
     let Ok(link) = wire::parse_link(frame) else { return by_stack(ctx) };
     if pipeline::check_direct(frame, &link).is_err() {
         return by_stack(ctx);
@@ -160,19 +166,51 @@ pub fn forward(ctx: &XdpContext, kernel: &Kernel, frame: &mut impl Frame, interf
                 }
                 hop
             }
-            Err(NoHop::AskStack(_)) => return by_stack(ctx),
+            Err(NoHop::AskStack(out)) => {
+                shrink_segments::<OPENS>(ctx, interface, out);
+                return by_stack(ctx);
+            }
             Err(NoHop::Refused) => {
                 maps::count(DropReason::NoRoute.counter());
                 return xdp_action::XDP_DROP;
             }
         },
     };
+    shrink_segments::<OPENS>(ctx, interface, hop.interface);
     if pipeline::forward(frame, &link, hop.source, hop.destination).is_err() {
         return by_stack(ctx);
     }
     maps::count(Counter::Forwarded as u32);
     // SAFETY: a helper that takes numbers.
     unsafe { bpf_redirect(hop.interface, 0) as u32 }
+}
+
+/// Has the ends of a connection send no larger segments than both interfaces take, if the packet is of its beginning.
+#[inline(always)]
+fn shrink_segments<const OPENS: bool>(ctx: &XdpContext, interface: u32, out: u32) {
+    if OPENS && clamps_segments() {
+        clamp(ctx.ctx as usize, interface, out);
+    }
+}
+
+/// A function of its own: it has a stack of its own, and leaves nothing for the verifier to remember. The context comes as a
+/// number: of a pointer the optimiser would have passed what it points to, and half of the packet's address is none.
+#[inline(never)]
+fn clamp(ctx: usize, interface: u32, out: u32) -> u64 {
+    let ctx = XdpContext::new(ctx as *mut xdp_md);
+    let mut frame = KernelFrame::new(&ctx);
+    let Ok(link) = wire::parse_link(&frame) else { return 0 };
+    let Some(header) = mss::syn(&frame, &link) else { return 0 };
+    let most = most_bytes(interface).and(most_bytes(out));
+    let opaque = |number: u64| number.wrapping_add(maps::unknown_zero());
+    u64::from(mss::clamp(&mut frame, &link, header, most, opaque).is_some())
+}
+
+#[inline(always)]
+fn most_bytes(interface: u32) -> MostBytes {
+    // SAFETY: the daemon replaces a value as a whole word.
+    let most = unsafe { maps::MOST_BYTES.get(&(interface as u64)) };
+    most.map_or(MostBytes::ANY, |word| MostBytes::from_word(*word))
 }
 
 /// The next hop that the packet's flow has kept, if the packet fits there.

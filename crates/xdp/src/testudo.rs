@@ -35,48 +35,48 @@ pub fn testudo(ctx: XdpContext) -> u32 {
     let interface = ctx.ingress_ifindex() as u32;
     let kernel = Kernel::new(ctx.as_ptr());
     let verdict = pipeline::handle(&kernel, &mut frame, interface);
-    act::<true, true>(&ctx, &kernel, &mut frame, interface, verdict)
+    act::<true, true, true>(&ctx, &kernel, &mut frame, interface, verdict)
 }
 
 #[xdp]
 pub fn testudo_related(ctx: XdpContext) -> u32 {
-    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Related)
+    run::<false, false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Related)
 }
 
 #[xdp]
 pub fn testudo_reverse_path(ctx: XdpContext) -> u32 {
-    run::<true, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::ReversePath)
+    run::<true, false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::ReversePath)
 }
 
 #[xdp]
 pub fn testudo_open(ctx: XdpContext) -> u32 {
     let egress = if env::rules_ask_for_egress() { route::egress(&ctx) } else { 0 };
-    run::<true, false>(&ctx, Kernel::out_by(ctx.as_ptr(), egress), Stage::Open)
+    run::<true, false, true>(&ctx, Kernel::out_by(ctx.as_ptr(), egress), Stage::Open)
 }
 
 #[xdp]
 pub fn testudo_translate(ctx: XdpContext) -> u32 {
-    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Translate)
+    run::<false, false, true>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Translate)
 }
 
 #[xdp]
 pub fn testudo_fragment(ctx: XdpContext) -> u32 {
-    run::<true, true>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Fragment)
+    run::<true, true, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Fragment)
 }
 
 #[xdp]
 pub fn testudo_fragment_flow(ctx: XdpContext) -> u32 {
-    run::<true, true>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentFlow)
+    run::<true, true, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentFlow)
 }
 
 #[xdp]
 pub fn testudo_fragment_translate(ctx: XdpContext) -> u32 {
-    run::<false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentTranslate)
+    run::<false, false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::FragmentTranslate)
 }
 
 /// Runs a stage on a frame that another program has handed over; constants as in [`act`].
 #[inline(always)]
-fn run<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
+fn run<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool, const OPENS: bool>(
     ctx: &XdpContext,
     kernel: Kernel,
     stage: Stage,
@@ -84,7 +84,7 @@ fn run<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
     let mut frame = KernelFrame::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
     let verdict = stage::run(stage, &kernel, &mut frame, interface);
-    act::<HANDS_OVER, ASKS_WAY_BACK>(ctx, &kernel, &mut frame, interface, verdict)
+    act::<HANDS_OVER, ASKS_WAY_BACK, OPENS>(ctx, &kernel, &mut frame, interface, verdict)
 }
 
 /// Goes on with the program of a stage, and does not come back unless there is none.
@@ -97,9 +97,10 @@ fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
 }
 
 /// Does what was decided, in the main program or in that of a stage; most stages hand over to no other. What goes up
-/// may begin a flow there, and is asked for its way back before, unless it has been, or is of a known flow.
+/// may begin a flow there, and is asked for its way back before, unless it has been, or is of a known flow. `OPENS`: as of
+/// [`route::forward`].
 #[inline(always)]
-fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
+fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool, const OPENS: bool>(
     ctx: &XdpContext,
     kernel: &Kernel,
     frame: &mut KernelFrame,
@@ -112,7 +113,7 @@ fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool>(
                 maps::count(Counter::Forwarded as u32);
                 route::send_out(interface)
             }
-            _ => route::forward(ctx, kernel, frame, interface),
+            _ => route::forward::<OPENS>(ctx, kernel, frame, interface),
         },
         Verdict::Pass(_) => {
             maps::count(Counter::Passed as u32);

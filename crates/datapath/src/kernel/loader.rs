@@ -19,6 +19,7 @@ use super::stations::StationMaps;
 use super::trie::Trie;
 use super::{KernelDatapath, likenesses, refusal, shared, stations};
 use crate::Error;
+use crate::clamps::Clamps;
 use crate::committing::Committing;
 use crate::early::Early;
 use crate::fragments::{ALL_UNIT_WORDS, Fragments, HEAD_WORDS};
@@ -31,7 +32,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 20] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
@@ -47,6 +48,7 @@ pub const MAPS: [&str; 19] = [
     "STATIONS",
     "STATION_MACS",
     "REVERSE_PATHS",
+    "MOST_BYTES",
     "FRAGMENTS",
     "FRAGMENT_UNITS",
     "LIKE_ENDPOINTS",
@@ -111,11 +113,13 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,
         loads,
         stations: Stations::default(),
+        clamps: Clamps::default(),
         station_maps: StationMaps {
             local: typed(&mut programs, "LOCAL", HashMap::try_from)?,
             stations: typed(&mut programs, "STATIONS", HashMap::try_from)?,
             macs: typed(&mut programs, "STATION_MACS", HashMap::try_from)?,
             reverse_paths: typed(&mut programs, "REVERSE_PATHS", HashMap::try_from)?,
+            most_bytes: typed(&mut programs, "MOST_BYTES", HashMap::try_from)?,
         },
         attached: Vec::new(),
         maps,

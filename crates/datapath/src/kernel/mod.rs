@@ -35,6 +35,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, Occurrence};
 use testudo_packet::flow::FlowKey;
+use testudo_packet::mss::MostBytes;
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::rule::{Links, MAX_RULES, RULE_WORDS, Rule};
@@ -43,6 +44,7 @@ use testudo_packet::stage::Stage;
 use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
+use crate::clamps::Clamps;
 use crate::committing::Committing;
 use crate::early::Early;
 use crate::explain::{Explained, Grounds};
@@ -76,6 +78,8 @@ mod shared {
     pub const PINNED: usize = 5;
     /// The generation of next hops.
     pub const HOPS: usize = 30;
+    /// Not 0: some interface asks for smaller segments.
+    pub const CLAMPS: usize = 29;
     /// Not 0: segments of TCP are not refused for their numbers.
     pub const LOOSE_WINDOWS: usize = 31;
     /// What a successor compares with what it expects, see [`super::pinning`].
@@ -116,6 +120,7 @@ pub struct KernelDatapath {
     /// Packets and bytes of each bucket: a row of buckets for each CPU.
     loads: Words,
     stations: Stations,
+    clamps: Clamps,
     station_maps: StationMaps,
     held: Held<Upcall>,
     committing: Committing<Upcall>,
@@ -356,6 +361,14 @@ impl Datapath for KernelDatapath {
         next.set_stations(stations)?;
         self.station_maps.write_stations(&next.stations)?;
         self.stations = next;
+        Ok(())
+    }
+
+    fn set_mss_clamps(&mut self, clamps: &HashMap<u32, MostBytes>) -> Result<(), Error> {
+        self.station_maps.write_most_bytes(clamps)?;
+        self.clamps = Clamps::new(clamps);
+        let any = u64::from(!clamps.is_empty());
+        self.shared.as_slice()[shared::CLAMPS].store(any, Ordering::Release);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use crate::host_env::HostEnv;
 use crate::interface::{Datapath, NodeTable, Refused};
 use crate::place::{Place, place_of};
 use crate::reject;
-use crate::user::{Resolve, is_rejected, is_taken, push_refused};
+use crate::user::{Resolve, is_taken};
 
 /// How many packets the ring can hold that takes them up, and a few: one release reads no more.
 const MAX_WAITING: usize = 4096;
@@ -220,8 +220,8 @@ impl KernelDatapath {
         let (beginning, refused) = (env.beginning.take(), env.refused.take());
         self.own_occurrences.extend(env.occurrences.into_inner());
         let Some((rule, key)) = refused else { return (verdict, beginning) };
-        push_refused(&mut self.refused, Refused { rule: rule.number, key });
-        if is_rejected(&self.rules, &rule)
+        reject::push_refused(&mut self.refused, Refused { rule: rule.number, key });
+        if reject::is_rejected(&self.rules, &rule)
             && let Some(answer) =
                 reject::answer(&self.settings, &mut upcall.packet, upcall.interface)
         {
@@ -237,7 +237,10 @@ impl KernelDatapath {
             (Verdict::Forward, Mode::Tap { interface }) => {
                 self.sender.send_as_is(&upcall.packet, interface).map(|()| Counter::Forwarded)
             }
-            (Verdict::Forward, _) => self.sender.send(&mut upcall.packet, upcall.next_hop),
+            (Verdict::Forward, _) => {
+                self.clamps.apply(&mut upcall.packet, [upcall.interface, upcall.egress]);
+                self.sender.send(&mut upcall.packet, upcall.next_hop)
+            }
             (Verdict::Pass(_), _) => {
                 self.sender.send_as_is(&upcall.packet, upcall.interface).map(|()| Counter::Passed)
             }

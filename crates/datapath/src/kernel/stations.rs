@@ -11,6 +11,7 @@ use aya::maps::{HashMap, MapData};
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
 use testudo_packet::flow::Address;
+use testudo_packet::mss::MostBytes;
 use testudo_packet::reverse_path::ReversePath;
 
 use super::refusal;
@@ -25,6 +26,8 @@ pub struct StationMaps {
     pub stations: HashMap<MapData, [u64; 2], u64>,
     /// Interface and node to address.
     pub macs: HashMap<MapData, u64, u64>,
+    /// Interface to the largest segments that it takes.
+    pub most_bytes: HashMap<MapData, u64, u64>,
     /// Interface to what it asks of sources.
     pub reverse_paths: HashMap<MapData, u64, u64>,
 }
@@ -73,6 +76,11 @@ impl StationMaps {
         let asking = checks.iter().filter(|(_, check)| **check != ReversePath::Off);
         let wanted = asking.map(|(interface, check)| (u64::from(*interface), *check as u64));
         replace("REVERSE_PATHS", &mut self.reverse_paths, &wanted.collect())
+    }
+
+    pub fn write_most_bytes(&mut self, clamps: &Table<u32, MostBytes>) -> Result<(), Error> {
+        let wanted = clamps.iter().map(|(interface, most)| (u64::from(*interface), most.to_word()));
+        replace("MOST_BYTES", &mut self.most_bytes, &wanted.collect())
     }
 
     /// What the maps hold of stations.

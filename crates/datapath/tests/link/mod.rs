@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -91,4 +92,35 @@ pub fn in_namespaces(test: impl FnOnce(&Path) + Send + 'static) {
     if let Err(panic) = done {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip(8)");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Two interfaces of a machine that forwards, with a network behind each.
+pub fn site() -> [Tap; 2] {
+    for (setting, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ] {
+        fs::write(format!("/proc/sys/net/{setting}"), value).expect(setting);
+    }
+    let taps = [Tap::new("inside"), Tap::new("outside")];
+    for arguments in [
+        "addr add 10.10.0.9/16 dev inside",
+        "addr add 10.20.0.9/16 dev outside",
+        "addr add fd10::9/16 dev inside nodad",
+        "addr add fd20::9/16 dev outside nodad",
+        "route add blackhole 10.66.0.0/16",
+        "neigh add 10.20.2.1 lladdr 02:00:00:00:00:07 dev outside",
+        "neigh add fd20::2:1 lladdr 02:00:00:00:00:07 dev outside",
+        "neigh add 10.10.2.1 lladdr 02:00:00:00:00:08 dev inside",
+    ] {
+        ip(arguments);
+    }
+    taps
 }

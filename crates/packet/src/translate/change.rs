@@ -5,15 +5,15 @@ use crate::flow::Endpoint;
 
 /// What a checksum changes by, as a sum of sixteen-bit words (RFC 1624, equation 3: ~m + m').
 #[derive(Clone, Copy)]
-pub(super) struct Change(u32);
+pub(crate) struct Change(u32);
 
 impl Change {
     /// None.
-    pub(super) const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
     /// Another word of 16 bits.
     #[inline(always)]
-    pub(super) const fn word(self, old: u16, new: u16) -> Self {
+    pub(crate) const fn word(self, old: u16, new: u16) -> Self {
         Self(self.0 + !old as u32 + new as u32)
     }
 
@@ -25,7 +25,7 @@ impl Change {
     /// Another address. The verifier is not to remember of which family: it would follow all that comes behind
     /// once for each.
     #[inline(always)]
-    pub(super) fn address<E: Env>(self, env: &E, old: Endpoint, new: Endpoint, v4: bool) -> Self {
+    pub(crate) fn address<E: Env>(self, env: &E, old: Endpoint, new: Endpoint, v4: bool) -> Self {
         let (old, new) = (old.address, new.address);
         let change = self.two_words(old.low as u32, new.low as u32);
         let change = if v4 {
@@ -41,19 +41,19 @@ impl Change {
 
     /// The same, of which the verifier knows nothing more ([`Env::opaque`]).
     #[inline(always)]
-    pub(super) fn opaque<E: Env>(self, env: &E) -> Self {
+    pub(crate) fn opaque<E: Env>(self, env: &E) -> Self {
         Self(env.opaque(self.0 as u64) as u32)
     }
 
     /// Changes to two things that one sum covers.
     #[inline(always)]
-    pub(super) const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 + other.0)
     }
 
     /// The checksum after the change.
     #[inline(always)]
-    pub(super) const fn applied_to(self, checksum: u16) -> u16 {
+    pub(crate) const fn applied_to(self, checksum: u16) -> u16 {
         let sum = !checksum as u32 + self.0;
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);

@@ -12,7 +12,7 @@
 //! Checksums change by the difference of what was rewritten (`change`); a sum that was wrong stays wrong, for its
 //! receiver to find. ICMP errors about translated flows are turned in the stage that they belong to (`quoted`).
 
-mod change;
+pub(crate) mod change;
 mod quoted;
 
 use crate::bucket::{BucketSlot, Nanos};

@@ -1,6 +1,7 @@
 //! `[[interface]]`: where packets come in, and the cluster's addresses there.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use testudo_packet::reverse_path::ReversePath;
 
@@ -9,7 +10,7 @@ use super::error::Fault;
 use super::prefix;
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["name", "addresses", "rp_check"];
+pub(super) const KEYS: &[&str] = &["name", "addresses", "rp_check", "mss_clamp"];
 
 /// The most interfaces of a node.
 pub const MAX_INTERFACES: usize = 64;
@@ -29,6 +30,17 @@ pub struct Interface {
     /// What it asks of the sources of first packets that come in by it; by default nothing. Never anything in tap
     /// mode, where no packet is refused but by rules.
     pub rp_check: ReversePath,
+    /// What the largest segments are that SYNs which leave or enter by it may name; by default any.
+    pub mss_clamp: Option<MssClamp>,
+}
+
+/// The largest segments that an interface takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MssClamp {
+    /// So many bytes, without headers.
+    Bytes(u16),
+    /// What fits the interface's packets, as they are when the node starts.
+    Mtu,
 }
 
 /// Whether there is something to do for an interface.
@@ -83,7 +95,9 @@ pub(super) fn read(
         };
         let rp_check = section.value("rp_check").map(|value| rp_check(&value, purpose.tap));
         let rp_check = rp_check.transpose()?.unwrap_or_default();
-        interfaces.push(Interface { name, addresses, rp_check });
+        let mss_clamp = section.value("mss_clamp").map(|value| mss_clamp(&value, purpose.tap));
+        let mss_clamp = mss_clamp.transpose()?;
+        interfaces.push(Interface { name, addresses, rp_check, mss_clamp });
     }
     Ok(interfaces)
 }
@@ -101,6 +115,24 @@ fn rp_check(value: &Value<'_>, tap: bool) -> Result<ReversePath, Fault> {
         return Err(value.refuse_because(why, r#""off""#));
     }
     Ok(check)
+}
+
+/// RFC 9293 §3.7.1: an end that names no size means 536 bytes, so every link takes those.
+const MSS: RangeInclusive<u32> = 536..=65_495;
+
+fn mss_clamp(value: &Value<'_>, tap: bool) -> Result<MssClamp, Fault> {
+    let expected = r#"a number from 536 to 65495, or "mtu""#;
+    if tap {
+        let why = "in tap mode, where packets are shown and not changed";
+        return Err(value.refuse_because(why, "nothing"));
+    }
+    if value.is_text() {
+        return match value.text(expected)? {
+            "mtu" => Ok(MssClamp::Mtu),
+            _ => Err(value.refuse(expected)),
+        };
+    }
+    Ok(MssClamp::Bytes(value.integer(MSS, expected)? as u16))
 }
 
 const NAME: &str = "an interface name of 1 to 15 bytes";

@@ -270,6 +270,7 @@ fn set_up(
 ) -> Result<(), StartError> {
     datapath.set_strict_windows(config.node.strict_windows);
     datapath.set_reverse_paths(&links.reverse_paths(&config.interfaces)?)?;
+    datapath.set_mss_clamps(&links.mss_clamps(&config.interfaces)?)?;
     if mode(config)? == Mode::Steered {
         datapath.set_local_addresses(&interfaces::addresses()?)?;
         datapath.set_peers(&stations.all())?;

@@ -8,12 +8,16 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::libc;
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::SockProtocol;
 use testudo_datapath::Answer;
 use testudo_packet::env::Mac;
+use testudo_packet::mss::MostBytes;
 use testudo_packet::reverse_path::ReversePath;
 
-use crate::config::interface::Interface;
+use crate::config::interface::{Interface, MssClamp};
+use crate::netlink::{self, Netlink, Request, attributes};
 
 /// Why an interface can't be used. Nothing has been touched; the file or the machine is to change.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,14 @@ pub enum InterfaceError {
     NotEthernet {
         /// The name in the configuration.
         name: String,
+    },
+    /// The kernel does not say how large its packets may be.
+    #[error("interface {name} has no MTU to make segments fit ({source})")]
+    NoMtu {
+        /// The name in the configuration.
+        name: String,
+        /// What the kernel said.
+        source: netlink::Error,
     },
     /// The interfaces could not be listed.
     #[error("the interfaces could not be listed: {0}")]
@@ -89,6 +101,24 @@ impl Links {
         interfaces.iter().map(check).collect()
     }
 
+    /// The largest segments that these interfaces take, by the numbers of those that ask for it.
+    pub fn mss_clamps(
+        &self,
+        interfaces: &[Interface],
+    ) -> Result<HashMap<u32, MostBytes>, InterfaceError> {
+        let mut clamps = HashMap::new();
+        for Interface { name, mss_clamp, .. } in interfaces {
+            let number = self.number(name)?;
+            let most = match mss_clamp {
+                None => continue,
+                Some(MssClamp::Bytes(bytes)) => MostBytes { v4: *bytes, v6: *bytes },
+                Some(MssClamp::Mtu) => MostBytes::of_mtu(mtu(name, number)?),
+            };
+            clamps.insert(number, most);
+        }
+        Ok(clamps)
+    }
+
     /// The cluster's addresses on these interfaces, with what answers for them are sent from.
     pub fn answers(&self, interfaces: &[Interface]) -> Result<Vec<Answer>, InterfaceError> {
         let mut answers = Vec::new();
@@ -130,13 +160,40 @@ fn ethernet_addresses() -> Result<BTreeMap<String, Mac>, InterfaceError> {
     Ok(found)
 }
 
+/// Bytes of `struct ifinfomsg`, and where in it the interface's number is.
+const LINK_HEADER: usize = 16;
+const LINK_NUMBER: usize = 4;
+
+/// The largest packet of an interface, in bytes.
+fn mtu(name: &str, number: u32) -> Result<u32, InterfaceError> {
+    let action = format!("tell the MTU of {name}");
+    let no_mtu = |source| InterfaceError::NoMtu { name: name.to_owned(), source };
+    let mut header = [0; LINK_HEADER];
+    header[LINK_NUMBER..][..4].copy_from_slice(&number.to_ne_bytes());
+    let request = Request::new(action.clone(), libc::RTM_GETLINK, 0).raw(&header);
+    let mut netlink = Netlink::open(SockProtocol::NetlinkRoute).map_err(no_mtu)?;
+    let replies = netlink.request(request).map_err(no_mtu)?;
+    let link = replies.first().and_then(|reply| reply.get(LINK_HEADER..)).unwrap_or_default();
+    let mtu = attributes(link).find(|(kind, _)| *kind == libc::IFLA_MTU);
+    let mtu = mtu.and_then(|(_, value)| Some(u32::from_ne_bytes(*value.first_chunk()?)));
+    let reason = "an answer without it".to_owned();
+    mtu.ok_or_else(|| no_mtu(netlink::Error::Broken { action, reason }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_kernel_says_how_large_packets_may_be() {
+        assert_eq!(mtu("lo", 1).expect("a loopback"), 65_536);
+        let error = mtu("none", i32::MAX as u32).expect_err("no such interface").to_string();
+        assert!(error.starts_with("interface none has no MTU to make segments fit ("), "{error}");
+    }
+
     fn resolve(name: &str) -> String {
         let (name, addresses, rp_check) = (name.to_owned(), Vec::new(), ReversePath::Off);
-        let interface = Interface { name, addresses, rp_check };
+        let interface = Interface { name, addresses, rp_check, mss_clamp: None };
         Links::resolve(&[interface]).expect_err("no such interface").to_string()
     }
 

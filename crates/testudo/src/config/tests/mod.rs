@@ -523,6 +523,23 @@ fn an_interface_asks_for_a_way_back_by_one_of_three_words() {
 }
 
 #[test]
+fn an_interface_says_how_large_segments_may_be() {
+    use super::interface::MssClamp::{Bytes, Mtu};
+    let name = "name = \"in0\"\n";
+    let asks = |value: &str| format!("{name}mss_clamp = {value}\n");
+    for (value, clamp) in [("536", Bytes(536)), ("65495", Bytes(65_495)), ("\"mtu\"", Mtu)] {
+        assert_eq!(changed(name, &asks(value)).unwrap().interfaces[0].mss_clamp, Some(clamp));
+    }
+    assert_eq!(parse(Path::new("f"), GOOD).unwrap().interfaces[0].mss_clamp, None);
+    let expected = "expected a number from 536 to 65495, or \"mtu\"";
+    refused(&[
+        (name, &asks("535"), &format!("f:19:13: mss_clamp is 535; {expected}")),
+        (name, &asks("\"pmtu\""), &format!("f:19:13: mss_clamp is \"pmtu\"; {expected}")),
+        (name, &asks("true"), &format!("f:19:13: mss_clamp is true; {expected}")),
+    ]);
+}
+
+#[test]
 fn interfaces_and_addresses_are_bounded() {
     let interfaces: String =
         (1..=64).map(|n| format!("[[interface]]\nname = \"e{n}\"\n")).collect::<String>();

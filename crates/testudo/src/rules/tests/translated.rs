@@ -15,6 +15,7 @@ pub fn interfaces() -> [Interface; 2] {
             name: name.to_owned(),
             addresses: addresses.map(|text| text.parse().expect("an address")).to_vec(),
             rp_check: Default::default(),
+            mss_clamp: None,
         },
     )
 }
