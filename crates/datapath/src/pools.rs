@@ -18,8 +18,10 @@
 //! Invariant: nothing is chosen whose reply would have another bucket than the flow.
 //!
 //! Limits: ports below 1024 are never chosen, and a class has some 64,512 / buckets ports of each address for one
-//! destination. What finds none is dropped and counted (`drop.no-port`); a port of another class would need its
-//! flow to be bound to another bucket than its packets name, which there is no table for yet.
+//! destination. When they are taken, the pool's next address is asked. What finds none at any of them is dropped and
+//! counted (`drop.no-port`); a port of another class would need its flow to be bound to another bucket than its packets
+//! name, which there is no table for yet. At most `TRIES` ports of a class are looked at for each address, so with
+//! fewer than 32 buckets, whose classes have more, a free one may be missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -113,3 +113,40 @@ fn every_port_is_listed_once() {
     assert_eq!(ports, all);
     assert_eq!(listed.begins.last(), Some(&(all.len() as u32)));
 }
+
+/// Every port of a class is given away before the next address is asked, all of them before a flow is refused, and what
+/// comes free is found, be it the only one. What one destination's flows hold is free for another destination.
+#[test]
+fn a_full_class_goes_on_with_the_next_address() {
+    const SERVER: u32 = 0xc633_6401;
+    let placing = placing(256);
+    let addresses = [Address::v4(0xc000_0201), Address::v4(0xc000_0202)];
+    let pools = Pools::new(&[Pool::of_sources(addresses.to_vec())], &placing);
+    let flow = |host, server| key(host, 40_000, server, Protocol::TCP);
+    let class = placing.class(flow(0x0a00_0000, SERVER).initiator);
+    let mut hosts = (0x0a00_0000..0x0b00_0000)
+        .filter(|&host| placing.class(flow(host, SERVER).initiator) == class);
+    let mut next = || hosts.next().expect("a host of the class");
+    let mut taken = HashSet::new();
+    for address in addresses {
+        for at in 0..Listed::new(address, &placing).of_class(class).len() {
+            let chosen =
+                pools.choose(&placing, 1, &flow(next(), SERVER), |reply| !taken.contains(reply));
+            let chosen = chosen.unwrap_or_else(|| panic!("flow {at} of {address:?} is refused"));
+            assert_eq!(chosen.source.address, address, "flow {at}");
+            assert!(taken.insert(chosen.reply_key(Protocol::TCP)), "flow {at}: {chosen:?} again");
+        }
+    }
+    let late = next();
+    let choose = |server, taken: &HashSet<FlowKey>| {
+        pools.choose(&placing, 1, &flow(late, server), |reply| !taken.contains(reply))
+    };
+    assert_eq!(choose(SERVER, &taken), None, "all is taken");
+    assert!(choose(SERVER + 1, &taken).is_some(), "another destination");
+    for reply in taken.clone() {
+        taken.remove(&reply);
+        let chosen = choose(SERVER, &taken).expect("one is free");
+        assert_eq!(chosen.reply_key(Protocol::TCP), reply);
+        taken.insert(reply);
+    }
+}
