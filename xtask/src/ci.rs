@@ -23,7 +23,7 @@ const STEPS: [Step; 9] = [
     ("doc", doc),
     ("deny", deny::run),
     ("examples", examples::run),
-    ("sim", |root| sim::run(root, &sim::Args::for_a_change())),
+    ("sim", |root| sim::Args::for_a_change().iter().try_for_each(|args| sim::run(root, args))),
     ("fuzz", |root| fuzz::run(root, &fuzz::Args::all_for(FUZZ_SECONDS))),
 ];
 

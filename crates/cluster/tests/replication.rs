@@ -11,7 +11,7 @@ use testudo_cluster::map::Version;
 use testudo_cluster::ownership::{Move, Ownership};
 use testudo_cluster::replica::{Audit, ConnectionId, Effect, Replica, Replicate, Side};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
-use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::entry::{FlowRecord, FlowState, Translation};
 use testudo_packet::event::{Event, EventKind};
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::tracking::Phase;
@@ -452,4 +452,26 @@ fn a_flow_is_told_of_under_the_epoch_that_its_bucket_has_now() {
     // The node table still has the epoch of the flow's last change, and is right all the same.
     assert!(pair.audit(at(510)).is_clean());
     assert_eq!(pair.audit(at(510)).let_through, 0);
+}
+
+/// The kernel says what a flow is translated to when it begins, and never again.
+#[test]
+fn a_translated_flow_that_was_kept_back_is_told_of_with_its_translation() {
+    let source = Endpoint { address: Address::v4(0x0a00_00fe), port: 77 };
+    for rule in [ESTABLISHED, AFTER] {
+        let mut pair = Pair::new();
+        let begun = flow(rule, 1, Phase::SynSent, 1);
+        let translation = Some(Translation { source, destination: begun.key.responder });
+        let event = Event { kind: EventKind::Created, record: FlowRecord { translation, ..begun } };
+        pair.owner().handle_event(at(0), event).expect("an own flow");
+        // Over before its time, and begun anew under the same key.
+        pair.event(at(10), flow(rule, 1, Phase::Reset, 2));
+        pair.event(at(20), flow(rule, 1, Phase::SynSent, 3));
+        assert_eq!(pair.known(), []);
+        pair.event(at(30), flow(rule, 1, Phase::Established, 4));
+        pair.turn(at(600));
+        assert_eq!(pair.known(), [(1, Phase::Established)], "rule {rule}");
+        let told = pair.ends[0].0.table().get(begun.bucket, &begun.key).expect("it is known");
+        assert_eq!(told.translation, translation, "rule {rule}");
+    }
 }

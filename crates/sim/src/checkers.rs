@@ -19,6 +19,7 @@ mod never_back;
 mod one_owner;
 mod tables_agree;
 mod takeover_time;
+mod translated_alone;
 
 pub use acknowledged::Acknowledged;
 pub use all_members::all_members;
@@ -34,6 +35,7 @@ pub use never_back::NeverBack;
 pub use one_owner::one_owner;
 pub use tables_agree::tables_agree;
 pub use takeover_time::takeover_time;
+pub use translated_alone::{TranslatedAlone, translated_alone};
 
 use crate::world::World;
 

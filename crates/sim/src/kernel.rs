@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use testudo_cluster::config::Cluster;
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
-use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::entry::{FlowRecord, FlowState, Translation};
 use testudo_packet::event::{Event, EventKind};
 use testudo_packet::flow::{Address, Endpoint, FlowKey, Protocol};
 use testudo_packet::tracking::Phase;
 
 use crate::clock::Clock;
 use crate::options::{Mode, Plant, rule_of};
+use crate::translations::Translations;
 
 /// The tick of the coarsest clock that leases may be checked by.
 const TICK: u64 = 10_000_000;
@@ -60,6 +61,8 @@ pub struct Kernel {
     plant: Plant,
     /// How many rules there are.
     pub rules: usize,
+    /// Which flows are translated, and what to.
+    pub translations: Translations,
     /// The machine's clock.
     pub clock: Clock,
     /// Until when packets are handled.
@@ -88,6 +91,7 @@ impl Kernel {
             mode,
             plant,
             rules: 0,
+            translations: Translations::none(),
             clock,
             lease: Nanos(0),
             slots: vec![BucketSlot::VACANT; buckets],
@@ -141,6 +145,12 @@ impl Kernel {
         for record in records {
             let port = record.key.initiator.port;
             let known = self.flows.get(&port);
+            let mut record = record;
+            if self.plant == Plant::TranslationsLost && record.translation.is_some() {
+                let taken = |reply: &FlowKey| self.has_reply(usize::from(record.bucket.0), reply);
+                let start = u64::from(record.epoch.0);
+                record.translation = self.translations.choose(port, start, taken);
+            }
             if known.is_none_or(|known| record.supersedes(known)) {
                 self.flows.insert(port, record);
             }
@@ -172,7 +182,9 @@ impl Kernel {
             BucketState::Holding if self.plant == Plant::HoldingForgotten => Fate::Dropped,
             BucketState::Holding => self.call_up(packet),
             BucketState::Loading if !self.flows.contains_key(&packet.port) => self.call_up(packet),
-            _ => self.handle(packet),
+            // User space chooses.
+            _ if self.begins_translated(packet.port) => self.call_up(packet),
+            _ => self.handle(packet, |_| false),
         }
     }
 
@@ -195,8 +207,44 @@ impl Kernel {
         Fate::Waits
     }
 
-    /// Handles a packet of a bucket that is this node's.
-    pub fn handle(&mut self, packet: Packet) -> Fate {
+    fn begins_translated(&self, port: u16) -> bool {
+        self.translations.concern(port) && !self.flows.contains_key(&port)
+    }
+
+    /// Whether a translated flow of a bucket has replies of this key.
+    fn has_reply(&self, bucket: usize, reply: &FlowKey) -> bool {
+        let has =
+            |record: &FlowRecord| record.translation.is_some() && record.reply_key() == *reply;
+        self.of_bucket(bucket).any(has)
+    }
+
+    /// What a flow that begins is translated to: nothing, if it is none of those that are. An error if nothing is left.
+    fn translate(
+        &self,
+        packet: &Packet,
+        taken: impl Fn(&FlowKey) -> bool,
+    ) -> Result<Option<Translation>, Fate> {
+        if !self.translations.concern(packet.port) {
+            return Ok(None);
+        }
+        let bucket = self.bucket(packet);
+        let taken = |reply: &FlowKey| self.has_reply(bucket, reply) || taken(reply);
+        // Where the search begins is chance, so that a flow which begins twice has not the same replies by itself.
+        let chosen = self.translations.choose(packet.port, packet.id.wrapping_mul(7), taken);
+        chosen.map(Some).ok_or(Fate::Dropped)
+    }
+
+    /// Handles a packet of a bucket that is this node's. `taken`: whether a flow that is not in the kernel has replies of a
+    /// key.
+    pub fn handle(&mut self, packet: Packet, taken: impl Fn(&FlowKey) -> bool) -> Fate {
+        let known = self.flows.contains_key(&packet.port);
+        let translation = match known {
+            true => None,
+            false => match self.translate(&packet, taken) {
+                Ok(translation) => translation,
+                Err(fate) => return fate,
+            },
+        };
         let bucket = self.bucket(&packet);
         let slot = self.slots[bucket];
         if slot.state == BucketState::Yielding && self.mode == Mode::Shared {
@@ -208,7 +256,7 @@ impl Kernel {
                 let sequence = 1 + (packet.id % 5) as u32;
                 let rule = rule_of(packet.port, self.slots.len(), self.rules);
                 let record = FlowRecord {
-                    translation: None,
+                    translation,
                     bucket: BucketId(bucket as u16),
                     epoch: slot.epoch,
                     key: key(packet.port),
@@ -222,7 +270,8 @@ impl Kernel {
                 record.epoch = slot.epoch;
                 record.state = state(phase, record.state.sequence + 1, record.state.rule);
                 let kind = if packet.last { EventKind::Closed } else { EventKind::Updated };
-                Event { kind, record: *record }
+                // The kernel tells of a translation once.
+                Event { kind, record: FlowRecord { translation: None, ..*record } }
             }
         };
         if self.events.len() < EVENTS {

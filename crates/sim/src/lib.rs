@@ -24,4 +24,5 @@ pub mod streams;
 pub mod tally;
 mod threads;
 pub mod traffic;
+pub mod translations;
 pub mod world;

@@ -24,6 +24,7 @@ use crate::kernel::{Kernel, Packet};
 use crate::options::{MS, Options, Plant};
 use crate::rng::Rng;
 use crate::streams::StreamId;
+use crate::translations::Translations;
 
 /// After so many more entries the log is cut.
 const SNAPSHOT_AFTER: u64 = 16;
@@ -262,6 +263,7 @@ impl Machine {
     pub fn new(cluster: Arc<Cluster>, options: &Options, rng: &mut Rng) -> Self {
         let mut kernel = Kernel::new(&cluster, Clock::new(rng), options.mode, options.plant);
         kernel.rules = options.policies.len();
+        kernel.translations = Translations::new(options);
         let disk = Disk::default();
         let options = options.clone();
         Self { cluster, kernel, disk, daemon: None, on: false, slow: 0, options }
@@ -271,6 +273,7 @@ impl Machine {
         let Options { mode, plant, .. } = self.options;
         let mut kernel = Kernel::new(&self.cluster, self.kernel.clock, mode, plant);
         kernel.rules = self.options.policies.len();
+        kernel.translations = Translations::new(&self.options);
         kernel
     }
 

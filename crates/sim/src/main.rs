@@ -26,6 +26,9 @@ struct Args {
     /// Run this seed alone, and say what happens.
     #[arg(long)]
     replay: Option<u64>,
+    /// Has some flows translated, in three of five clusters.
+    #[arg(long)]
+    translate: bool,
     /// On how many threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -37,22 +40,23 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(seed) = args.replay {
-        let outcome = run(seed, true);
+        let outcome = run(seed, args.translate, true);
         print!("{}", outcome.tally);
-        return report(&[outcome]);
+        return report(&[outcome], args.translate);
     }
     let began = Instant::now();
     let (tally, failures) = run_many(&args, began);
     print!("{tally}");
     println!("{:.1} s", began.elapsed().as_secs_f64());
-    report(&failures)
+    report(&failures, args.translate)
 }
 
-fn report(outcomes: &[Outcome]) -> ExitCode {
+fn report(outcomes: &[Outcome], translate: bool) -> ExitCode {
+    let translate = if translate { "--translate " } else { "" };
     let mut code = ExitCode::SUCCESS;
     for Outcome { seed, error, .. } in outcomes {
         if let Some(error) = error {
-            println!("seed {seed}: {error}\nagain: cargo xtask sim --replay {seed}");
+            println!("seed {seed}: {error}\nagain: cargo xtask sim {translate}--replay {seed}");
             code = ExitCode::FAILURE;
         }
     }
@@ -77,7 +81,7 @@ fn run_many(args: &Args, began: Instant) -> (Tally, Vec<Outcome>) {
                     if over {
                         return;
                     }
-                    let outcome = run(seed, false);
+                    let outcome = run(seed, args.translate, false);
                     let mut found = found.lock().expect("no thread panics with it");
                     found.0.merge(&outcome.tally);
                     if outcome.error.is_some() {

@@ -52,6 +52,12 @@ pub enum Plant {
     DueForgotten,
     /// The daemons say that they have read a bucket out, and have not.
     ReadOutForgotten,
+    /// The ports that flows are translated to are of another bucket.
+    ClassIgnored,
+    /// Flows are translated without a look at the common table.
+    RepliesForgotten,
+    /// Entries come into the kernels without what they are translated to, and are translated anew.
+    TranslationsLost,
 }
 
 /// What a run is made of.
@@ -69,6 +75,10 @@ pub struct Options {
     pub replicas: Replicas,
     /// How many flows there can be at once.
     pub flows: u64,
+    /// Whether some of them are translated.
+    pub translates: bool,
+    /// Whether daemons hear at once of what packets that came up have done; otherwise when they look next.
+    pub hears_at_once: bool,
     /// Times.
     pub timing: Timing,
     /// How packets come.
@@ -102,6 +112,8 @@ impl Options {
             min_voters: 2.min(nodes),
             buckets: 32,
             flows: 400,
+            translates: false,
+            hears_at_once: false,
             replicas: Replicas::All,
             timing: Timing {
                 heartbeat: Duration::from_millis(30),

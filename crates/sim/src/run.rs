@@ -39,8 +39,10 @@ pub struct Outcome {
 
 /// Runs what follows from a seed.
 #[must_use]
-pub fn run(seed: u64, verbose: bool) -> Outcome {
-    let options = options(seed);
+pub fn run(seed: u64, translate: bool, verbose: bool) -> Outcome {
+    let mut options = options(seed);
+    options.hears_at_once = translate;
+    options.translates = translate && Rng::new(seed ^ 0x7a45_1a7e).chance(600);
     let mut world = World::dark(options, seed);
     world.verbose = verbose;
     if verbose {
@@ -145,6 +147,7 @@ fn planned(world: &mut World) -> Result<(), String> {
     world.wait(RECOVERY_MILLIS, healed).map_err(|error| format!("never formed: {error}"))?;
     world.traffic.gap = Some(MS / 4);
     world.traffic.exact = true;
+    world.forget_translations();
     for _ in 0..world.rng.within(2..8) {
         let absent = (0..world.machines.len()).find(|&node| !world.machines[node].on);
         match absent.filter(|_| world.rng.chance(300)) {

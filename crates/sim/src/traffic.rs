@@ -95,6 +95,7 @@ impl World {
                     self.fail(|| error);
                 }
                 self.note_packet(node, packet.port);
+                self.note_translation(node, packet.port);
             }
             Fate::Passed(to) => {
                 self.tally.count("packets passed");

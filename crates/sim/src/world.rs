@@ -10,7 +10,7 @@ use testudo_cluster::replica::SyncError;
 use testudo_coordinator::Coordinator;
 use testudo_packet::bucket::NodeId;
 
-use crate::checkers::{Acknowledged, Copies, KeptBack, NeverBack, one_owner};
+use crate::checkers::{Acknowledged, Copies, KeptBack, NeverBack, TranslatedAlone, one_owner};
 use crate::kernel::Packet;
 use crate::machine::{Input, Life, Machine, Thread};
 use crate::options::{MS, Options, SECRET};
@@ -66,6 +66,7 @@ pub struct World {
     pub verbose: bool,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) never_back: NeverBack,
+    pub(crate) translated_alone: TranslatedAlone,
     pub(crate) kept_back: KeptBack,
     pub(crate) copies: Copies,
     pub(crate) streams: BTreeMap<StreamId, [End; 2]>,
@@ -90,6 +91,7 @@ impl World {
             cut: Cut { datagrams: none.clone(), streams: none },
             acknowledged: Acknowledged::new(&options),
             never_back: NeverBack::new(&options),
+            translated_alone: TranslatedAlone::default(),
             kept_back: KeptBack::new(&options),
             copies: Copies::default(),
             machines,

@@ -8,16 +8,22 @@ const SEEDS: u64 = 60;
 #[test]
 fn whatever_fails_the_promises_hold_and_all_comes_right() {
     let seeds: Vec<_> = (1..=SEEDS).collect();
-    for_each_seed(&seeds, |seed| {
-        if let Some(error) = run(seed, false).error {
-            panic!("seed {seed}: {error}\nagain: cargo xtask sim --replay {seed}");
-        }
-    });
+    for (translate, flag) in [(false, ""), (true, "--translate ")] {
+        for_each_seed(&seeds, |seed| {
+            if let Some(error) = run(seed, translate, false).error {
+                panic!("seed {seed}: {error}\nagain: cargo xtask sim {flag}--replay {seed}");
+            }
+        });
+    }
 }
 
 #[test]
 fn the_same_seed_makes_the_same_run() {
-    for seed in [3, 11, 24] {
-        assert_eq!(run(seed, false).tally, run(seed, false).tally, "seed {seed}");
+    for (seed, translate) in [(3, false), (11, false), (24, true)] {
+        assert_eq!(
+            run(seed, translate, false).tally,
+            run(seed, translate, false).tally,
+            "seed {seed}"
+        );
     }
 }

@@ -379,3 +379,40 @@ fn flows_that_are_kept_back_from_the_next_owner_are_noticed() {
         }
     }
 }
+
+fn translating(plant: Plant) -> Options {
+    Options { translates: true, ..with(plant) }
+}
+
+#[test]
+fn a_port_of_another_bucket_is_noticed() {
+    let mut world = World::new(translating(Plant::ClassIgnored), 1);
+    let violation = found(&mut world, 1500);
+    assert!(violation.contains("are of another bucket"), "{violation}");
+}
+
+#[test]
+fn replies_that_two_flows_have_are_noticed() {
+    // While entries are on their way into the kernel of whoever takes over, only the common table has them.
+    let die = |plant| {
+        let mut world = World::formed(translating(plant), 3);
+        world.traffic.gap = Some(MS / 8);
+        world.run_unchecked(400 * MS);
+        world.isolate(0);
+        found(&mut world, 600)
+    };
+    let violation = die(Plant::RepliesForgotten);
+    assert!(violation.contains("have the same replies"), "{violation}");
+    assert_eq!(die(Plant::None), "");
+}
+
+#[test]
+fn a_flow_that_is_translated_anew_on_its_way_is_noticed() {
+    let mut world = World::formed(translating(Plant::TranslationsLost), 1);
+    move_buckets(&mut world);
+    let violation = world.violation.take().unwrap_or_default();
+    assert!(violation.contains("was translated to"), "{violation}");
+    let mut world = World::formed(translating(Plant::None), 1);
+    move_buckets(&mut world);
+    assert_eq!(world.violation, None);
+}

@@ -19,15 +19,15 @@
 //! handling would need a state "not told yet" for each flow and a branch for each packet; and not where
 //! records are sent: then the table would hold what the digests must leave out.
 //!
-//! Limits: what keeps back by time remembers a record of each such flow, some hundred bytes, and what the
-//! other policies keep back costs nothing here. After the death of the process nobody knows how long a
+//! Limits: what keeps back by time remembers a record of each such flow, some hundred bytes; of a translated flow that
+//! waits for its next state what it is translated to; and what else is kept back costs nothing here. After the death of the process nobody knows how long a
 //! flow has lived; see [`Replica::handle_due`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use testudo_packet::bucket::{BucketId, Nanos};
-use testudo_packet::entry::{FlowRecord, FlowState};
+use testudo_packet::entry::{FlowRecord, FlowState, Translation};
 use testudo_packet::flow::FlowKey;
 use testudo_packet::tracking::Phase;
 
@@ -106,14 +106,23 @@ pub(super) struct Gate {
     waiting: BTreeMap<(BucketId, FlowKey), Waiting>,
     /// In the order of their time. The number makes each one's place its own.
     due: BTreeMap<(Nanos, u64), (BucketId, FlowKey)>,
+    /// What flows are translated to that wait to be established, or to begin anew: of what is told of a flow only the first word says it.
+    translations: BTreeMap<(BucketId, FlowKey), Translation>,
     begun: u64,
     crowded: u64,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        let (waiting, due) = (BTreeMap::new(), BTreeMap::new());
-        Self { policies: Vec::new(), room: MAX_WAITING, waiting, due, begun: 0, crowded: 0 }
+        Self {
+            policies: Vec::new(),
+            room: MAX_WAITING,
+            waiting: BTreeMap::new(),
+            due: BTreeMap::new(),
+            translations: BTreeMap::new(),
+            begun: 0,
+            crowded: 0,
+        }
     }
 }
 
@@ -150,14 +159,28 @@ impl Gate {
         true
     }
 
+    /// Takes note of what a flow is translated to that waits for its next state, if it is. Returns whether there was room.
+    fn remember(&mut self, record: &FlowRecord) -> bool {
+        let Some(translation) = record.translation else { return true };
+        let place = (record.bucket, record.key);
+        if self.translations.len() >= self.room && !self.translations.contains_key(&place) {
+            self.crowded += 1;
+            return false;
+        }
+        self.translations.insert(place, translation);
+        true
+    }
+
     /// A flow does not wait any more: it is told of, or over. Says whether it did.
     pub(super) fn forget(&mut self, record: &FlowRecord) -> bool {
+        self.translations.remove(&(record.bucket, record.key));
         let waiting = self.waiting.remove(&(record.bucket, record.key));
         waiting.is_some_and(|waiting| self.due.remove(&waiting.due).is_some())
     }
 
     /// A bucket is not this node's any more.
     pub(super) fn forget_bucket(&mut self, bucket: BucketId) {
+        self.translations.retain(|(of, _), _| *of != bucket);
         let of_bucket = self.waiting.range((bucket, FlowKey::default())..);
         let of_bucket = of_bucket.take_while(|((of, _), _)| *of == bucket);
         let records: Vec<_> = of_bucket.map(|(_, waiting)| waiting.record).collect();
@@ -166,12 +189,11 @@ impl Gate {
         }
     }
 
-    /// A flow that waits, as it was last heard of.
-    pub(super) fn waiting(&self, record: &FlowRecord) -> Option<FlowRecord> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        self.waiting.get(&(record.bucket, record.key)).map(|waiting| waiting.record)
+    /// What a flow that waits is translated to.
+    pub(super) fn translation(&self, record: &FlowRecord) -> Option<Translation> {
+        let place = (record.bucket, record.key);
+        let waiting = || self.waiting.get(&place)?.record.translation;
+        self.translations.get(&place).copied().or_else(waiting)
     }
 
     /// Whether a flow waits in this state.
@@ -256,10 +278,12 @@ impl Replica {
         match policy {
             Replicate::After(_) if record.state.phase.is_closed() => {
                 self.gate.forget(record);
-                true
+                // It may begin anew as it is.
+                self.gate.remember(record)
             }
             Replicate::After(wait) => self.gate.keep(now, wait, record, right),
-            Replicate::FirstPacket | Replicate::Established | Replicate::Never => true,
+            Replicate::Established => self.gate.remember(record),
+            Replicate::FirstPacket | Replicate::Never => true,
         }
     }
 

@@ -410,8 +410,11 @@ impl Replica {
             return record;
         }
         let known = self.table.get(record.bucket, &record.key);
-        let known = known.or_else(|| self.gate.waiting(&record));
-        FlowRecord { translation: known.and_then(|known| known.translation), ..record }
+        let translation = match known {
+            Some(known) => known.translation,
+            None => self.gate.translation(&record),
+        };
+        FlowRecord { translation, ..record }
     }
 
     /// Takes in what a flow of this node's has come to; the peers are told if its rule lets them be.

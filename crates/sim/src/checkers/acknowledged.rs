@@ -2,7 +2,7 @@
 //!
 //! A change counts as acknowledged by a peer when the owner, still under its lease, knows that the peer
 //! has handled the frame that told of it. From then on the peer has to have the flow, in that state
-//! or a newer one, when it takes the bucket over: until the owner ends the flow, another owner turns
+//! or a newer one, and with the same translation, when it takes the bucket over: until the owner ends the flow, another owner turns
 //! out not to have it, or the peer's memory is lost.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -84,6 +84,10 @@ impl World {
         if daemon.replica.table().find(record.bucket, &record.key).is_none() {
             return;
         }
+        // The event of a change does not tell of a translation.
+        let known = daemon.replica.table().get(record.bucket, &record.key);
+        let translation = known.and_then(|known| known.translation);
+        let record = FlowRecord { translation, ..record };
         let life = self.acknowledged.lives[usize::from(port(&record))];
         for (peer, open) in self.acknowledged.open[node].iter_mut().enumerate() {
             let (bucket, peer) = (record.bucket, NodeId(peer as u8));
@@ -185,7 +189,13 @@ impl World {
         let mut lost = None;
         for port in self.acknowledged.ports(bucket) {
             let known = table.get(bucket, &key(port));
-            let lacks = |record: &FlowRecord| known.is_none_or(|known| record.supersedes(&known));
+            // Where the kernel's first word of a flow found no room, what it is translated to is not known before the audit.
+            let lacks = |record: &FlowRecord| {
+                known.is_none_or(|known| {
+                    let told = record.translation.is_some();
+                    record.supersedes(&known) || told && record.translation != known.translation
+                })
+            };
             let own = self.acknowledged.has[node].get(&port).copied();
             lost = lost.or(own.filter(lacks).map(|record| (record, known)));
             for has in &mut self.acknowledged.has {

@@ -1,4 +1,4 @@
-//! The common tables of all running nodes that keep a bucket hold the same flows of it in the same states, and
+//! The common tables of all running nodes that keep a bucket hold the same flows of it in the same states and with the same translations, and
 //! exactly those that its owner has in its kernel, where sequences may be ahead, but for flows that their rules
 //! keep back; those of nodes that do not keep it hold none. No other kernel has any of them: an entry that is left behind
 //! would be in force again, as old as it is, when its bucket comes back.
@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 
 use testudo_packet::bucket::{BucketId, NodeId};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::entry::{FlowRecord, Translation};
 use testudo_packet::tracking::Phase;
 
 use super::kept_back::may_be_known;
 use crate::world::World;
 
-type Flows = BTreeMap<u16, (Phase, bool)>;
+type Flows = BTreeMap<u16, (Phase, bool, Option<Translation>)>;
 
-fn flow(record: &FlowRecord) -> (u16, (Phase, bool)) {
-    (record.key.initiator.port, (record.state.phase, record.state.confirmed))
+fn flow(record: &FlowRecord) -> (u16, (Phase, bool, Option<Translation>)) {
+    (record.key.initiator.port, (record.state.phase, record.state.confirmed, record.translation))
 }
 
 /// To be asked when nothing has happened for a while.
@@ -24,6 +24,7 @@ fn flow(record: &FlowRecord) -> (u16, (Phase, bool)) {
 ///
 /// Whose table differs, and in what.
 pub fn tables_agree(world: &World) -> Result<(), String> {
+    super::translated_alone(world)?;
     let count = world.options.replicas.keepers();
     let limited = world.options.replicas.is_limited();
     let mut digests: BTreeMap<usize, BTreeMap<usize, (u64, u32)>> = BTreeMap::new();

@@ -6,6 +6,7 @@ use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{Effect, Refused};
 use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
 use testudo_packet::event::Event;
+use testudo_packet::flow::FlowKey;
 use testudo_packet::tracking::Phase;
 
 use crate::checkers::{bounded, handed_over_whole, kept_back};
@@ -143,15 +144,7 @@ impl World {
 
     /// Takes in what the kernel has for the daemon.
     pub(crate) fn look_at_queues(&mut self, node: usize) {
-        while let Some(event) = self.machines[node].kernel.events.pop_front() {
-            let swallowed = match self.options.plant {
-                Plant::Swallowed(per_mille) => self.rng.chance(per_mille),
-                _ => false,
-            };
-            if !swallowed {
-                self.take_event(node, event);
-            }
-        }
+        self.take_events(node);
         let machine = &mut self.machines[node];
         let lost = std::mem::take(&mut machine.kernel.events_lost);
         if lost > 0 {
@@ -161,6 +154,22 @@ impl World {
         self.tell_due(node);
         for packet in std::mem::take(&mut self.machines[node].kernel.upcalls) {
             self.serve(node, packet);
+        }
+        // Whoever compares the tables next has heard of what these have done.
+        if self.options.hears_at_once || self.options.translates {
+            self.take_events(node);
+        }
+    }
+
+    fn take_events(&mut self, node: usize) {
+        while let Some(event) = self.machines[node].kernel.events.pop_front() {
+            let swallowed = match self.options.plant {
+                Plant::Swallowed(per_mille) => self.rng.chance(per_mille),
+                _ => false,
+            };
+            if !swallowed {
+                self.take_event(node, event);
+            }
         }
     }
 
@@ -230,11 +239,18 @@ impl World {
                 Fate::Dropped
             }
         } else {
-            let known = daemon.replica.table().get(BucketId(bucket as u16), &key(packet.port));
+            let (table, id) = (daemon.replica.table(), BucketId(bucket as u16));
+            let known = table.get(id, &key(packet.port));
             if slot.state == BucketState::Loading {
                 machine.kernel.install(known.into_iter());
             }
-            machine.kernel.handle(packet)
+            let looks = self.options.plant != Plant::RepliesForgotten;
+            let taken = |reply: &FlowKey| {
+                // What the flow itself had when it was last told of is free for it.
+                looks
+                    && table.of_packet(id, reply).is_some_and(|other| other.key != key(packet.port))
+            };
+            machine.kernel.handle(packet, taken)
         };
         self.account(node, packet, fate);
     }
