@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use testudo_packet::mss::{self, MostBytes};
-use testudo_packet::wire;
 
 use crate::frame::SliceFrame;
 
@@ -20,13 +19,12 @@ impl Clamps {
     /// Makes the size that a SYN names fit the interfaces that it comes in and goes out by; 0 is none. Other packets stay
     /// as they are.
     pub fn apply(&self, frame: &mut [u8], links: [u32; 2]) {
-        let [most, other] = links.map(|link| self.0.get(&link).copied().unwrap_or(MostBytes::ANY));
-        let most = most.and(other);
-        let mut frame = SliceFrame(frame);
-        let Ok(link) = wire::parse_link(&frame) else { return };
-        if let Some(header) = mss::syn(&frame, &link).filter(|_| most != MostBytes::ANY) {
-            // Nothing to do is no fault.
-            let _ = mss::clamp(&mut frame, &link, header, most, |number| number);
+        let most = || {
+            let [most, other] = links.map(|link| self.0.get(&link).copied());
+            most.unwrap_or(MostBytes::ANY).and(other.unwrap_or(MostBytes::ANY))
+        };
+        if !self.0.is_empty() {
+            mss::shrink(&mut SliceFrame(frame), most, |number| number);
         }
     }
 }

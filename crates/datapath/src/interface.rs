@@ -220,8 +220,8 @@ pub trait Datapath {
     /// them. What is addressed to another address than this node's is not taken, and nothing is passed
     /// to a node without an address. Packets meet a mixture of old and new for a moment.
     fn set_peers(&mut self, stations: &[Station]) -> Result<(), Error>;
-    /// Replaces what the largest segments are that interfaces take, by the numbers of those that ask for it: SYNs that leave or
-    /// enter by one name no larger size ([`testudo_packet::mss`]).
+    /// Replaces what the largest segments are that interfaces take, by the numbers of those that ask for it: SYNs that
+    /// leave or enter by one name no larger size ([`testudo_packet::mss`]).
     fn set_mss_clamps(&mut self, clamps: &HashMap<u32, MostBytes>) -> Result<(), Error>;
     /// Replaces what interfaces ask of the sources of first packets; those that are not named ask nothing.
     fn set_reverse_paths(&mut self, checks: &HashMap<u32, ReversePath>) -> Result<(), Error>;

@@ -132,8 +132,9 @@ impl UserDatapath {
     }
 
     /// Handles a frame that came in by this interface. A frame that is answered has become the
-    /// answer, one that is passed carries the owner's address; one that is forwarded is unchanged, for
-    /// there are no routes here. One that goes up is kept for [`Datapath::handle_upcalls`].
+    /// answer, one that is passed carries the owner's address; one that is forwarded has its translation and
+    /// its segment size, and the hops and the link's addresses that it came with. One that goes up is kept for
+    /// [`Datapath::handle_upcalls`].
     pub fn handle(&mut self, frame: &mut [u8], interface: u32, now: Nanos) -> Verdict {
         let verdict = self.run(frame, interface, now, Known::default(), None).verdict;
         if let Verdict::Upcall(reason) = verdict {

@@ -3,6 +3,8 @@
 
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod link;
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod owner;
 mod privileged;
 
 use std::collections::BTreeMap;
@@ -11,57 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use link::{Tap, in_namespaces};
+use owner::{BUCKETS, SENDER, SHARED, SOON, now, set_all, set_up, settings};
 use testudo_datapath::kernel::{KernelDatapath, pinning};
 use testudo_datapath::likenesses::Likenesses;
 use testudo_datapath::{Answer, Datapath, Error, NodeTable, Released, Settings, Station};
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, BucketState, Epoch, NodeId};
 use testudo_packet::env::Mac;
 use testudo_packet::flow::{Address, Endpoint};
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Rule};
 
-const BUCKETS: u32 = 16;
 const OWN: [u8; 6] = [2, 0, 0, 0, 1, 0];
 const PEER: [u8; 6] = [2, 0, 0, 0, 1, 1];
-const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const SHARED: [u8; 6] = [2, 0x74, 0x65, 0x73, 0, 1];
-/// Long enough for any packet here to arrive; a wait for one ends when it has.
-const SOON: Duration = Duration::from_secs(5);
-
-fn settings(mode: Mode) -> Settings {
-    Settings {
-        node: NodeId(0),
-        secret: *b"a cluster secret",
-        buckets: BUCKETS,
-        grounds: Grounds::default(),
-        cluster_mac: Mac::from_bytes(SHARED),
-        table_slots: 1024,
-        pools: Vec::new(),
-        likenesses: Default::default(),
-        answers: Vec::new(),
-        mode,
-    }
-}
-
-fn now() -> Nanos {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    Nanos(Duration::from(nix::time::clock_gettime(clock).expect("a clock")).as_nanos() as u64)
-}
-
-fn set_all(datapath: &mut KernelDatapath, owner: u8, state: BucketState) {
-    let slot = BucketSlot { owner: NodeId(owner), previous: NodeId::NONE, state, epoch: Epoch(1) };
-    for bucket in 0..BUCKETS as u16 {
-        datapath.set_bucket(BucketId(bucket), slot);
-    }
-}
-
-/// A node that owns everything and lets everything in.
-fn set_up(datapath: &mut KernelDatapath) {
-    set_all(datapath, 0, BucketState::Active);
-    datapath.set_lease(now().plus_millis(60_000));
-    datapath.set_rules(&[Rule::any(Action::Accept)]).expect("a rule");
-}
 
 /// A UDP packet of one of a few flows, with a number in it.
 fn packet(to: [u8; 6], number: u32) -> Vec<u8> {

@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod link;
+mod owner;
 mod privileged;
 
 use std::collections::HashMap;
@@ -10,61 +11,22 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use link::{Tap, in_namespaces, site};
+use owner::{SOON, now, set_all, set_up, settings};
+use testudo_datapath::Datapath;
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Datapath, Settings};
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
-use testudo_packet::env::Mac;
+use testudo_packet::bucket::BucketState;
 use testudo_packet::mss::MostBytes;
-use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
-use testudo_packet::rule::{Action, Prefix, Rule};
+use testudo_packet::rule::Prefix;
 use testudo_packet::verdict::Verdict;
 
-const BUCKETS: u32 = 16;
-const SHARED: [u8; 6] = [2, 0x74, 0x65, 0x73, 0, 1];
-const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Long enough for any packet here to arrive; a wait for one ends when it has.
-const SOON: Duration = Duration::from_secs(5);
+const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 /// What the interfaces inside and outside take.
 const INSIDE: MostBytes = MostBytes { v4: 1400, v6: 1220 };
 const OUTSIDE: MostBytes = MostBytes { v4: 1300, v6: 1380 };
-
-fn settings() -> Settings {
-    Settings {
-        node: NodeId(0),
-        secret: *b"a cluster secret",
-        buckets: BUCKETS,
-        grounds: Grounds::default(),
-        cluster_mac: Mac::from_bytes(SHARED),
-        table_slots: 1024,
-        pools: Vec::new(),
-        likenesses: Default::default(),
-        answers: Vec::new(),
-        mode: Mode::Shared,
-    }
-}
-
-fn now() -> Nanos {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    Nanos(Duration::from(nix::time::clock_gettime(clock).expect("a clock")).as_nanos() as u64)
-}
-
-fn set_all(datapath: &mut impl Datapath, state: BucketState) {
-    let slot = BucketSlot { owner: NodeId(0), previous: NodeId::NONE, state, epoch: Epoch(1) };
-    for bucket in 0..BUCKETS as u16 {
-        datapath.set_bucket(BucketId(bucket), slot);
-    }
-}
-
-fn set_up(datapath: &mut impl Datapath, clamps: &HashMap<u32, MostBytes>) {
-    set_all(datapath, BucketState::Active);
-    datapath.set_lease(now().plus_millis(600_000));
-    datapath.set_rules(&[Rule::any(Action::Accept)]).expect("a rule");
-    datapath.set_mss_clamps(clamps).expect("clamps");
-}
 
 /// The sum of RFC 1071, not folded.
 fn sum(bytes: &[u8]) -> u32 {
@@ -92,20 +54,9 @@ fn segment(ends: [IpAddr; 2], ports: [u16; 2], flags: u8, options: &[u8]) -> Vec
     header
 }
 
+/// A segment as a packet.
 fn packet(ends: [IpAddr; 2], segment: &[u8]) -> Vec<u8> {
-    let [high, low] = (segment.len() as u16).to_be_bytes();
-    let (kind, header) = match ends {
-        [IpAddr::V4(from), IpAddr::V4(to)] => {
-            let head = [0x45, 0, 0, 20 + low, 0, 0, 0, 0, 64, 6, 0, 0];
-            ([8, 0], [&head[..], &from.octets(), &to.octets()].concat())
-        }
-        [IpAddr::V6(from), IpAddr::V6(to)] => {
-            let head = [0x60, 0, 0, 0, high, low, 6, 64];
-            ([0x86, 0xdd], [&head[..], &from.octets(), &to.octets()].concat())
-        }
-        [from, to] => panic!("{from} and {to} are of two families"),
-    };
-    [&SHARED[..], &SENDER, &kind, &header, segment].concat()
+    owner::packet(ends, TCP, segment)
 }
 
 /// What is behind the IP header of a frame without options.
@@ -152,20 +103,22 @@ fn a_syn_names_no_larger_segments_than_its_links_take() {
         let [mut inside, mut outside] = site();
         let numbers = [inside.number(), outside.number()];
         let clamps = HashMap::from([(numbers[0], INSIDE), (numbers[1], OUTSIDE)]);
-        let mut kernel = KernelDatapath::load(settings()).expect("a datapath");
-        let mut user = UserDatapath::new(settings()).expect("a datapath");
+        let mut kernel = KernelDatapath::load(settings(Mode::Shared)).expect("a datapath");
+        let mut user = UserDatapath::new(settings(Mode::Shared)).expect("a datapath");
         let route = |network: &str, interface| {
             let network: IpAddr = network.parse().expect("an address");
             (Prefix::new(network.into(), 16).expect("a prefix"), interface)
         };
         user.set_routes(vec![route("10.20.0.0", numbers[1]), route("fd20::", numbers[1])]);
-        set_up(&mut kernel, &clamps);
-        set_up(&mut user, &clamps);
+        set_up(&mut kernel);
+        kernel.set_mss_clamps(&clamps).expect("clamps");
+        set_up(&mut user);
+        user.set_mss_clamps(&clamps).expect("clamps");
         kernel.attach(inside.name()).expect("attached");
         kernel.attach(outside.name()).expect("attached");
         let mut port = 40_000;
         for state in [BucketState::Active, BucketState::Loading] {
-            set_all(&mut kernel, state);
+            set_all(&mut kernel, 0, state);
             for (what, v6, options, expected) in TABLE {
                 port += 1;
                 let (ends, ports) = (ends(v6), [port, 443]);
@@ -190,7 +143,7 @@ fn a_syn_names_no_larger_segments_than_its_links_take() {
 
 /// The answer belongs to a flow that is known.
 fn answers_too(kernel: &mut KernelDatapath, (inside, outside): (&mut Tap, &mut Tap), port: u16) {
-    set_all(kernel, BucketState::Active);
+    set_all(kernel, 0, BucketState::Active);
     let there = ends(false);
     let back = [there[1], there[0]];
     inside.comes_in(&packet(there, &segment(there, [port, 443], SYN, &[])));

@@ -3,6 +3,8 @@
 
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod link;
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod owner;
 mod privileged;
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,72 +12,21 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use link::{in_namespaces, site};
+use owner::{SOON, now, set_all, set_up, settings};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::user::UserDatapath;
-use testudo_datapath::{Datapath, NodeTable, Settings};
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
-use testudo_packet::env::Mac;
-use testudo_packet::placement::Grounds;
+use testudo_datapath::{Datapath, NodeTable};
+use testudo_packet::bucket::BucketState;
 use testudo_packet::reception::Mode;
 use testudo_packet::reverse_path::ReversePath::{self, Loose, Off, Strict};
-use testudo_packet::rule::{Action, Prefix, Rule};
+use testudo_packet::rule::Prefix;
 use testudo_packet::verdict::{DropReason, Verdict};
-
-const BUCKETS: u32 = 16;
-const SHARED: [u8; 6] = [2, 0x74, 0x65, 0x73, 0, 1];
-const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Long enough for any packet here to arrive; a wait for one ends when it has.
-const SOON: Duration = Duration::from_secs(5);
-
-fn settings() -> Settings {
-    Settings {
-        node: NodeId(0),
-        secret: *b"a cluster secret",
-        buckets: BUCKETS,
-        grounds: Grounds::default(),
-        cluster_mac: Mac::from_bytes(SHARED),
-        table_slots: 1024,
-        pools: Vec::new(),
-        likenesses: Default::default(),
-        answers: Vec::new(),
-        mode: Mode::Shared,
-    }
-}
-
-fn now() -> Nanos {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    Nanos(Duration::from(nix::time::clock_gettime(clock).expect("a clock")).as_nanos() as u64)
-}
-
-fn set_all(datapath: &mut impl Datapath, state: BucketState) {
-    let slot = BucketSlot { owner: NodeId(0), previous: NodeId::NONE, state, epoch: Epoch(1) };
-    for bucket in 0..BUCKETS as u16 {
-        datapath.set_bucket(BucketId(bucket), slot);
-    }
-}
-
-fn set_up(datapath: &mut impl Datapath) {
-    set_all(datapath, BucketState::Active);
-    datapath.set_lease(now().plus_millis(600_000));
-    datapath.set_rules(&[Rule::any(Action::Accept)]).expect("a rule");
-}
 
 /// A UDP packet from a port of its own, so that it begins a flow.
 fn packet(from: &str, to: &str, port: u16) -> Vec<u8> {
-    let [from, to] = [from, to].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let ends = [from, to].map(|text| text.parse().expect("an address"));
     let datagram = [&port.to_be_bytes()[..], &[0, 53, 0, 12, 0, 0, 1, 2, 3, 4]].concat();
-    let (kind, header) = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let head = [0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0];
-            ([8, 0], [&head[..], &from.octets(), &to.octets()].concat())
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let head = [0x60, 0, 0, 0, 0, 12, 17, 64];
-            ([0x86, 0xdd], [&head[..], &from.octets(), &to.octets()].concat())
-        }
-        _ => panic!("{from} and {to} are of two families"),
-    };
-    [&SHARED[..], &SENDER, &kind, &header, &datagram].concat()
+    owner::packet(ends, 17, &datagram)
 }
 
 fn count(datapath: &impl Datapath, name: &str) -> u64 {
@@ -117,8 +68,8 @@ fn a_source_is_routed_back_as_its_interface_asks() {
     in_namespaces(|_| {
         let [mut inside, outside] = site();
         let numbers = [inside.number(), outside.number()];
-        let mut kernel = KernelDatapath::load(settings()).expect("a datapath");
-        let mut user = UserDatapath::new(settings()).expect("a datapath");
+        let mut kernel = KernelDatapath::load(settings(Mode::Shared)).expect("a datapath");
+        let mut user = UserDatapath::new(settings(Mode::Shared)).expect("a datapath");
         user.set_routes(routes(numbers));
         set_up(&mut kernel);
         set_up(&mut user);
@@ -130,7 +81,7 @@ fn a_source_is_routed_back_as_its_interface_asks() {
             kernel.set_reverse_paths(&checks).expect("a check");
             user.set_reverse_paths(&checks).expect("a check");
             for state in [BucketState::Active, BucketState::Loading] {
-                set_all(&mut kernel, state);
+                set_all(&mut kernel, 0, state);
                 for (source, what, refused) in TABLE {
                     port += 1;
                     let to = if source.contains(':') { "fd20::77" } else { "10.20.2.77" };
@@ -151,7 +102,7 @@ fn a_source_is_routed_back_as_its_interface_asks() {
         assert_eq!(count(&kernel, "drop.no-rule"), 0);
         // A flow that is known goes on, though its source would be refused by now.
         kernel.set_reverse_paths(&HashMap::from([(numbers[0], Off)])).expect("a check");
-        set_all(&mut kernel, BucketState::Active);
+        set_all(&mut kernel, 0, BucketState::Active);
         let stranger = packet("10.20.2.1", "10.20.2.77", 50_000);
         let flows = kernel.table().len();
         inside.comes_in(&stranger);

@@ -10,7 +10,7 @@
 use crate::env::Frame;
 use crate::tracking::TcpFlags;
 use crate::translate::change::Change;
-use crate::wire::{Link, Payload};
+use crate::wire::{self, Link, Payload};
 
 const TCP: u8 = 6;
 /// RFC 9293 §3.1: where in the header the flags, the checksum and the options are.
@@ -71,10 +71,26 @@ impl MostBytes {
     }
 }
 
-/// Where the TCP header of a SYN is, with an acknowledgement or without; `None` for everything else. The packet is one that
-/// the pipeline lets pass. A SYN behind extension headers, or cut into fragments, is not looked for: no system sends them.
+/// Makes the size that a SYN names, with an acknowledgement or without, no larger than its links take; `most` is asked of
+/// SYNs alone. Other packets stay as they are, and so does a size that is small enough. The packet is one that the
+/// pipeline lets pass. `opaque`: as [`crate::env::Env::opaque`].
 #[inline(always)]
-pub fn syn<F: Frame>(frame: &F, link: &Link) -> Option<u32> {
+pub fn shrink<F: Frame>(
+    frame: &mut F,
+    most: impl FnOnce() -> MostBytes,
+    opaque: impl Fn(u64) -> u64,
+) {
+    let Ok(link) = wire::parse_link(frame) else { return };
+    if let Some(header) = syn(frame, &link) {
+        // Nothing to do is no fault.
+        let _ = clamp(frame, &link, header, most(), opaque);
+    }
+}
+
+/// Where the TCP header of a SYN is, with an acknowledgement or without; `None` for everything else. A SYN behind
+/// extension headers, or cut into fragments, is not looked for: no system sends them.
+#[inline(always)]
+fn syn<F: Frame>(frame: &F, link: &Link) -> Option<u32> {
     let at = link.offset;
     let header = match link.payload {
         Payload::V4 if frame.u8(at + 9)? == TCP && frame.u16(at + 6)? & 0x3fff == 0 => {
@@ -87,10 +103,10 @@ pub fn syn<F: Frame>(frame: &F, link: &Link) -> Option<u32> {
     flags.has(TcpFlags::SYN).then_some(header)
 }
 
-/// Makes the size that a SYN names no larger than `most`. `header`: what [`syn`] has found. `opaque`: as
-/// [`crate::env::Env::opaque`]. `None` if it is as it was.
+/// Makes the size that a SYN names no larger than `most`. `header`: what [`syn`] has found. `None` if it is
+/// as it was.
 #[inline(always)]
-pub fn clamp<F: Frame>(
+fn clamp<F: Frame>(
     frame: &mut F,
     link: &Link,
     header: u32,

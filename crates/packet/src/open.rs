@@ -23,17 +23,13 @@ use crate::tracking;
 use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::window;
-use crate::wire::{self, Headers};
+use crate::wire::Headers;
 
 /// Decides what becomes of a frame that the main stage has found to be of no known flow.
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
-    let link = match wire::parse_link(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let headers = match wire::parse(frame, &link) {
-        Ok(headers) => headers.opaque(env),
+    let headers = match stage::headers(env, frame) {
+        Ok(headers) => headers,
         Err(reason) => return Verdict::Drop(reason),
     };
     let place = env.place(&headers);

@@ -13,7 +13,6 @@ use crate::flow::FlowKey;
 use crate::pipeline::admit;
 use crate::stage::{self, Stage};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire;
 
 /// What an interface asks of the sources of the first packets that come in by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,12 +66,8 @@ pub(crate) fn passes<E: Env>(env: &E, key: &FlowKey, interface: u32) -> bool {
 /// interface that asks for a way back.
 #[inline(always)]
 pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdict {
-    let link = match wire::parse_link(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let headers = match wire::parse(frame, &link) {
-        Ok(headers) => headers.opaque(env),
+    let headers = match stage::headers(env, frame) {
+        Ok(headers) => headers,
         Err(reason) => return Verdict::Drop(reason),
     };
     if passes(env, &headers.key, interface) {

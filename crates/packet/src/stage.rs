@@ -35,7 +35,7 @@ use crate::related;
 use crate::reverse_path;
 use crate::translate;
 use crate::verdict::{DropReason, UpcallReason, Verdict};
-use crate::wire::Link;
+use crate::wire::{self, Headers, Link};
 
 /// A stage behind the main one. Its number is its place in the kernel's map of stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,13 @@ pub(crate) fn own<E: Env, F: Frame>(
         return Err(Verdict::Upcall(UpcallReason::Held));
     }
     Ok(slot)
+}
+
+/// The headers of a frame that the main stage has read before.
+#[inline(always)]
+pub(crate) fn headers<E: Env, F: Frame>(env: &E, frame: &F) -> Result<Headers, DropReason> {
+    let link = wire::parse_link(frame)?;
+    Ok(wire::parse(frame, &link)?.opaque(env))
 }
 
 /// Has a packet that was decided reported, if its bucket is on its way to a node that sees it, too.

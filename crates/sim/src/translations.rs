@@ -61,12 +61,12 @@ impl Translations {
         let strays = usize::from(self.plant == Plant::ClassIgnored);
         let outside = |at: usize| bucket + strays + self.buckets * ((start as usize + at) % count);
         let flow = key(port);
-        let candidates = (0..count).map(|at| Translation {
+        let mut candidates = (0..count).map(|at| Translation {
             source: Endpoint { address: Address::v4(OUTSIDE), port: outside(at) as u16 },
             destination: flow.responder,
         });
         let free = |to: &Translation| !taken(&to.reply_key(flow.protocol));
-        candidates.into_iter().find(free)
+        candidates.find(free)
     }
 
     /// The bucket of a reply.

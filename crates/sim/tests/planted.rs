@@ -381,7 +381,7 @@ fn flows_that_are_kept_back_from_the_next_owner_are_noticed() {
 }
 
 fn translating(plant: Plant) -> Options {
-    Options { translates: true, ..with(plant) }
+    Options { translates: true, hears_at_once: true, ..with(plant) }
 }
 
 #[test]

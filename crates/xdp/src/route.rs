@@ -6,7 +6,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
-use testudo_packet::env::{Frame, Mac};
+use testudo_packet::env::{Env, Frame, Mac};
 use testudo_packet::flow::Address;
 use testudo_packet::hop::{self, NextHop};
 use testudo_packet::mss::{self, MostBytes};
@@ -198,12 +198,10 @@ fn shrink_segments<const OPENS: bool>(ctx: &XdpContext, interface: u32, out: u32
 #[inline(never)]
 fn clamp(ctx: usize, interface: u32, out: u32) -> u64 {
     let ctx = XdpContext::new(ctx as *mut xdp_md);
-    let mut frame = KernelFrame::new(&ctx);
-    let Ok(link) = wire::parse_link(&frame) else { return 0 };
-    let Some(header) = mss::syn(&frame, &link) else { return 0 };
-    let most = most_bytes(interface).and(most_bytes(out));
-    let opaque = |number: u64| number.wrapping_add(maps::unknown_zero());
-    u64::from(mss::clamp(&mut frame, &link, header, most, opaque).is_some())
+    let kernel = Kernel::new(ctx.as_ptr());
+    let most = || most_bytes(interface).and(most_bytes(out));
+    mss::shrink(&mut KernelFrame::new(&ctx), most, |number| kernel.opaque(number));
+    0
 }
 
 #[inline(always)]

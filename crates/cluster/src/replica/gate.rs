@@ -19,9 +19,9 @@
 //! handling would need a state "not told yet" for each flow and a branch for each packet; and not where
 //! records are sent: then the table would hold what the digests must leave out.
 //!
-//! Limits: what keeps back by time remembers a record of each such flow, some hundred bytes; of a translated flow that
-//! waits for its next state what it is translated to; and what else is kept back costs nothing here. After the death of the process nobody knows how long a
-//! flow has lived; see [`Replica::handle_due`].
+//! Limits: what keeps back by time remembers a record of each such flow, some hundred bytes; of a translated flow
+//! that waits for its next state what it is translated to; and what else is kept back costs nothing here. After
+//! the death of the process nobody knows how long a flow has lived; see [`Replica::handle_due`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,7 +106,8 @@ pub(super) struct Gate {
     waiting: BTreeMap<(BucketId, FlowKey), Waiting>,
     /// In the order of their time. The number makes each one's place its own.
     due: BTreeMap<(Nanos, u64), (BucketId, FlowKey)>,
-    /// What flows are translated to that wait to be established, or to begin anew: of what is told of a flow only the first word says it.
+    /// What flows are translated to that wait to be established, or to begin anew: of what is told of a flow only
+    /// the first word says it.
     translations: BTreeMap<(BucketId, FlowKey), Translation>,
     begun: u64,
     crowded: u64,
@@ -159,7 +160,8 @@ impl Gate {
         true
     }
 
-    /// Takes note of what a flow is translated to that waits for its next state, if it is. Returns whether there was room.
+    /// Takes note of what a flow is translated to that waits for its next state, if it is. Returns whether there
+    /// was room.
     fn remember(&mut self, record: &FlowRecord) -> bool {
         let Some(translation) = record.translation else { return true };
         let place = (record.bucket, record.key);
@@ -173,19 +175,21 @@ impl Gate {
 
     /// A flow does not wait any more: it is told of, or over. Says whether it did.
     pub(super) fn forget(&mut self, record: &FlowRecord) -> bool {
-        self.translations.remove(&(record.bucket, record.key));
-        let waiting = self.waiting.remove(&(record.bucket, record.key));
+        self.forget_at((record.bucket, record.key))
+    }
+
+    fn forget_at(&mut self, place: (BucketId, FlowKey)) -> bool {
+        self.translations.remove(&place);
+        let waiting = self.waiting.remove(&place);
         waiting.is_some_and(|waiting| self.due.remove(&waiting.due).is_some())
     }
 
     /// A bucket is not this node's any more.
     pub(super) fn forget_bucket(&mut self, bucket: BucketId) {
-        self.translations.retain(|(of, _), _| *of != bucket);
-        let of_bucket = self.waiting.range((bucket, FlowKey::default())..);
-        let of_bucket = of_bucket.take_while(|((of, _), _)| *of == bucket);
-        let records: Vec<_> = of_bucket.map(|(_, waiting)| waiting.record).collect();
-        for record in records {
-            self.forget(&record);
+        let (waiting, translated) = (&self.waiting, &self.translations);
+        let places = of_bucket(waiting, bucket).chain(of_bucket(translated, bucket));
+        for place in places.collect::<Vec<_>>() {
+            self.forget_at(place);
         }
     }
 
@@ -213,6 +217,15 @@ impl Gate {
         }
         records
     }
+}
+
+/// The places of a bucket's flows.
+fn of_bucket<T>(
+    flows: &BTreeMap<(BucketId, FlowKey), T>,
+    bucket: BucketId,
+) -> impl Iterator<Item = (BucketId, FlowKey)> {
+    let places = flows.range((bucket, FlowKey::default())..).map(|(place, _)| *place);
+    places.take_while(move |(of, _)| *of == bucket)
 }
 
 /// Whether what is known of a flow is what is so, and its next change will not be taken for an old one, if

@@ -7,9 +7,9 @@
 //! Measured are packets of known flows, few and many, translated and not; and first packets, while somebody reads
 //! the events of new flows: `conntrack -E`, and a thread that reads Testudo's. Its processor time counts.
 //!
-//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--flows N` so many known flows only, `--write` puts the result into `docs/`. Without cargo's `--bench`, as under
-//! `cargo test --benches`, it is always quick. Needs root and the programs `ip`, `ethtool`, `nft` and `conntrack`, and
-//! says so without them.
+//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--flows N` so many known
+//! flows only, `--write` puts the result into `docs/`. Without cargo's `--bench`, as under `cargo test --benches`, it
+//! is always quick. Needs root and the programs `ip`, `ethtool`, `nft` and `conntrack`, and says so without them.
 //!
 //! Invariant: nothing of it is left on the machine: namespaces, programs, the kernel's limits.
 

@@ -2,8 +2,8 @@
 //!
 //! A change counts as acknowledged by a peer when the owner, still under its lease, knows that the peer
 //! has handled the frame that told of it. From then on the peer has to have the flow, in that state
-//! or a newer one, and with the same translation, when it takes the bucket over: until the owner ends the flow, another owner turns
-//! out not to have it, or the peer's memory is lost.
+//! or a newer one, and with the same translation, when it takes the bucket over: until the owner ends the
+//! flow, another owner turns out not to have it, or the peer's memory is lost.
 
 use std::collections::{BTreeMap, VecDeque};
 

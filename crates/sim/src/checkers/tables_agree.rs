@@ -1,7 +1,7 @@
-//! The common tables of all running nodes that keep a bucket hold the same flows of it in the same states and with the same translations, and
-//! exactly those that its owner has in its kernel, where sequences may be ahead, but for flows that their rules
-//! keep back; those of nodes that do not keep it hold none. No other kernel has any of them: an entry that is left behind
-//! would be in force again, as old as it is, when its bucket comes back.
+//! The common tables of all running nodes that keep a bucket hold the same flows of it in the same states and with the
+//! same translations, and exactly those that its owner has in its kernel, where sequences may be ahead, but for flows
+//! that their rules keep back; those of nodes that do not keep it hold none. No other kernel has any of them: an entry
+//! that is left behind would be in force again, as old as it is, when its bucket comes back.
 
 use std::collections::BTreeMap;
 

@@ -74,9 +74,10 @@ pub fn translated_alone(world: &World) -> Result<(), String> {
     for bucket in 0..world.options.buckets as usize {
         let Some(owner) = world.handler(bucket) else { continue };
         for record in world.machines[owner].kernel.of_bucket(bucket) {
-            let Some(translation) = record.translation else { continue };
-            let end = (translation.source.port, translation.source.address.low);
-            if let Some(other) = replies.insert(end, record) {
+            if record.translation.is_none() {
+                continue;
+            }
+            if let Some(other) = replies.insert(record.reply_key(), record) {
                 return Err(format!("{record:?} and {other:?} have the same replies"));
             }
         }

@@ -156,7 +156,7 @@ impl World {
             self.serve(node, packet);
         }
         // Whoever compares the tables next has heard of what these have done.
-        if self.options.hears_at_once || self.options.translates {
+        if self.options.hears_at_once {
             self.take_events(node);
         }
     }
