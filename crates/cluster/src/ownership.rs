@@ -47,8 +47,8 @@ pub enum Ownership {
     /// tell. When one has confirmed it, [`crate::membership::Membership::handle_delivered`] wants to
     /// know.
     LetGo {
-        /// Each with the version that said where it goes.
-        buckets: Vec<(BucketId, Version)>,
+        /// Each with the epoch under which its next owner will own it, as its [`Move`] says.
+        buckets: Vec<(BucketId, Epoch)>,
     },
     /// This life of a peer is the one that is heard; another that claims its name is not believed.
     Life {
@@ -71,7 +71,8 @@ pub struct Move {
     pub to: NodeId,
     /// Since which version of the map it is to be that.
     pub since: Version,
-    /// The epoch under which it will own the bucket.
+    /// The epoch under which it will own the bucket. It tells the moves of a bucket apart: when a next
+    /// owner dies, another follows by the same version.
     pub epoch: Epoch,
 }
 
@@ -101,10 +102,10 @@ pub(crate) struct Ledger {
     /// What was told before of those that are still to be fetched.
     before: BTreeMap<BucketId, BucketSlot>,
     moved: BTreeMap<BucketId, Option<Move>>,
-    let_go: Vec<(BucketId, Version)>,
+    let_go: Vec<(BucketId, Epoch)>,
     lives: BTreeMap<NodeId, Incarnation>,
-    /// Given up, and not known to have arrived: by which version, and which version first said so.
-    delivering: BTreeMap<BucketId, (Version, Version)>,
+    /// Given up, and not known to have arrived: under which epoch, and which version first said so.
+    delivering: BTreeMap<BucketId, (Epoch, Version)>,
     version: Version,
     told_version: Version,
     /// Who keeps each bucket, by which version; empty where all nodes keep all.
@@ -194,8 +195,8 @@ impl Ledger {
     }
 
     /// The next owner knows all of a bucket that was let go. Says whether that was waited for.
-    pub(crate) fn delivered(&mut self, bucket: BucketId, since: Version) -> bool {
-        let waited = self.delivering.get(&bucket).is_some_and(|&(version, _)| version == since);
+    pub(crate) fn delivered(&mut self, bucket: BucketId, epoch: Epoch) -> bool {
+        let waited = self.delivering.get(&bucket).is_some_and(|&(next, _)| next == epoch);
         if waited {
             self.delivering.remove(&bucket);
         }
@@ -207,21 +208,21 @@ impl Ledger {
     pub(crate) fn given_up(
         &mut self,
         bucket: BucketId,
-        since: Version,
+        epoch: Epoch,
         next: impl Fn(BucketId, Epoch) -> Option<Version>,
     ) -> bool {
-        let Some(moving) = self.moving.get(&bucket).filter(|moving| moving.since == since) else {
+        let Some(moving) = self.moving.get(&bucket).filter(|moving| moving.epoch == epoch) else {
             return false;
         };
-        let Move { to, epoch, .. } = *moving;
+        let Move { to, since, .. } = *moving;
         let told = &mut self.told[usize::from(bucket.0)];
         let first = next(bucket, told.epoch).unwrap_or(since);
         *told = BucketSlot { owner: to, previous: self.me, epoch, ..*told };
         self.moving.remove(&bucket);
         self.moved.remove(&bucket);
         self.before.remove(&bucket);
-        self.let_go.push((bucket, since));
-        self.delivering.insert(bucket, (since, first));
+        self.let_go.push((bucket, epoch));
+        self.delivering.insert(bucket, (epoch, first));
         true
     }
 
@@ -445,16 +446,16 @@ mod tests {
         assert_eq!(ledger.first_unsettled(next), Some(Version(3)));
         update(&mut ledger, |_| slot(1, 5));
         assert_eq!(ledger.poll(), Some(Ownership::Move { buckets: vec![(bucket, None)] }));
-        assert!(!ledger.given_up(bucket, Version(3), next), "it was taken back");
+        assert!(!ledger.given_up(bucket, Epoch(9), next), "it was taken back");
         ledger.update(Version(4), |_, _| to_move);
         ledger.poll();
-        assert!(!ledger.given_up(bucket, Version(2), next), "of another move");
-        assert!(ledger.given_up(bucket, Version(3), next));
-        let let_go = Ownership::LetGo { buckets: vec![(bucket, Version(3))] };
+        assert!(!ledger.given_up(bucket, Epoch(8), next), "of another move by this version");
+        assert!(ledger.given_up(bucket, Epoch(9), next));
+        let let_go = Ownership::LetGo { buckets: vec![(bucket, Epoch(9))] };
         assert_eq!(ledger.poll(), Some(let_go));
         assert_eq!(ledger.owned(), 0);
         assert_eq!(ledger.first_unsettled(|_, _| None), Some(Version(3)), "it has not arrived");
-        assert!(ledger.delivered(bucket, Version(3)) && !ledger.delivered(bucket, Version(3)));
+        assert!(ledger.delivered(bucket, Epoch(9)) && !ledger.delivered(bucket, Epoch(9)));
         assert_eq!(ledger.first_unsettled(next), None);
     }
 }

@@ -29,6 +29,8 @@
 //! * Two machines that have applied equally many commands have applied the same commands.
 //! * What a node tells another one, it has on disk: the messages of a step leave only after
 //!   [`Coordinator::handle_persisted`] (a leader's own entries may travel while they are written).
+//! * What a node is told of the machine ([`Output::Changed`]) never goes back, not even over a loss of
+//!   power that has swallowed how far the log was agreed on.
 //! * Who votes is what the machine says, changed by one node at a time, in the place in the order
 //!   where the machine changed.
 //!
@@ -150,7 +152,8 @@ pub enum Output {
         /// What to write.
         batch: Batch,
     },
-    /// The machine has changed, by one command or by many.
+    /// The machine has changed, by one command or by many. After a start not before it is at least
+    /// where it was when the last run of this node told of it, so nobody goes back by restarting.
     Changed,
     /// Another node leads, or none that this node knows.
     Leader(Option<NodeId>),

@@ -77,9 +77,9 @@ pub enum Input {
     /// From the engine to the heartbeat thread.
     Released(Incarnation),
     /// From the engine to the heartbeat thread.
-    GivenUp(BucketId, testudo_cluster::map::Version),
+    GivenUp(BucketId, Epoch),
     /// From the engine to the heartbeat thread.
-    Delivered(BucketId, testudo_cluster::map::Version),
+    Delivered(BucketId, Epoch),
     /// From the engine to the heartbeat thread.
     HandedOver(BucketId, NodeId, testudo_cluster::map::Version),
     /// From the engine to the heartbeat thread.

@@ -94,7 +94,7 @@ use peer::{Latest, Peer, Place, Support, View};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use testudo_packet::bucket::{BucketId, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
 
 /// How often an operator is told at most that another process runs under this node's name.
 const IMPERSONATION_EVERY: Duration = Duration::from_secs(5);
@@ -317,9 +317,9 @@ impl Membership {
 
     /// Learns that the next owner of a bucket knows all that this node knew of it, after
     /// [`crate::ownership::Ownership::LetGo`].
-    pub fn handle_delivered(&mut self, now: Nanos, bucket: BucketId, since: Version) {
+    pub fn handle_delivered(&mut self, now: Nanos, bucket: BucketId, epoch: Epoch) {
         self.advance(now);
-        if self.ledger.delivered(bucket, since) {
+        if self.ledger.delivered(bucket, epoch) {
             self.ledger_basis = None;
         }
         self.judge();
@@ -327,10 +327,10 @@ impl Membership {
 
     /// Learns from the replica that the slot of a bucket names this node no more, after
     /// [`crate::ownership::Ownership::Move`].
-    pub fn handle_given_up(&mut self, now: Nanos, bucket: BucketId, since: Version) {
+    pub fn handle_given_up(&mut self, now: Nanos, bucket: BucketId, epoch: Epoch) {
         self.advance(now);
         let next = |bucket, epoch| title::superseded(&self.map, bucket, epoch);
-        if self.ledger.given_up(bucket, since, next) {
+        if self.ledger.given_up(bucket, epoch, next) {
             self.ledger_basis = None;
         }
         self.judge();

@@ -66,16 +66,16 @@ pub enum Effect {
     GivenUp {
         /// The bucket.
         bucket: BucketId,
-        /// The version of the map that says so.
-        since: Version,
+        /// The epoch under which its next owner will own it.
+        epoch: Epoch,
     },
     /// The next owner knows all of a bucket: call
     /// [`crate::membership::Membership::handle_delivered`].
     Delivered {
         /// The bucket.
         bucket: BucketId,
-        /// The version of the map that says so.
-        since: Version,
+        /// The epoch under which its next owner owns it.
+        epoch: Epoch,
     },
     /// The owner of a bucket has handed it over to this node: call
     /// [`crate::membership::Membership::handle_handed_over`].

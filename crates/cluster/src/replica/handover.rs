@@ -37,7 +37,7 @@
 
 use std::collections::BTreeMap;
 
-use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Epoch, Nanos, NodeId};
 
 use super::arrival::{Arriving, MAX_HANDLED};
 use super::{Effect, Peer, Replica};
@@ -318,14 +318,14 @@ impl Replica {
         }
         packets.truncate(MAX_HANDLED);
         leaving.phase = Phase::GivenUp(packets);
-        let since = leaving.moving.since;
-        self.effects.push_back(Effect::GivenUp { bucket, since });
+        let epoch = leaving.moving.epoch;
+        self.effects.push_back(Effect::GivenUp { bucket, epoch });
     }
 
     /// The membership has agreed: the bucket is not this node's any more.
-    pub(super) fn let_go(&mut self, bucket: BucketId, since: Version) {
+    pub(super) fn let_go(&mut self, bucket: BucketId, epoch: Epoch) {
         let Some(leaving) = self.moves.leaving.get_mut(&bucket) else { return };
-        if leaving.moving.since != since {
+        if leaving.moving.epoch != epoch {
             return;
         }
         if let Phase::GivenUp(packets) = &mut leaving.phase {
@@ -362,9 +362,10 @@ impl Replica {
                     && leaving.moving.since == since
                     && matches!(leaving.phase, Phase::LetGo(_))
             };
-            if self.moves.leaving.get(&bucket).is_some_and(fits) {
+            if let Some(leaving) = self.moves.leaving.get(&bucket).filter(|leaving| fits(leaving)) {
+                let epoch = leaving.moving.epoch;
                 self.moves.leaving.remove(&bucket);
-                self.finish_leaving(bucket, since);
+                self.finish_leaving(bucket, epoch);
             }
         }
     }
@@ -381,14 +382,14 @@ impl Replica {
         }
     }
 
-    fn finish_leaving(&mut self, bucket: BucketId, since: Version) {
+    fn finish_leaving(&mut self, bucket: BucketId, epoch: Epoch) {
         self.leaving.remove(&bucket);
         let slot = self.slot(bucket);
         if slot.owner != self.cluster.node() {
             self.set_slot(bucket, slot);
             self.effects.push_back(Effect::Clear { bucket });
         }
-        self.effects.push_back(Effect::Delivered { bucket, since });
+        self.effects.push_back(Effect::Delivered { bucket, epoch });
     }
 
     /// A peer is there again: what was under way to it begins anew.

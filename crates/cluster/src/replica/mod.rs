@@ -284,8 +284,8 @@ impl Replica {
                 }
             }
             Ownership::LetGo { buckets } => {
-                for (bucket, since) in buckets {
-                    self.let_go(bucket, since);
+                for (bucket, epoch) in buckets {
+                    self.let_go(bucket, epoch);
                 }
             }
             Ownership::Life { node, life } => {

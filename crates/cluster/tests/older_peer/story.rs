@@ -217,7 +217,7 @@ impl Story {
                     Event { kind: EventKind::Updated, record: flow(17, Phase::Replied, 70_001) },
                 )
                 .expect("an own flow");
-            replica.handle_ownership(Ownership::LetGo { buckets: vec![(bucket, since)] });
+            replica.handle_ownership(Ownership::LetGo { buckets: vec![(bucket, epoch)] });
         });
         self.talk();
         let state = BucketState::Loading;

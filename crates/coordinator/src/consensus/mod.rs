@@ -68,6 +68,8 @@ pub struct Raft<M> {
     unwritten: Option<Unwritten>,
     inbox: VecDeque<Message>,
     outputs: VecDeque<Output>,
+    /// How far the log went when this node started, until the machine has come so far.
+    remembered: Option<u64>,
     changed: bool,
     told_leader: Option<NodeId>,
     counters: Counters,
@@ -123,10 +125,12 @@ impl<M: StateMachine> Raft<M> {
             unwritten: None,
             inbox: VecDeque::new(),
             outputs: VecDeque::new(),
+            remembered: None,
             changed: false,
             told_leader: None,
             counters: Counters::default(),
         };
+        node.remembered = Some(node.library().raft_log.last_index());
         node.proceed();
         Ok(node)
     }
@@ -224,6 +228,19 @@ impl<M: StateMachine> Raft<M> {
             self.counters.elections += 1;
         }
         self.settle_timeout();
+    }
+
+    /// Whether the machine is where it may have been before this node started. Entries at the end of
+    /// the log that it does not know to be agreed on may have been applied, and acted upon, before; a
+    /// leader confirms them or replaces them by its own.
+    fn recalls(&mut self) -> bool {
+        let Some(remembered) = &mut self.remembered else { return true };
+        let log = &self.raw.raft.raft_log;
+        *remembered = (*remembered).min(log.last_index());
+        if log.applied() >= *remembered {
+            self.remembered = None;
+        }
+        self.remembered.is_none()
     }
 
     fn output(&mut self, output: Output) {
@@ -353,7 +370,7 @@ impl<M: StateMachine> Coordinator<M> for Raft<M> {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        if std::mem::take(&mut self.changed) {
+        if self.recalls() && std::mem::take(&mut self.changed) {
             return Some(Output::Changed);
         }
         let leader = self.leader();

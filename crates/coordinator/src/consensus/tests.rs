@@ -219,3 +219,43 @@ fn a_length_beyond_the_end_is_refused() {
     out.u32(u32::MAX);
     assert!(Image::decode(&out.0).is_err());
 }
+
+/// A node that starts with four entries on disk, of which it knows none to be agreed on.
+fn restarted() -> Raft<Voters> {
+    let settings = Settings::new(NODES[0], NODES.to_vec(), 1);
+    let stored = Stored {
+        entries: [record(1, 1), record(2, 1), record(3, 2), record(4, 2)].into(),
+        hard: crate::log::Hard { term: 2, ..crate::log::Hard::default() },
+        ..Stored::default()
+    };
+    Raft::new(settings, Voters(NODES.to_vec()), stored, Nanos(0)).unwrap()
+}
+
+/// Whether the node said meanwhile that its machine has changed.
+fn says_after(node: &mut Raft<Voters>, message: &Message) -> bool {
+    let bytes = message::encode(message).expect("a kind that travels");
+    node.handle_message(NOW, LEADER, &bytes).unwrap();
+    let mut said = false;
+    while let Some(output) = node.poll_output() {
+        match output {
+            Output::Persist { ticket, .. } => node.handle_persisted(NOW, ticket),
+            Output::Changed => said = true,
+            _ => {}
+        }
+    }
+    said
+}
+
+#[test]
+fn after_a_restart_nothing_is_told_before_all_that_may_have_been_told() {
+    let mut node = restarted();
+    assert!(!says_after(&mut node, &append(2, (4, 2), 2, &[])));
+    assert_eq!(node.applied(), 2);
+    assert!(says_after(&mut node, &append(2, (4, 2), 4, &[])));
+    assert!(says_after(&mut node, &append(2, (4, 2), 5, &[record(5, 2)])), "and then as usual");
+
+    // Entries that another leader replaces were never agreed on: nobody waits for so many.
+    let mut node = restarted();
+    assert!(!says_after(&mut node, &append(3, (2, 1), 2, &[record(3, 3)])));
+    assert!(says_after(&mut node, &append(3, (3, 3), 3, &[])));
+}

@@ -299,8 +299,8 @@ impl World {
                 self.discard_held(node, bucket);
                 None
             }
-            Effect::GivenUp { bucket, since } => mail(Input::GivenUp(bucket, since)),
-            Effect::Delivered { bucket, since } => mail(Input::Delivered(bucket, since)),
+            Effect::GivenUp { bucket, epoch } => mail(Input::GivenUp(bucket, epoch)),
+            Effect::Delivered { bucket, epoch } => mail(Input::Delivered(bucket, epoch)),
             Effect::HandedOver { bucket, from, since } => {
                 self.tally.count("buckets handed over");
                 if let Err(error) = handed_over_whole(self, usize::from(from.0), node, bucket) {

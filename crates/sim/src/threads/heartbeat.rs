@@ -20,8 +20,8 @@ impl World {
             // A datagram that does not count is counted by the membership.
             Input::Datagram(bytes) => drop(membership.handle_datagram(now, &bytes)),
             Input::Released(incarnation) => membership.handle_released(now, incarnation),
-            Input::GivenUp(bucket, since) => membership.handle_given_up(now, bucket, since),
-            Input::Delivered(bucket, since) => membership.handle_delivered(now, bucket, since),
+            Input::GivenUp(bucket, epoch) => membership.handle_given_up(now, bucket, epoch),
+            Input::Delivered(bucket, epoch) => membership.handle_delivered(now, bucket, epoch),
             Input::HandedOver(bucket, from, since) => {
                 membership.handle_handed_over(now, bucket, from, since);
             }

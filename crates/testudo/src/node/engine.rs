@@ -445,11 +445,11 @@ impl Engine {
             Effect::DiscardHeld { bucket } => {
                 self.tallies.held_discarded += self.parts.datapath.discard_held(bucket) as u64;
             }
-            Effect::GivenUp { bucket, since } => {
-                self.tell_membership(heartbeat::Input::GivenUp { bucket, since });
+            Effect::GivenUp { bucket, epoch } => {
+                self.tell_membership(heartbeat::Input::GivenUp { bucket, epoch });
             }
-            Effect::Delivered { bucket, since } => {
-                self.tell_membership(heartbeat::Input::Delivered { bucket, since });
+            Effect::Delivered { bucket, epoch } => {
+                self.tell_membership(heartbeat::Input::Delivered { bucket, epoch });
             }
             Effect::HandedOver { bucket, from, since } => {
                 self.tell_membership(heartbeat::Input::HandedOver { bucket, from, since });

@@ -64,15 +64,15 @@ pub enum Input {
     GivenUp {
         /// Which bucket.
         bucket: BucketId,
-        /// By which version of the map.
-        since: Version,
+        /// The epoch under which its next owner will own it.
+        epoch: Epoch,
     },
     /// Its next owner knows all of it.
     Delivered {
         /// Which bucket.
         bucket: BucketId,
-        /// By which version of the map.
-        since: Version,
+        /// The epoch under which its next owner owns it.
+        epoch: Epoch,
     },
     /// The process is to be replaced: ask the others to keep its place for so long.
     Pause(Duration),
@@ -294,9 +294,9 @@ impl Heartbeats {
                 Input::HandedOver { bucket, from, since } => {
                     membership.handle_handed_over(now, bucket, from, since);
                 }
-                Input::GivenUp { bucket, since } => membership.handle_given_up(now, bucket, since),
-                Input::Delivered { bucket, since } => {
-                    membership.handle_delivered(now, bucket, since);
+                Input::GivenUp { bucket, epoch } => membership.handle_given_up(now, bucket, epoch),
+                Input::Delivered { bucket, epoch } => {
+                    membership.handle_delivered(now, bucket, epoch);
                 }
                 Input::Pause(ask) => membership.handle_pause(now, ask),
                 Input::PauseEnded => membership.handle_pause_ended(now),
