@@ -230,6 +230,11 @@ fn first_payload(key: &FlowKey) -> Vec<u8> {
             [&spi[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat()
         }
         Protocol::UDP => [&spi[..], &[0, 8, 0, 0]].concat(),
+        // An INIT that names a tag and a stream each way (RFC 9260 §3.3.2); nobody looks at its checksum.
+        Protocol::SCTP => {
+            let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+            [&spi[..], &[0; 8], &init].concat()
+        }
         Protocol::ICMP => [&[8, 0, 0, 0][..], &from, &[0, 1]].concat(),
         Protocol::ICMPV6 => [&[128, 0, 0, 0][..], &from, &[0, 1]].concat(),
         Protocol::ESP => [&spi[..], &[0, 0, 0, 1, 0, 0, 0, 0]].concat(),

@@ -138,7 +138,8 @@ impl Pools {
     }
 
     /// What a flow of this key is translated to by a pool; `free` says whether no other flow has replies of a key.
-    /// `None`: the pool has no endpoint left for it, or the protocol has no ports.
+    /// `None`: the pool has no endpoint left for it, or the protocol has no ports; of GRE, the pool maps no
+    /// addresses one to one.
     pub fn choose(
         &self,
         placing: &Placing,
@@ -147,7 +148,9 @@ impl Pools {
         mut free: impl FnMut(&FlowKey) -> bool,
     ) -> Option<Translation> {
         let Listing { pool, sources } = self.0.get(usize::from(pool).checked_sub(1)?)?;
-        if matches!(PacketType::of(key.protocol), PacketType::Other) {
+        // Of GRE no sum covers the addresses, so those alone may change.
+        let portless = matches!(PacketType::of(key.protocol), PacketType::Other);
+        if portless && (pool.mapping.is_none() || key.protocol != Protocol::GRE) {
             return None;
         }
         let bucket = placing.bucket(key);
@@ -218,7 +221,7 @@ fn candidates<'a>(
     let (FlowKey { initiator, responder, protocol }, address) = (*key, listed.address);
     let source = move |port| Endpoint { address, port };
     match protocol {
-        Protocol::TCP | Protocol::UDP => {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => {
             let ports = listed.of_class(placing.class(initiator));
             // Each flow begins somewhere else, so that of many ports that are taken it meets few: of half of them one, of
             // 95 in a hundred some twenty.

@@ -321,7 +321,8 @@ impl NodeTable for SharedTable {
             };
             let silent = now.millis_since(last);
             let FlowState { phase, .. } = record.state;
-            let gone = if silent > u64::from(timeouts.of(phase)) * 1000 {
+            let timeout = u64::from(timeouts.of(record.key.protocol, phase)) * 1000;
+            let gone = if silent > timeout {
                 let gone = self.take_out(index, slot, control);
                 outcome.silent += usize::from(gone);
                 gone

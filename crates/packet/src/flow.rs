@@ -90,12 +90,22 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// UDP (RFC 768).
     pub const UDP: Self = Self(17);
+    /// Generic Routing Encapsulation (RFC 2784).
+    pub const GRE: Self = Self(47);
     /// Encapsulating Security Payload (RFC 4303).
     pub const ESP: Self = Self(50);
     /// Authentication Header (RFC 4302).
     pub const AH: Self = Self(51);
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: Self = Self(58);
+    /// SCTP (RFC 9260).
+    pub const SCTP: Self = Self(132);
+
+    /// Whether its packets begin with two ports.
+    #[inline(always)]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::SCTP)
+    }
 
     /// Whether an endpoint of this protocol is told apart by the same number in both directions.
     /// An SPI is not: each direction of a tunnel has its own.
@@ -106,7 +116,7 @@ impl Protocol {
 }
 
 /// One end of a flow: an address and the number that tells the flows of that address apart, which is
-/// the port for TCP and UDP, the identifier for ICMP queries (the same at both ends), a half of the
+/// the port for TCP, UDP and SCTP, the identifier for ICMP queries (the same at both ends), a half of the
 /// SPI for ESP and AH.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {

@@ -14,7 +14,9 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod association;
 pub mod bucket;
+pub mod crc32c;
 pub mod entry;
 pub mod env;
 pub mod event;

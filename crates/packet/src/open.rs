@@ -9,6 +9,7 @@
 //!
 //! Invariant: no flow begins but by a rule that accepts it, and under the lease.
 
+use crate::association;
 use crate::bucket::{Epoch, Nanos};
 use crate::entry::{FlowRecord, FlowState};
 use crate::env::{Env, Frame};
@@ -46,8 +47,8 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F, interface: u32) -> Verdi
         }
     };
     // Another CPU has met a packet of the flow meanwhile.
-    if found.is_translated() {
-        return Verdict::Stage(Stage::Translate);
+    if let Some(stage) = Stage::of_flow(headers.key.protocol, found.is_translated()) {
+        return Verdict::Stage(stage);
     }
     if !env.decides_all() {
         return Verdict::Upcall(UpcallReason::Contended);
@@ -95,6 +96,7 @@ pub(crate) fn open<E: Env, F: Frame>(
     match table::insert(env, place.hash, &record, now) {
         Inserted::New(slot, state, _) => {
             window::begin(env, frame, headers, slot);
+            association::begin(env, frame, headers, slot);
             count(slot, Direction::Original, frame.len(), now);
             env.count_rule(rule.index);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });

@@ -124,8 +124,8 @@ fn handle_own<E: Env, F: Frame>(
     interface: u32,
 ) -> Verdict {
     if let Some(found) = table::lookup(env, place.hash, &headers.key) {
-        if found.is_translated() {
-            return Verdict::Stage(Stage::Translate);
+        if let Some(stage) = Stage::of_flow(headers.key.protocol, found.is_translated()) {
+            return Verdict::Stage(stage);
         }
         return match pass(env, frame, headers, &found, place, slot.epoch, now) {
             Ok(()) => Verdict::Forward,
@@ -175,7 +175,7 @@ pub(crate) fn pass<E: Env, F: Frame>(
 
 /// Has a packet of a known flow counted, and makes its step.
 #[inline(always)]
-fn go_on<E: Env>(
+pub(crate) fn go_on<E: Env>(
     env: &E,
     bytes: u32,
     flags: TcpFlags,
@@ -191,7 +191,7 @@ fn go_on<E: Env>(
 
 /// The epoch of the bucket that a flow is bound to; an error if that is not this node's.
 #[inline(always)]
-fn bound<E: Env>(
+pub(crate) fn bound<E: Env>(
     env: &E,
     found: &Found<E::Slot>,
     place: Placement,
@@ -218,6 +218,10 @@ pub(crate) fn pass_first<E: Env, F: Frame>(
 ) -> Result<(), DropReason> {
     let epoch = bound(env, found, place, epoch, now)?;
     let mut course = Course::ByFlags;
+    // Nobody has looked at its tag.
+    if headers.key.protocol == Protocol::SCTP {
+        course = Course::Stay;
+    }
     if env.decides_all() && headers.key.protocol == Protocol::TCP {
         course = window::check(env, frame, headers, found)?;
         window::forget(found.slot);

@@ -32,6 +32,8 @@ pub enum PacketType {
     Isakmp = 5,
     /// Any other IP protocol.
     Other = 6,
+    /// SCTP.
+    Sctp = 7,
 }
 
 impl PacketType {
@@ -41,6 +43,7 @@ impl PacketType {
         match protocol {
             Protocol::TCP => Self::Tcp,
             Protocol::UDP => Self::Udp,
+            Protocol::SCTP => Self::Sctp,
             Protocol::ICMP | Protocol::ICMPV6 => Self::Icmp,
             _ => Self::Other,
         }
@@ -56,6 +59,7 @@ impl PacketType {
             3 => Self::Esp,
             4 => Self::Ah,
             5 => Self::Isakmp,
+            7 => Self::Sctp,
             _ => Self::Other,
         }
     }
@@ -83,7 +87,11 @@ impl Ground {
             Self::Addresses => true,
             Self::Endpoints => matches!(
                 packet_type,
-                PacketType::Tcp | PacketType::Udp | PacketType::Icmp | PacketType::Isakmp
+                PacketType::Tcp
+                    | PacketType::Udp
+                    | PacketType::Icmp
+                    | PacketType::Isakmp
+                    | PacketType::Sctp
             ),
             Self::Identifier => {
                 matches!(packet_type, PacketType::Esp | PacketType::Ah | PacketType::Isakmp)
@@ -127,6 +135,7 @@ impl Default for Grounds {
             (PacketType::Tcp, Ground::Endpoints),
             (PacketType::Udp, Ground::Endpoints),
             (PacketType::Icmp, Ground::Endpoints),
+            (PacketType::Sctp, Ground::Endpoints),
             (PacketType::Esp, Ground::Identifier),
             (PacketType::Ah, Ground::Identifier),
             (PacketType::Isakmp, Ground::Identifier),

@@ -24,8 +24,10 @@
 //!
 //! [`reception::receive`]: crate::reception::receive
 
+use crate::association;
 use crate::bucket::{BucketSlot, BucketState, Nanos};
 use crate::env::{Env, Frame};
+use crate::flow::Protocol;
 use crate::fragment;
 use crate::open;
 use crate::pipeline;
@@ -49,20 +51,23 @@ pub enum Stage {
     Open = 2,
     /// Packets of flows that are translated: [`translate`].
     Translate = 3,
+    /// Packets of SCTP of known flows, translated or not: [`association`].
+    Association = 4,
     /// Fragments, of which the first one shows to which flow they belong: [`fragment::handle`].
-    Fragment = 4,
+    Fragment = 5,
     /// Fragments, if their first one has been seen: [`fragment::follow`].
-    FragmentFlow = 5,
+    FragmentFlow = 6,
     /// Fragments of translated flows: [`fragment::translate`].
-    FragmentTranslate = 6,
+    FragmentTranslate = 7,
 }
 
 /// Every stage behind the main one, in the order of its number.
-pub const STAGES: [Stage; 7] = [
+pub const STAGES: [Stage; 8] = [
     Stage::Related,
     Stage::ReversePath,
     Stage::Open,
     Stage::Translate,
+    Stage::Association,
     Stage::Fragment,
     Stage::FragmentFlow,
     Stage::FragmentTranslate,
@@ -76,9 +81,20 @@ impl Stage {
             Self::ReversePath => "testudo_reverse_path",
             Self::Open => "testudo_open",
             Self::Translate => "testudo_translate",
+            Self::Association => "testudo_association",
             Self::Fragment => "testudo_fragment",
             Self::FragmentFlow => "testudo_fragment_flow",
             Self::FragmentTranslate => "testudo_fragment_translate",
+        }
+    }
+
+    /// The stage of packets of a known flow of this protocol that has one of its own.
+    #[inline(always)]
+    pub const fn of_flow(protocol: Protocol, translated: bool) -> Option<Self> {
+        match protocol {
+            Protocol::SCTP => Some(Self::Association),
+            _ if translated => Some(Self::Translate),
+            _ => None,
         }
     }
 
@@ -117,6 +133,7 @@ pub fn run<E: Env, F: Frame>(stage: Stage, env: &E, frame: &mut F, interface: u3
         Stage::ReversePath => reverse_path::handle(env, frame, interface),
         Stage::Open => open::handle(env, frame, interface),
         Stage::Translate => translate::handle(env, frame),
+        Stage::Association => association::handle(env, frame),
         Stage::Fragment => fragment::handle(env, frame),
         Stage::FragmentFlow => fragment::follow(env, frame, interface),
         Stage::FragmentTranslate => fragment::translate(env, frame),

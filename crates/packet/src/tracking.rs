@@ -1,4 +1,5 @@
-//! The life of a flow: TCP from SYN to TIME_WAIT, and question-and-answer for all else.
+//! The life of a flow: TCP from SYN to TIME_WAIT, SCTP in the same phases ([`crate::association`]), and
+//! question-and-answer for all else.
 //!
 //! The functions here are pure: phase and packet in, step out. They follow the packets that a
 //! middlebox sees (RFC 9293 §3.3.2 as seen from between the ends), so a phase is what is known of
@@ -100,7 +101,8 @@ impl Phase {
     }
 }
 
-/// The control bits of a TCP header (RFC 9293 §3.1) that a flow's life depends on.
+/// The control bits of a TCP header (RFC 9293 §3.1) that a flow's life depends on; of a packet of SCTP those that do the
+/// same ([`crate::wire::sctp::flags`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpFlags(pub u8);
 
@@ -111,6 +113,8 @@ impl TcpFlags {
     pub const SYN: Self = Self(0x02);
     /// Reset the connection.
     pub const RST: Self = Self(0x04);
+    /// SCTP: a path is tried. TCP's push flag, which stands here, says nothing of a flow's life.
+    pub const HEARTBEAT: Self = Self(0x08);
     /// The acknowledgement field counts.
     pub const ACK: Self = Self(0x10);
 
@@ -144,8 +148,11 @@ pub enum Step {
 /// The phase of a flow whose first packet this is; `None` if no flow can begin with it.
 #[inline(always)]
 pub fn first(protocol: Protocol, flags: TcpFlags) -> Option<Phase> {
-    if protocol != Protocol::TCP {
-        return Some(Phase::Unreplied);
+    match protocol {
+        Protocol::TCP => {}
+        Protocol::SCTP if flags.has(TcpFlags::HEARTBEAT) => return Some(Phase::Unreplied),
+        Protocol::SCTP => {}
+        _ => return Some(Phase::Unreplied),
     }
     let begins = flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK);
     if begins { Some(Phase::SynSent) } else { None }
@@ -199,7 +206,7 @@ fn tcp_step(phase: Phase, direction: Direction, flags: TcpFlags) -> Step {
     }
 }
 
-/// How long a flow is kept without a packet, in seconds, by phase.
+/// How long a flow is kept without a packet, in seconds, by protocol and phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP before the handshake is complete.
@@ -212,6 +219,20 @@ pub struct Timeouts {
     pub tcp_time_wait: u32,
     /// TCP after a reset.
     pub tcp_reset: u32,
+    /// SCTP before the cookie has been echoed.
+    pub sctp_opening: u32,
+    /// SCTP between that and the first SHUTDOWN.
+    pub sctp_established: u32,
+    /// SCTP from the first SHUTDOWN on, and after an ABORT.
+    pub sctp_closing: u32,
+    /// ICMP queries.
+    pub icmp: u32,
+    /// GRE that has not been answered.
+    pub gre_unreplied: u32,
+    /// GRE that has been answered.
+    pub gre_replied: u32,
+    /// ESP and AH, of which each direction is a flow of its own.
+    pub ipsec: u32,
     /// UDP and all else that has not been answered.
     pub unreplied: u32,
     /// UDP and all else that has been answered.
@@ -220,7 +241,9 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     /// RFC 5382 REQ-5 for established TCP (at least 2 hours 4 minutes; 5 days as other trackers
-    /// do), RFC 4787 REQ-5 for UDP (at least 2 minutes once both have spoken).
+    /// do), RFC 4787 REQ-5 for UDP (at least 2 minutes once both have spoken), RFC 5508 REQ-1 for ICMP queries (at least
+    /// a minute). An association of SCTP says something each half minute unless it is told not to (RFC 9260 §16,
+    /// HB.interval). GRE as other trackers have it. A peer that looks for a dead one by RFC 3706 does so within minutes.
     fn default() -> Self {
         Self {
             tcp_opening: 60,
@@ -228,6 +251,13 @@ impl Default for Timeouts {
             tcp_closing: 120,
             tcp_time_wait: 120,
             tcp_reset: 10,
+            sctp_opening: 60,
+            sctp_established: 3600,
+            sctp_closing: 60,
+            icmp: 60,
+            gre_unreplied: 30,
+            gre_replied: 180,
+            ipsec: 300,
             unreplied: 30,
             replied: 120,
         }
@@ -235,8 +265,29 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The timeout of a phase, in seconds.
-    pub const fn of(&self, phase: Phase) -> u32 {
+    /// The timeout of a flow of this protocol in this phase, in seconds.
+    #[must_use]
+    pub const fn of(&self, protocol: Protocol, phase: Phase) -> u32 {
+        match protocol {
+            Protocol::SCTP => self.of_sctp(phase),
+            Protocol::ICMP | Protocol::ICMPV6 => self.icmp,
+            Protocol::GRE if matches!(phase, Phase::Unreplied) => self.gre_unreplied,
+            Protocol::GRE => self.gre_replied,
+            Protocol::ESP | Protocol::AH => self.ipsec,
+            _ => self.of_phase(phase),
+        }
+    }
+
+    const fn of_sctp(&self, phase: Phase) -> u32 {
+        match phase {
+            Phase::SynSent | Phase::SynReceived => self.sctp_opening,
+            Phase::Established => self.sctp_established,
+            Phase::Unreplied | Phase::Replied => self.of_phase(phase),
+            _ => self.sctp_closing,
+        }
+    }
+
+    const fn of_phase(&self, phase: Phase) -> u32 {
         match phase {
             Phase::SynSent | Phase::SynReceived => self.tcp_opening,
             Phase::Established => self.tcp_established,
@@ -349,10 +400,25 @@ mod tests {
     }
 
     #[test]
+    fn protocols_have_timeouts_of_their_own() {
+        let (timeouts, all) = (Timeouts::default(), PHASES);
+        for (protocol, expected) in [
+            (Protocol::SCTP, [60, 60, 3600, 60, 60, 60, 60, 60, 30, 120]),
+            (Protocol::ICMP, [60; 10]),
+            (Protocol::ICMPV6, [60; 10]),
+            (Protocol::GRE, [180, 180, 180, 180, 180, 180, 180, 180, 30, 180]),
+            (Protocol::ESP, [300; 10]),
+            (Protocol::UDP, [60, 60, 432_000, 120, 120, 120, 120, 10, 30, 120]),
+        ] {
+            assert_eq!(all.map(|phase| timeouts.of(protocol, phase)), expected, "{protocol:?}");
+        }
+    }
+
+    #[test]
     fn every_phase_has_its_number_and_a_timeout() {
         for phase in PHASES {
             assert_eq!(Phase::from_bits(phase as u8), Some(phase));
-            assert!(Timeouts::default().of(phase) > 0);
+            assert!(Timeouts::default().of(Protocol::TCP, phase) > 0);
         }
         assert_eq!(Phase::from_bits(0), None);
         assert_eq!(Phase::from_bits(11), None);

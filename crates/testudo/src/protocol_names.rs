@@ -2,13 +2,15 @@
 
 use testudo_packet::flow::Protocol;
 
-const NAMES: [(Protocol, &str); 6] = [
+const NAMES: [(Protocol, &str); 8] = [
     (Protocol::TCP, "tcp"),
     (Protocol::UDP, "udp"),
     (Protocol::ICMP, "icmp"),
     (Protocol::ICMPV6, "icmpv6"),
     (Protocol::ESP, "esp"),
     (Protocol::AH, "ah"),
+    (Protocol::SCTP, "sctp"),
+    (Protocol::GRE, "gre"),
 ];
 
 /// The protocol's name, or its number.

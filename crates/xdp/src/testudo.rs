@@ -60,6 +60,11 @@ pub fn testudo_translate(ctx: XdpContext) -> u32 {
 }
 
 #[xdp]
+pub fn testudo_association(ctx: XdpContext) -> u32 {
+    run::<false, false, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Association)
+}
+
+#[xdp]
 pub fn testudo_fragment(ctx: XdpContext) -> u32 {
     run::<true, true, false>(&ctx, Kernel::new(ctx.as_ptr()), Stage::Fragment)
 }

@@ -310,8 +310,27 @@ fn an_address_without_a_counterpart_and_a_flow_of_strangers_are_refused() {
         node.takes(INSIDE, &tcp(from, to, SYN, 0));
         assert_eq!(released(&mut node).1, Verdict::Drop(DropReason::NoPort));
     }
-    node.takes(INSIDE, &ip("fd30:1:2::1", OUTER_6.0, 47, &[0; 8]));
+    node.takes(INSIDE, &ip("fd30:1:2::1", OUTER_6.0, 50, &[1; 8]));
     assert_eq!(released(&mut node).1, Verdict::Drop(DropReason::NoPort), "no ports to go by");
+}
+
+#[test]
+fn a_tunnel_of_gre_has_no_ports_and_gets_the_other_address_alone() {
+    let tunnel =
+        |from: &str, to: &str| ip(from, to, 47, &[0x20, 0, 8, 0, 0, 0, 0, 9, 0x45, 0, 0, 20]);
+    for (at, inside, outside, peer) in [
+        (0, "10.30.0.5", "192.0.2.5", "198.51.100.7"),
+        (1, "fd30:1:2::5", "2001:db8:30:c6c5::5", OUTER_6.0),
+    ] {
+        let mut node = node_by(mapped(at));
+        let key = flow(47, (inside, 0), (peer, 0));
+        let (out, to) = begin(&mut node, &tunnel(inside, peer), &key);
+        let seen = as_end(to.source);
+        assert_eq!((seen.1, to.destination), (0, key.responder));
+        assert_eq!(out, tunnel(seen.0, peer));
+        let back = passes(&mut node, OUTSIDE, &tunnel(peer, seen.0));
+        assert_eq!(back, tunnel(peer, inside), "of {outside}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod ownership;
 mod packets;
 mod reverse_path;
 mod rules;
+mod sctp;
 mod steered;
 mod tap;
 mod tcp;

@@ -1,4 +1,4 @@
-//! ESP, AH and ISAKMP: placed by SPI and by cookie.
+//! ESP, AH and ISAKMP: placed by SPI and by cookie. GRE: by its addresses.
 
 use testudo_datapath::{Datapath, NodeTable};
 use testudo_packet::event::EventKind::{Created, Updated};
@@ -151,4 +151,56 @@ fn exchanges_of_other_peers_spread_over_buckets() {
         buckets.insert(view.record.bucket);
     });
     assert!(buckets.len() > 8, "{buckets:?}");
+}
+
+fn gre(from: &str, to: &str, header: &[u8]) -> Vec<u8> {
+    ip(from, to, 47, &[header, &[0x45, 0, 0, 20]].concat())
+}
+
+#[test]
+fn a_tunnel_of_gre_is_one_flow_whatever_its_keys_and_numbers() {
+    for (here, there) in [(HERE, THERE), ("fd10::7", "fd20::1")] {
+        let plain = gre(here, there, &[0, 0, 8, 0]);
+        let keyed = gre(there, here, &[0x20, 0, 8, 0, 0, 0, 0, 9]);
+        let enhanced =
+            gre(here, there, &[0x30, 0x81, 0x88, 0x0b, 0, 4, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0]);
+        let sizes = [plain.len() as u64, keyed.len() as u64, enhanced.len() as u64];
+        let row = |what, interface, frame, entry, event| Row {
+            what,
+            interface,
+            frame,
+            verdict: Verdict::Forward,
+            entry: Some(entry),
+            event,
+        };
+        let first = Seen(Unreplied, false, 1, [1, 0], [sizes[0], 0]);
+        let answered = Seen(Replied, true, 2, [1, 1], [sizes[0], sizes[1]]);
+        let both = Seen(Replied, true, 2, [2, 1], [sizes[0] + sizes[2], sizes[1]]);
+        open_node().plays(
+            flow(47, (here, 0), (there, 0)),
+            vec![
+                row("first", INSIDE, plain, first, Some(Created)),
+                row("answer with a key", OUTSIDE, keyed, answered, Some(Updated)),
+                row("of PPTP", INSIDE, enhanced, both, None),
+            ],
+        );
+    }
+}
+
+#[test]
+fn gre_that_nobody_knows_goes_nowhere() {
+    use testudo_packet::verdict::DropReason::{BadHeader, Truncated, Unsupported};
+    let mut node = open_node();
+    for (what, header, reason) in [
+        ("routing", &[0x40, 0, 8, 0][..], BadHeader),
+        ("recursion control", &[0x01, 0, 8, 0], BadHeader),
+        ("enhanced without a key", &[0x10, 1, 0x88, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0], BadHeader),
+        ("enhanced with a checksum", &[0xa0, 1, 0x88, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0], BadHeader),
+        ("another version", &[0, 2, 8, 0], Unsupported),
+        ("a header that is not there", &[0xb0, 0, 8, 0], Truncated),
+    ] {
+        let (verdict, _) = node.takes(INSIDE, &gre(HERE, THERE, header));
+        assert_eq!(verdict, Verdict::Drop(reason), "{what}");
+    }
+    assert_eq!(node.datapath.table().len(), 0);
 }

@@ -38,7 +38,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         3 => Just(0x11), 1 => Just(0x04), 1 => Just(0x14), 1 => any::<u8>(),
     ];
     (
-        0u8..14,
+        0u8..18,
         any::<bool>(),
         any::<bool>(),
         1u8..4,
@@ -135,8 +135,60 @@ fn transport(shape: Shape) -> (u8, Vec<u8>) {
         },
         11 => (50, [&[1, 2, 3, shape.port, 0, 0, 0, 1][..], &payload].concat()),
         12 => (51, [&[6, 4, 0, 0, 1, 2, 3, shape.port, 0, 0, 0, 1][..], &payload].concat()),
-        _ => (47, payload),
+        13 => (47, tunnelled(shape, payload)),
+        _ => (132, [ports(source, destination), association(shape, payload)].concat()),
     }
+}
+
+/// GRE of both versions, with what may stand there and what may not.
+fn tunnelled(shape: Shape, payload: Vec<u8>) -> Vec<u8> {
+    let head = [[0, 0], [0x20, 0], [0xb0, 0], [0x30, 1], [0x20, 0x81], [0x40, 0], [0, 1], [0, 2]];
+    [&head[usize::from(shape.numbers & 7)][..], &[0x08, 0], &[0, 4, 0, 9], &payload].concat()
+}
+
+/// The tags of what clients get, and of what servers get.
+const TAGS: [u32; 2] = [0xc11e_0001, 0x5e7e_0002];
+
+/// An INIT or INIT ACK chunk.
+fn naming(kind: u8, tag: u32) -> Vec<u8> {
+    [&[kind, 0, 0, 20], &tag.to_be_bytes()[..], &[0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1]].concat()
+}
+
+/// What follows the ports in a packet of SCTP. Most are what comes next in an association, with its tags.
+fn association(shape: Shape, payload: Vec<u8>) -> Vec<u8> {
+    let (own, other) = if shape.reply { (TAGS[0], TAGS[1]) } else { (TAGS[1], TAGS[0]) };
+    let number = shape.numbers;
+    let initiate = if number & 0x1000 != 0 { other } else { other + 1 };
+    let chunk = |kind: u8, flags: u8, data: &[u8]| {
+        let length = (4 + data.len() as u16).to_be_bytes();
+        let pad = vec![0; data.len().wrapping_neg() & 3];
+        [&[kind, flags], &length[..], data, &pad].concat()
+    };
+    let first = match shape.flags & 0x17 {
+        0x02 if !shape.reply => naming(1, initiate),
+        0x02 | 0x12 => naming(2, initiate),
+        0x11 if number & 3 == 0 => chunk(14, (number >> 2) as u8 & 1, &[]),
+        0x11 => chunk(7 + (number & 1) as u8, 0, &[0; 4]),
+        0x04 => chunk(6, (number >> 2) as u8 & 1, &[]),
+        0x14 => chunk(4 + (number & 1) as u8, 0, &payload),
+        _ => chunk([10, 11, 3, 0, 64, 9][usize::from(number & 7) % 6], 0, &payload),
+    };
+    let more = match number >> 4 & 15 {
+        0..6 => chunk(0, 3, &payload),
+        6 => chunk(6, 0, &[]),
+        7 => [chunk(3, 0, &[0; 12]), chunk(7, 0, &[0; 4])].concat(),
+        8 => vec![0, 0, 0, 200],
+        9 => chunk(3, 0, &[]).repeat(13),
+        _ => Vec::new(),
+    };
+    let alone = matches!(first[0], 1 | 2 | 14) && number & 0x800 == 0;
+    let tag = match number >> 8 & 7 {
+        _ if first[0] == 1 => 0,
+        0 => own + 1,
+        1 => other,
+        _ => own,
+    };
+    [&tag.to_be_bytes()[..], &[0x12; 4], &first, if alone { &[] } else { &more }].concat()
 }
 
 fn packet_v4(shape: Shape) -> Vec<u8> {
@@ -281,6 +333,7 @@ pub fn answer(key: &FlowKey) -> Vec<u8> {
             [&ports[..], &numbers, &[0x50, 0x12, 0xff, 0xff, 0x12, 0x34, 0, 0]].concat()
         }
         17 => [&ports[..], &[0, 12, 0x56, 0x78, 1, 2, 3, 4]].concat(),
+        132 => [&ports[..], &TAGS[0].to_be_bytes(), &[0x34; 4], &naming(2, TAGS[1])].concat(),
         1 => [&[0, 0, 0x9a, 0xbc][..], &ports[..2], &[0, 1]].concat(),
         _ => [&[129, 0, 0xde, 0xf0][..], &ports[..2], &[0, 1]].concat(),
     };

@@ -97,14 +97,15 @@ pub(crate) fn carry<E: Env, F: Frame>(
     let first = !matches!(share, Share::Later);
     match rewrite(env, frame, link, &Headers { key: from, ..*headers }, &to, first) {
         Some(()) => Verdict::Forward,
+        None if from.protocol == Protocol::SCTP => Verdict::Drop(DropReason::Unsupported),
         None => Verdict::Drop(DropReason::Internal),
     }
 }
 
 /// A translated flow, as a packet meets it.
-struct Met<S> {
+pub(crate) struct Met<S> {
     /// The flow's own slot, and which way the packet travels.
-    found: Found<S>,
+    pub(crate) found: Found<S>,
     /// The flow's alias, and its control word.
     alias: (S, u64),
 }
@@ -112,7 +113,12 @@ struct Met<S> {
 impl<S: table::Slot> Met<S> {
     #[inline(always)]
     fn find<E: Env<Slot = S>>(env: &E, place: Placement, key: &FlowKey) -> Option<Self> {
-        let half = table::lookup(env, place.hash, key)?;
+        Self::of(env, table::lookup(env, place.hash, key)?)
+    }
+
+    /// The flow of which this half was found.
+    #[inline(always)]
+    pub(crate) fn of<E: Env<Slot = S>>(env: &E, half: Found<S>) -> Option<Self> {
         // Each half is met in its own direction only: the other one would be under the wrong key.
         if !matches!(half.direction, Direction::Original) {
             return None;
@@ -128,7 +134,7 @@ impl<S: table::Slot> Met<S> {
     /// The packet's key, and what it is turned into; `None` if the flow has gone meanwhile. Read when they are
     /// needed: kept for as long as the packet is looked at, they would take more of the stack than there is.
     #[inline(always)]
-    fn endpoints(&self) -> Option<(FlowKey, Translation)> {
+    pub(crate) fn endpoints(&self) -> Option<(FlowKey, Translation)> {
         let (flow, alias) = (twin::read_key(self.found.slot), twin::read_key(self.alias.0));
         let same = self.found.slot.load::<{ word::CONTROL }>() == self.found.control
             && self.alias.0.load::<{ word::CONTROL }>() == self.alias.1;
@@ -160,14 +166,16 @@ pub(crate) fn open<E: Env>(
     if matches!(commit, Commit::Sync) && !env.may_begin(rule, &record) {
         return Verdict::Upcall(UpcallReason::Commit);
     }
+    let next = Stage::of_flow(record.key.protocol, true).unwrap_or(Stage::Translate);
+    let next = Verdict::Stage(next);
     let hashes = (place.hash, env.placer().table_hash(&record.reply_key()));
     match insert_translated(env, hashes, &record, now) {
         Joined::Flow(Inserted::New(_, state, _)) => {
             env.count_rule(rule.index);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
-            Verdict::Stage(Stage::Translate)
+            next
         }
-        Joined::Flow(Inserted::Present(_)) => Verdict::Stage(Stage::Translate),
+        Joined::Flow(Inserted::Present(_)) => next,
         Joined::Flow(Inserted::Full) => Verdict::Drop(DropReason::TableFull),
         Joined::Flow(Inserted::Busy) => Verdict::Upcall(UpcallReason::Contended),
         Joined::Taken => Verdict::Drop(DropReason::NoPort),
@@ -184,18 +192,44 @@ fn rewrite<E: Env, F: Frame>(
     to: &Translation,
     first: bool,
 ) -> Option<()> {
-    let (from, at, v4) = (headers.key, link.offset, matches!(link.payload, Payload::V4));
-    let addresses = Change::NONE.address(env, from.initiator, to.source, v4).address(
-        env,
-        from.responder,
-        to.destination,
-        v4,
-    );
+    let v4 = matches!(link.payload, Payload::V4);
+    let addresses = other_addresses(env, &headers.key, to, v4);
     if first {
         rewrite_transport(frame, headers, to, addresses, v4)?;
     }
-    let (source, destination) = (to.source.address, to.destination.address);
-    if v4 {
+    write_addresses(frame, link, to, addresses)
+}
+
+/// Gives a packet other addresses, and nothing else.
+#[inline(always)]
+pub(crate) fn rewrite_addresses<E: Env, F: Frame>(
+    env: &E,
+    frame: &mut F,
+    link: &Link,
+    from: &FlowKey,
+    to: &Translation,
+) -> Option<()> {
+    let addresses = other_addresses(env, from, to, matches!(link.payload, Payload::V4));
+    write_addresses(frame, link, to, addresses)
+}
+
+/// What sums over a packet's addresses change by.
+#[inline(always)]
+fn other_addresses<E: Env>(env: &E, from: &FlowKey, to: &Translation, v4: bool) -> Change {
+    let source = Change::NONE.address(env, from.initiator, to.source, v4);
+    source.address(env, from.responder, to.destination, v4)
+}
+
+/// Writes the addresses, which are such a change, and the sum over the header.
+#[inline(always)]
+fn write_addresses<F: Frame>(
+    frame: &mut F,
+    link: &Link,
+    to: &Translation,
+    addresses: Change,
+) -> Option<()> {
+    let (source, destination, at) = (to.source.address, to.destination.address, link.offset);
+    if matches!(link.payload, Payload::V4) {
         frame.set_u32(at + 12, source.as_v4()?)?;
         frame.set_u32(at + 16, destination.as_v4()?)?;
         let checksum = addresses.applied_to(frame.u16(at + 10)?);
@@ -252,6 +286,8 @@ fn rewrite_transport<F: Frame>(
             let checksum = identifier.applied_to(frame.u16(at + 2)?);
             frame.set_u16(at + 2, checksum)
         }
+        // No sum covers the addresses. Of SCTP this is a first fragment, see `crate::association`.
+        _ if source == from.initiator.port && destination == from.responder.port => Some(()),
         _ => None,
     }
 }

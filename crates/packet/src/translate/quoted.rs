@@ -15,6 +15,9 @@ use crate::table::{Found, twin};
 use crate::wire::quote::Error;
 use crate::wire::{Headers, Link};
 
+/// Stands where the place of a sum would, if there is none that can be corrected.
+const NO_SUM: u32 = u32::MAX;
+
 /// What an error about a packet of a translated flow is turned into.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turned {
@@ -162,6 +165,8 @@ fn turn_quoted_transport<F: Frame>(
     let (ports_at, change, sum_at, covered) = match from.protocol {
         Protocol::TCP => (0, ports, 16, addresses.and(ports)),
         Protocol::UDP => (0, ports, 6, addresses.and(ports)),
+        // Its sum is not corrected: the whole packet is not there, of which it would have to be made anew.
+        Protocol::SCTP => (0, ports, NO_SUM, ports),
         Protocol::ICMP => (4, identifier, 2, identifier),
         Protocol::ICMPV6 => (4, identifier, 2, addresses.and(identifier)),
         _ => return None,
@@ -170,7 +175,7 @@ fn turn_quoted_transport<F: Frame>(
     if ports_at == 0 {
         frame.set_u16(at + 2, destination)?;
     }
-    if at + sum_at + 2 > error.end {
+    if sum_at == NO_SUM || at + sum_at + 2 > error.end {
         return Some(change);
     }
     let before = frame.u16(at + sum_at)?;

@@ -6,6 +6,7 @@
 pub mod fragment;
 mod ip;
 pub mod quote;
+pub mod sctp;
 pub mod segment;
 mod transport;
 
@@ -61,7 +62,7 @@ pub struct Headers {
     pub packet_type: PacketType,
     /// What its type has besides endpoints.
     pub identifiers: Identifiers,
-    /// TCP's control bits; 0 for all else.
+    /// TCP's control bits; of SCTP what does the same ([`sctp::flags`]); 0 for all else.
     pub flags: TcpFlags,
     /// Whether it can only be an answer, and no flow can begin with it.
     pub answer: bool,

@@ -2,6 +2,7 @@
 
 use super::Headers;
 use super::ip::Network;
+use super::sctp;
 use crate::env::Frame;
 use crate::flow::{Endpoint, FlowKey, Protocol};
 use crate::placement::{Identifiers, PacketType};
@@ -28,6 +29,8 @@ pub(super) fn parse<F: Frame>(frame: &F, ip: &Network) -> Result<Headers, DropRe
     let transport = match ip.protocol {
         Protocol::TCP => tcp(frame, ip)?,
         Protocol::UDP => udp(frame, ip)?,
+        Protocol::SCTP => association(frame, ip)?,
+        Protocol::GRE => tunnel(frame, ip)?,
         Protocol::ICMP => echo(frame, ip, 8, 0)?,
         Protocol::ICMPV6 => echo(frame, ip, 128, 129)?,
         Protocol::ESP => security(frame, ip, 0, PacketType::Esp)?,
@@ -48,6 +51,7 @@ pub(super) fn quoted<F: Frame>(frame: &F, ip: &Network) -> Result<Headers, DropR
     let transport = match ip.protocol {
         Protocol::TCP => ports(frame, ip, PacketType::Tcp)?,
         Protocol::UDP => quoted_udp(frame, ip)?,
+        Protocol::SCTP => ports(frame, ip, PacketType::Sctp)?,
         Protocol::ICMP => quoted_echo(frame, ip, 8, 0)?,
         Protocol::ICMPV6 => quoted_echo(frame, ip, 128, 129)?,
         Protocol::ESP => quoted_security(frame, ip, 0, PacketType::Esp)?,
@@ -120,7 +124,7 @@ fn room(ip: &Network, bytes: u32) -> Result<(), DropReason> {
     if ip.offset + bytes > ip.end { Err(DropReason::Truncated) } else { Ok(()) }
 }
 
-/// The ports that TCP and UDP begin with, of a header of which the first eight bytes are there.
+/// The ports that TCP, UDP and SCTP begin with, of a header of which the first eight bytes are there.
 #[inline(always)]
 fn ports<F: Frame>(
     frame: &F,
@@ -164,6 +168,46 @@ fn udp<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
     }
     key_exchange(frame, ip, length, &mut udp);
     Ok(udp)
+}
+
+/// RFC 9260 §3: ports and tag, and the type of the first chunk. A first fragment begins nothing: it can't be an INIT.
+#[inline(always)]
+fn association<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
+    room(ip, sctp::HEADER + 4)?;
+    let [both, tag, _, chunk] = frame.u32s(ip.offset).ok_or(DropReason::Truncated)?;
+    let kind = (chunk >> 24) as u8;
+    if !sctp::suits(kind, tag) {
+        return Err(DropReason::BadHeader);
+    }
+    let flags = if ip.whole { sctp::flags(kind) } else { TcpFlags::ACK };
+    Ok(Transport { flags, ..plain((both >> 16) as u16, both as u16, PacketType::Sctp) })
+}
+
+/// GRE has nothing that tells flows apart in both directions: keys are each direction's own (RFC 2890 §2.1), and so are
+/// the call numbers of PPTP (RFC 2637 §4.1). What is known neither as the one nor as the other is refused, which RFC 2784
+/// §2.3 asks of a receiver that does not know what RFC 1701 had there.
+#[inline(always)]
+fn tunnel<F: Frame>(frame: &F, ip: &Network) -> Result<Transport, DropReason> {
+    const CHECKSUM: u16 = 0x8000;
+    const KEY: u16 = 0x2000;
+    const SEQUENCE: u16 = 0x1000;
+    // Of RFC 1701: routing, strict source route, recursion control.
+    const OLD: u16 = 0x4f00;
+    room(ip, 4)?;
+    let flags = frame.u16(ip.offset).ok_or(DropReason::Truncated)?;
+    let has = |bit: u16| if flags & bit != 0 { 4 } else { 0 };
+    let header = match flags & 7 {
+        0 => 4 + has(CHECKSUM) + has(KEY) + has(SEQUENCE),
+        // Enhanced GRE: a key always, and an acknowledgement.
+        1 => 8 + has(SEQUENCE) + has(0x80),
+        _ => return Err(DropReason::Unsupported),
+    };
+    let odd = flags & 7 == 1 && (flags & CHECKSUM != 0 || flags & KEY == 0);
+    if flags & OLD != 0 || odd {
+        return Err(DropReason::BadHeader);
+    }
+    room(ip, header)?;
+    Ok(plain(0, 0, PacketType::Other))
 }
 
 /// Looks for ISAKMP in a UDP packet that says it has so many bytes.

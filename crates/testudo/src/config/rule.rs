@@ -292,11 +292,11 @@ fn check_families(
 
 fn check_has_ports(value: &Value<'_>, protocol: Option<Protocol>) -> Result<(), Fault> {
     let why = match protocol {
-        Some(Protocol::TCP | Protocol::UDP) => return Ok(()),
+        Some(other) if other.has_ports() => return Ok(()),
         Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
         None => "but the rule names no protocol".to_owned(),
     };
-    Err(value.refuse_because(&why, r#"ports beside protocol = "tcp" or "udp" only"#))
+    Err(value.refuse_because(&why, r#"ports beside protocol = "tcp", "udp" or "sctp" only"#))
 }
 
 fn ports(value: &Value<'_>) -> Result<Ports, Fault> {

@@ -37,7 +37,9 @@ pub(super) fn read(
             Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
             None => "but the rule names no protocol".to_owned(),
         };
-        return Err(list.refuse_because(&why, "it beside protocol = tcp, udp, icmp or icmpv6 only"));
+        return Err(
+            list.refuse_because(&why, "it beside protocol = tcp, udp, sctp, icmp or icmpv6 only")
+        );
     }
     let v4 = match protocol {
         Some(Protocol::ICMP) => Some(true),
@@ -100,7 +102,7 @@ pub fn masquerade(interface: &Interface, v4: Option<bool>) -> Vec<IpAddr> {
 
 /// Whether packets of a protocol have a port, or an identifier, that can be chosen.
 pub fn has_ports(protocol: Protocol) -> bool {
-    [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].contains(&protocol)
+    protocol.has_ports() || matches!(protocol, Protocol::ICMP | Protocol::ICMPV6)
 }
 
 /// Refuses translation where packets are only shown.

@@ -1,4 +1,4 @@
-//! `[timeouts]`: how long silent flows are kept, in seconds by phase.
+//! `[timeouts]`: how long silent flows are kept, in seconds by protocol and phase.
 
 use testudo_packet::tracking::Timeouts;
 
@@ -9,12 +9,19 @@ use super::error::Fault;
 type Setting = (&'static str, fn(&mut Timeouts) -> &mut u32);
 
 /// Every timeout. Their meanings and defaults are those of [`Timeouts`].
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 14] = [
     ("tcp_opening", |timeouts| &mut timeouts.tcp_opening),
     ("tcp_established", |timeouts| &mut timeouts.tcp_established),
     ("tcp_closing", |timeouts| &mut timeouts.tcp_closing),
     ("tcp_time_wait", |timeouts| &mut timeouts.tcp_time_wait),
     ("tcp_reset", |timeouts| &mut timeouts.tcp_reset),
+    ("sctp_opening", |timeouts| &mut timeouts.sctp_opening),
+    ("sctp_established", |timeouts| &mut timeouts.sctp_established),
+    ("sctp_closing", |timeouts| &mut timeouts.sctp_closing),
+    ("icmp", |timeouts| &mut timeouts.icmp),
+    ("gre_unreplied", |timeouts| &mut timeouts.gre_unreplied),
+    ("gre_replied", |timeouts| &mut timeouts.gre_replied),
+    ("ipsec", |timeouts| &mut timeouts.ipsec),
     ("unreplied", |timeouts| &mut timeouts.unreplied),
     ("replied", |timeouts| &mut timeouts.replied),
 ];

@@ -32,12 +32,14 @@ pub(super) fn service(
     let Some(value) = section.value("dnat") else { return Ok(None) };
     check_accepts(&value, action)?;
     let service = service::named(&value, named.services)?;
-    if !matches!(protocol, Some(Protocol::TCP | Protocol::UDP)) {
+    if !protocol.is_some_and(Protocol::has_ports) {
         let why = match protocol {
             Some(other) => format!("but protocol is {}", protocol_names::name(other)),
             None => "but the rule names no protocol".to_owned(),
         };
-        return Err(value.refuse_because(&why, r#"it beside protocol = "tcp" or "udp" only"#));
+        return Err(
+            value.refuse_because(&why, r#"it beside protocol = "tcp", "udp" or "sctp" only"#)
+        );
     }
     for key in ["destination", "destination_ports"] {
         if let Some(value) = section.value(key) {

@@ -82,7 +82,7 @@ fn numbers(protocol: Protocol, ports: Option<&str>) -> Result<(u16, u16), NoQues
         expected,
     };
     match (protocol, ports) {
-        (Protocol::TCP | Protocol::UDP, ports) => {
+        (protocol, ports) if protocol.has_ports() => {
             let expected = "a port such as 443, or both such as 40000:443";
             let text = ports.ok_or_else(|| wrong(expected))?;
             let (from, to) = match text.split_once(':') {

@@ -30,7 +30,7 @@ use testudo_cluster::membership::{
 };
 use testudo_datapath::kernel::LeaseHandle;
 use testudo_datapath::realtime;
-use testudo_packet::bucket::{BucketId, Nanos, NodeId};
+use testudo_packet::bucket::{BucketId, Epoch, Nanos, NodeId};
 
 use super::clock;
 use super::coordination;

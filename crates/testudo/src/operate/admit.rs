@@ -11,7 +11,7 @@ use crate::inspect::{Connection, InspectError};
 /// packets the entry goes like that of any flow that nobody answers.
 #[derive(Debug, clap::Args)]
 pub struct AdmitArgs {
-    /// tcp or udp
+    /// tcp, udp or sctp
     protocol: String,
     /// Who sends the first packet, as ADDRESS:PORT
     initiator: SocketAddr,

@@ -73,11 +73,11 @@ fn check_ports<T>(
 ) -> Result<(), Fault> {
     let Some((span, _)) = part else { return Ok(()) };
     let why = match protocol {
-        Some(Protocol::TCP | Protocol::UDP) => return Ok(()),
+        Some(other) if other.has_ports() => return Ok(()),
         Some(other) => format!("but protocol {} has no ports", protocol_names::name(other)),
         None => "but the line names no protocol".to_owned(),
     };
-    let expected = "ports beside proto tcp or proto udp only".to_owned();
+    let expected = "ports beside proto tcp, udp or sctp only".to_owned();
     Err(Fault { span: span.clone(), seen: format!("{key}, {why}"), expected })
 }
 

@@ -212,12 +212,12 @@ fn check_alone(
 
 fn put_service(says: &mut Statement, span: &Range<usize>, service: &Service) -> Result<(), Fault> {
     let Service { name, addresses, port, .. } = service;
-    if !matches!(says.protocol, Some(Protocol::TCP | Protocol::UDP)) {
+    if !says.protocol.is_some_and(Protocol::has_ports) {
         let why = match says.protocol {
             Some(other) => format!("but proto is {}", protocol_names::name(other)),
             None => "but the line names no protocol".to_owned(),
         };
-        return Err(because(span.clone(), name, &why, "it beside proto tcp or proto udp only"));
+        return Err(because(span.clone(), name, &why, "it beside proto tcp, udp or sctp only"));
     }
     says.destinations = Addresses::few(addresses.iter().copied().map(Prefix::whole).collect());
     says.destination_ports = vec![Ports { first: *port, last: *port }];

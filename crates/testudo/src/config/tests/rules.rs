@@ -245,7 +245,7 @@ fn prefixes_have_no_host_bits() {
 #[test]
 fn ports_stand_beside_protocols_that_have_them() {
     let expected = "expected a port or a range such as \"80\" or \"1024-65535\"";
-    let beside = "expected ports beside protocol = \"tcp\" or \"udp\" only";
+    let beside = "expected ports beside protocol = \"tcp\", \"udp\" or \"sctp\" only";
     let ports = "destination_ports = \"80\"";
     let number = changed(ports, "destination_ports = 443").unwrap().rules[0].destination_ports;
     assert_eq!(number, Some(Ports { first: 443, last: 443 }));
@@ -316,7 +316,8 @@ fn timeouts_are_seconds_and_never_zero() {
             unreplied,
             "udp = 30",
             "f:28:1: [timeouts] has the key udp; expected one of tcp_opening, tcp_established, \
-             tcp_closing, tcp_time_wait, tcp_reset, unreplied, replied",
+             tcp_closing, tcp_time_wait, tcp_reset, sctp_opening, sctp_established, sctp_closing, \
+             icmp, gre_unreplied, gre_replied, ipsec, unreplied, replied",
         ),
     ]);
 }

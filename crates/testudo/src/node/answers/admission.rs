@@ -24,7 +24,7 @@ const ISAKMP: [u16; 2] = [500, 4500];
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdmitted {
     /// Not a protocol whose flows can be told by two addresses and two ports.
-    #[error("protocol {seen:?}; expected tcp or udp")]
+    #[error("protocol {seen:?}; expected tcp, udp or sctp")]
     Protocol {
         /// What was given.
         seen: String,
@@ -88,7 +88,10 @@ impl Answerer {
         let (key, packet_type) = flow(protocol, initiator, responder)?;
         let table = self.table()?;
         let bucket = table.placing().place(&key, packet_type, Identifiers::default()).bucket;
-        let phase = if key.protocol == Protocol::TCP { Phase::SynSent } else { Phase::Unreplied };
+        let phase = match key.protocol {
+            Protocol::TCP | Protocol::SCTP => Phase::SynSent,
+            _ => Phase::Unreplied,
+        };
         let state = FlowState { phase, confirmed: false, rule: NO_RULE, sequence: 0 };
         let record = FlowRecord { translation: None, bucket, epoch: Epoch(0), key, state };
         let question = |answers| engine::Input::Determine(Question { record, answers });
@@ -117,6 +120,7 @@ fn flow(
     let (number, packet_type) = match protocol_names::parse(protocol) {
         Some(Protocol::TCP) => (Protocol::TCP, PacketType::Tcp),
         Some(Protocol::UDP) => (Protocol::UDP, PacketType::Udp),
+        Some(Protocol::SCTP) => (Protocol::SCTP, PacketType::Sctp),
         _ => return Err(NotAdmitted::Protocol { seen: protocol.to_owned() }),
     };
     if initiator.is_ipv4() != responder.is_ipv4() {
@@ -155,7 +159,7 @@ mod tests {
         assert_eq!((key.protocol, packet_type), (Protocol::UDP, PacketType::Udp));
         assert_eq!((key.initiator.port, key.responder.port), (5, 6));
         for (protocol, initiator, responder, reason) in [
-            ("icmp", "10.0.0.1:5", "10.0.0.2:6", "protocol \"icmp\"; expected tcp or udp"),
+            ("icmp", "10.0.0.1:5", "10.0.0.2:6", "protocol \"icmp\"; expected tcp, udp or sctp"),
             ("tcp", "10.0.0.1:5", "[fd00::1]:6", "of two families"),
             ("tcp", "10.0.0.1:0", "10.0.0.2:6", "10.0.0.1:0 is no end of a flow"),
             ("tcp", "10.0.0.1:5", "224.0.0.1:6", "224.0.0.1:6 is no end of a flow"),

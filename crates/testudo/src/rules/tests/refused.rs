@@ -140,7 +140,7 @@ fn sets_have_names_of_their_own() {
 
 #[test]
 fn ports_and_messages_stand_beside_protocols_that_have_them() {
-    let ports = "expected ports beside proto tcp or proto udp only";
+    let ports = "expected ports beside proto tcp, udp or sctp only";
     let port = "expected a port or a range such as 80 or 1024-65535";
     refused(&[
         (

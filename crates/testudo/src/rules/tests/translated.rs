@@ -188,12 +188,12 @@ fn services_and_mappings_are_those_of_the_configuration() {
         (
             "dnat web accept",
             "web",
-            "web, but the line names no protocol; expected it beside proto tcp or proto udp only",
+            "web, but the line names no protocol; expected it beside proto tcp, udp or sctp only",
         ),
         (
             "proto icmp dnat web accept",
             "web",
-            "web, but proto is icmp; expected it beside proto tcp or proto udp only",
+            "web, but proto is icmp; expected it beside proto tcp, udp or sctp only",
         ),
         (
             "proto tcp dnat web dport 80 accept",
