@@ -237,7 +237,8 @@ impl Fuzzed {
             3 => Ownership::Move { buckets: vec![(bucket, None)] },
             _ => {
                 self.replica.handle_yielded(bucket, vec![1, 2, 3]);
-                Ownership::LetGo { buckets: vec![(bucket, since)] }
+                // Of the move that may have been told just before.
+                Ownership::LetGo { buckets: vec![(bucket, Epoch(self.epoch - 1))] }
             }
         };
         self.replica.handle_ownership(change);

@@ -7,10 +7,14 @@
 //! than [`MAX_FLOW_PACKETS`], so that one loud flow can't take the room of the others. What finds no room is
 //! refused, newest first, and counted. A flow is announced once, when its first packet begins to wait.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 
+use testudo_packet::bucket::BucketId;
 use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::FlowKey;
+
+use crate::likenesses::Placing;
 
 /// The most packets that wait on a node.
 pub const MAX_PACKETS: usize = 8192;
@@ -93,6 +97,21 @@ impl<T> Committing<T> {
         self.bytes -= packets.iter().map(|(bytes, _)| bytes).sum::<usize>();
         packets.into_iter().map(|(_, packet)| packet)
     }
+}
+
+/// Asked for a flow that is not in the node table.
+pub(crate) type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>;
+
+/// Whether a flow that is not in the node table has replies of this key: one that waits for the peers, or one of
+/// the common table that is still to be installed.
+pub(crate) fn is_taken<T>(
+    placing: &Placing,
+    committing: &Committing<T>,
+    known: Option<&RefCell<Resolve<'_>>>,
+    key: &FlowKey,
+) -> bool {
+    committing.expects(key)
+        || known.is_some_and(|known| (known.borrow_mut())(placing.bucket(key), key).is_some())
 }
 
 #[cfg(test)]

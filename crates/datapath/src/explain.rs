@@ -27,12 +27,13 @@ use testudo_packet::table::{SLOT_WORDS, WINDOW};
 use testudo_packet::verdict::{DropReason, Verdict};
 
 use crate::Error;
-use crate::committing::Committing;
+use crate::committing::{Committing, Resolve, is_taken};
 use crate::fragments::Fragments;
 use crate::frame::SliceFrame;
 use crate::host_env::HostEnv;
 use crate::interface::NodeTable;
 use crate::memory::Words;
+use crate::meters::Meters;
 use crate::place::place_of;
 use crate::pools::Pools;
 use crate::reject;
@@ -40,7 +41,6 @@ use crate::sets::Sets;
 use crate::settings::Settings;
 use crate::shared_table::SharedTable;
 use crate::stations::Stations;
-use crate::user::{Resolve, is_taken};
 
 /// What would become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,9 +101,11 @@ impl<T> Grounds<'_, T> {
         let place = place_of(placing, &fragments, self.now, &mut frame);
         let zeroed = |words: usize| Words::zeroed(words).map_err(Error::Memory);
         let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
-        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, placing.clone());
+        let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, placing.clone())
+            .map_err(Error::Memory)?;
         let buckets = zeroed(self.settings.buckets as usize)?;
         let hits = zeroed(MAX_RULES as usize)?;
+        let meters = Meters::zeroed().map_err(Error::Memory)?;
         let own = self.own_slot().to_word();
         for word in buckets.as_slice() {
             word.store(own, Ordering::Relaxed);
@@ -121,6 +123,7 @@ impl<T> Grounds<'_, T> {
             hits: &hits,
             reports: None,
             stations: self.stations,
+            meters: &meters,
             loads: None,
             pools: self.pools,
             taken: Some(&taken),

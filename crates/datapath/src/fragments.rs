@@ -1,18 +1,17 @@
 //! The memory of datagrams of which fragments are on their way; the algorithm is [`testudo_packet::fragment::table`].
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use testudo_packet::bucket::Nanos;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::fragment::table::{self, DATAGRAMS, Datagrams, UNIT_WORDS};
 use testudo_packet::placement::{Placement, Placer};
-use testudo_packet::table::{SLOT_WORDS, Slot};
+use testudo_packet::table::SLOT_WORDS;
 use testudo_packet::wire::{self, Link, fragment};
 
 use crate::frame::SliceFrame;
 use crate::likenesses::Placing;
-use crate::memory::Words;
+use crate::memory::{Word, Words};
 use crate::shared_table::HostSlot;
 
 /// How many words the heads take.
@@ -25,32 +24,6 @@ pub const ALL_UNIT_WORDS: usize = (DATAGRAMS * UNIT_WORDS) as usize;
 pub struct Fragments {
     pub heads: Words,
     pub units: Words,
-}
-
-/// One word of units.
-#[derive(Clone, Copy, Debug)]
-pub struct HostUnits<'a>(&'a AtomicU64);
-
-impl Slot for HostUnits<'_> {
-    fn load<const W: usize>(self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn store<const W: usize>(self, value: u64) {
-        self.0.store(value, Ordering::Release);
-    }
-
-    fn publish<const W: usize>(self, value: u64) {
-        self.0.store(value, Ordering::Release);
-    }
-
-    fn compare_exchange<const W: usize>(self, old: u64, new: u64) -> bool {
-        self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn add<const W: usize>(self, value: u64) {
-        self.0.fetch_add(value, Ordering::Relaxed);
-    }
 }
 
 impl Fragments {
@@ -91,13 +64,13 @@ impl Fragments {
 
 impl<'a> Datagrams for &'a Fragments {
     type Head = HostSlot<'a>;
-    type Units = HostUnits<'a>;
+    type Units = Word<'a>;
 
     fn head(&self, index: u32) -> Option<HostSlot<'a>> {
         HostSlot::at(&self.heads, index as usize)
     }
 
-    fn units(&self, index: u32) -> Option<HostUnits<'a>> {
-        self.units.as_slice().get(index as usize).map(HostUnits)
+    fn units(&self, index: u32) -> Option<Word<'a>> {
+        self.units.as_slice().get(index as usize).map(Word)
     }
 }

@@ -9,6 +9,7 @@ use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{Event, Handled, Occurrence};
 use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::fragment::table::Datagrams;
+use testudo_packet::meter::{Kind, Limit};
 use testudo_packet::packet_hash::{Extent, Head};
 use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
@@ -17,9 +18,10 @@ use testudo_packet::set;
 use testudo_packet::table::{self, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
-use crate::fragments::{Fragments, HostUnits};
+use crate::fragments::Fragments;
 use crate::likenesses::Placing;
-use crate::memory::Words;
+use crate::memory::{Word, Words};
+use crate::meters::Meters;
 use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::settings::Settings;
@@ -44,6 +46,7 @@ pub struct HostEnv<'a> {
     /// What a packet that a rule refuses may go up by; `None` for one that has.
     pub reports: Option<&'a Cell<u64>>,
     pub stations: &'a Stations,
+    pub meters: &'a Meters,
     pub strict_windows: bool,
     /// Packets and bytes of each bucket; `None` for a packet that has been counted.
     pub loads: Option<&'a Words>,
@@ -98,18 +101,18 @@ impl set::Sets for HostEnv<'_> {
 
 impl<'a> Datagrams for HostEnv<'a> {
     type Head = HostSlot<'a>;
-    type Units = HostUnits<'a>;
+    type Units = Word<'a>;
 
     fn head(&self, index: u32) -> Option<HostSlot<'a>> {
         Datagrams::head(&self.fragments, index)
     }
 
-    fn units(&self, index: u32) -> Option<HostUnits<'a>> {
+    fn units(&self, index: u32) -> Option<Word<'a>> {
         Datagrams::units(&self.fragments, index)
     }
 }
 
-impl Env for HostEnv<'_> {
+impl<'a> Env for HostEnv<'a> {
     fn node(&self) -> NodeId {
         self.settings.node
     }
@@ -216,12 +219,20 @@ impl Env for HostEnv<'_> {
 
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict> {
         let Some(taken) = self.taken else { return Err(Verdict::Upcall(UpcallReason::Translate)) };
+        let limit = self.meters.limits.translated;
+        if limit != 0 && self.table.translated_of(key.initiator.address) >= limit {
+            return Err(Verdict::Drop(DropReason::SourceLimit));
+        }
         let free = |reply: &FlowKey| {
             table::lookup(self, self.placing.placer.table_hash(reply), reply).is_none()
                 && !taken(reply)
         };
         let chosen = self.pools.choose(self.placing, pool, key, free);
         chosen.ok_or(Verdict::Drop(DropReason::NoPort))
+    }
+
+    fn translated(&self, key: &FlowKey) {
+        self.table.note_translated(key.initiator.address);
     }
 
     fn may_report(&self, rule: &Matched, key: &FlowKey) -> bool {
@@ -253,6 +264,14 @@ impl Env for HostEnv<'_> {
             let packet = head.hash(self.placing.placer.key);
             self.occurrences.borrow_mut().push(Occurrence::Handled(Handled { bucket, packet }));
         }
+    }
+
+    fn limit(&self, kind: Kind) -> Limit {
+        self.meters.limits.of(kind)
+    }
+
+    fn meter(&self, index: u32) -> Option<Word<'a>> {
+        self.meters.meter(index)
     }
 
     fn count_load(&self, bucket: BucketId, bytes: u32) {

@@ -20,6 +20,7 @@ use crate::Error;
 use crate::bucket_set::BucketSet;
 use crate::explain::Explained;
 use crate::held::Released;
+use crate::meters::Limits;
 use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::stations::Station;
@@ -183,6 +184,8 @@ pub trait Datapath {
     /// Whether segments of TCP whose numbers can't be of their connection are dropped; so it is until this is
     /// called. [`testudo_packet::window`] has the rules.
     fn set_strict_windows(&mut self, strict: bool);
+    /// How much sources may have from now on.
+    fn set_limits(&mut self, limits: Limits);
     /// Has the next hop of each known flow's packets asked for anew, because routes or neighbours have changed: no more
     /// often than once in [`testudo_packet::hop::RAISED_AFTER`]. Where none are kept there is nothing to do.
     fn forget_hops(&mut self) {}

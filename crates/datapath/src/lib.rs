@@ -24,6 +24,7 @@ pub mod kernel;
 pub mod likenesses;
 pub mod mapping;
 mod memory;
+mod meters;
 mod place;
 pub mod pools;
 pub mod realtime;
@@ -44,6 +45,7 @@ pub use interface::{
     BucketLoad, Datapath, Drained, EntryView, Expired, Installed, NodeTable, Refused,
 };
 pub use memory::Words;
+pub use meters::Limits;
 pub use sets::{LoadedSet, PrefixSet, Sets};
 pub use settings::{Answer, MAX_TABLE_SLOTS, Settings};
 pub use shared_table::{HostSlot, SharedTable};

@@ -7,9 +7,10 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use testudo_packet::table::Slot;
 
 /// A run of words in pages of its own.
 #[derive(Debug)]
@@ -52,6 +53,32 @@ impl Words {
         // SAFETY: the memory is `count` words long, aligned for them, and lives as long as `self`;
         // any bytes are a number.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+/// One word of them, as the pipeline works on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a>(pub &'a AtomicU64);
+
+impl Slot for Word<'_> {
+    fn load<const W: usize>(self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store<const W: usize>(self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    fn publish<const W: usize>(self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    fn compare_exchange<const W: usize>(self, old: u64, new: u64) -> bool {
+        self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn add<const W: usize>(self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
     }
 }
 

@@ -3,13 +3,14 @@
 //! One implementation for both backends: they differ only in where the memory comes from. The
 //! algorithm itself is [`testudo_packet::table`].
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use testudo_packet::bucket::Nanos;
 use testudo_packet::entry::{FlowRecord, FlowState};
-use testudo_packet::flow::FlowKey;
+use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::table::{
     self, Control, Found, Inserted, Joined, LINE_WORDS, Occupancy, SLOT_WORDS, Slot, Slots, twin,
     word,
@@ -21,6 +22,7 @@ use crate::bucket_set::BucketSet;
 use crate::interface::{EntryView, Expired, Installed, NodeTable};
 use crate::likenesses::Placing;
 use crate::memory::{Words, prefetch};
+use crate::meters::Translated;
 
 /// How many records' places are fetched ahead of their insertion: enough misses under way at once.
 const BATCH: usize = 32;
@@ -88,16 +90,47 @@ pub struct SharedTable {
     shared: Arc<Words>,
     flows: usize,
     placing: Placing,
+    translated: Arc<Translated>,
 }
 
 impl SharedTable {
     /// A table over these slots, whose number is a power of two. Word `flows` of `shared` counts the
     /// flows.
-    pub fn new(slots: Arc<Words>, shared: Arc<Words>, flows: usize, placing: Placing) -> Self {
+    pub fn new(
+        slots: Arc<Words>,
+        shared: Arc<Words>,
+        flows: usize,
+        placing: Placing,
+    ) -> io::Result<Self> {
         let count = slots.as_slice().len() / SLOT_WORDS;
         assert!(count.is_power_of_two(), "a node table of {count} slots, not a power of two");
         assert!(flows < shared.as_slice().len(), "the count of flows has no word");
-        Self { slots, mask: (count - 1) as u32, shared, flows, placing }
+        let translated = Arc::new(Translated::none()?);
+        let table = Self { slots, mask: (count - 1) as u32, shared, flows, placing, translated };
+        table.count_translated();
+        Ok(table)
+    }
+
+    /// Counts what another process has left.
+    fn count_translated(&self) {
+        if self.is_empty() {
+            return;
+        }
+        self.scan(&mut |view| {
+            if view.record.translation.is_some() {
+                self.translated.begins(&self.placing.placer, view.record.key.initiator.address);
+            }
+        });
+    }
+
+    /// A translated flow of this source has begun.
+    pub(crate) fn note_translated(&self, source: Address) {
+        self.translated.begins(&self.placing.placer, source);
+    }
+
+    /// How many translated flows a source has here.
+    pub(crate) fn translated_of(&self, source: Address) -> u64 {
+        self.translated.of(&self.placing.placer, source)
     }
 
     #[inline(always)]
@@ -162,7 +195,12 @@ impl SharedTable {
             }
         };
         match inserted {
-            Inserted::New(..) => outcome.installed += 1,
+            Inserted::New(..) => {
+                outcome.installed += 1;
+                if record.translation.is_some() {
+                    self.note_translated(record.key.initiator.address);
+                }
+            }
             Inserted::Present(found) if replace(&found, record, now) => outcome.installed += 1,
             Inserted::Present(_) => outcome.stale += 1,
             Inserted::Full | Inserted::Busy => outcome.refused += 1,
@@ -171,12 +209,20 @@ impl SharedTable {
 
     /// Takes a flow out of a slot, and its alias; says whether it was still there.
     fn take_out(&self, index: u32, slot: HostSlot<'_>, control: u64) -> bool {
-        let twin = slot.load::<{ word::TWIN }>();
+        let left = Left::read(slot);
         let removed = table::remove(&self, index, control) == Some(true);
         if removed {
-            twin::remove_other_half(&self, twin);
+            self.forget(left);
         }
         removed
+    }
+
+    /// A flow has gone, and what is left of it goes, too.
+    fn forget(&self, Left { twin, source }: Left) {
+        if twin != 0 {
+            twin::remove_other_half(&self, twin);
+            self.translated.ends(&self.placing.placer, source);
+        }
     }
 
     /// As [`Self::take_out`], if the flow is still in this state.
@@ -187,11 +233,11 @@ impl SharedTable {
         control: u64,
         state: &FlowState,
     ) -> bool {
-        let twin = slot.load::<{ word::TWIN }>();
+        let left = Left::read(slot);
         let word = state.to_word();
         let removed = table::remove_in_state(&self, index, control, word) == Some(true);
         if removed {
-            twin::remove_other_half(&self, twin);
+            self.forget(left);
         }
         removed
     }
@@ -204,6 +250,21 @@ impl SharedTable {
     /// Frees the locks of a daemon that died holding them; returns how many there were.
     pub fn break_locks(&self) -> usize {
         table::break_locks(&self, DAEMON)
+    }
+}
+
+/// What is left of a flow that is taken out of its slot.
+struct Left {
+    /// Names its alias, if it is translated.
+    twin: u64,
+    source: Address,
+}
+
+impl Left {
+    fn read(slot: HostSlot<'_>) -> Self {
+        let high = slot.load::<{ word::KEY }>();
+        let low = slot.load::<{ word::KEY + 1 }>();
+        Self { twin: slot.load::<{ word::TWIN }>(), source: Address { high, low } }
     }
 }
 

@@ -25,7 +25,7 @@ use testudo_packet::verdict::{COUNTERS, Counter, DropReason, UpcallReason, Verdi
 
 use crate::Error;
 use crate::clamps::Clamps;
-use crate::committing::Committing;
+use crate::committing::{Committing, Resolve, is_taken};
 use crate::early::{Early, is_awaited};
 use crate::explain::{Explained, Grounds};
 use crate::fragments::Fragments;
@@ -33,8 +33,8 @@ use crate::frame::SliceFrame;
 use crate::held::{Held, Released};
 use crate::host_env::HostEnv;
 use crate::interface::{BucketLoad, Datapath, Drained, NodeTable, Refused};
-use crate::likenesses::Placing;
 use crate::memory::Words;
+use crate::meters::{Limits, Meters};
 use crate::place::{Place, place_of};
 use crate::pools::Pools;
 use crate::reject;
@@ -74,6 +74,7 @@ pub struct UserDatapath {
     strict_windows: bool,
     pools: Pools,
     stations: Stations,
+    meters: Meters,
     routes: Routes,
     clamps: Clamps,
     loads: Words,
@@ -95,7 +96,8 @@ impl UserDatapath {
         let words = settings.table_slots as usize * testudo_packet::table::SLOT_WORDS;
         let slots = Arc::new(Words::zeroed(words).map_err(Error::Memory)?);
         let shared = Arc::new(Words::zeroed(1).map_err(Error::Memory)?);
-        let table = SharedTable::new(slots, shared, 0, settings.placing());
+        let table =
+            SharedTable::new(slots, shared, 0, settings.placing()).map_err(Error::Memory)?;
         let buckets = Words::zeroed(settings.buckets as usize).map_err(Error::Memory)?;
         let loads = Words::zeroed(settings.buckets as usize * 2).map_err(Error::Memory)?;
         for word in buckets.as_slice() {
@@ -116,6 +118,7 @@ impl UserDatapath {
             strict_windows: true,
             pools,
             stations: Stations::default(),
+            meters: Meters::zeroed().map_err(Error::Memory)?,
             routes: Routes::default(),
             clamps: Clamps::default(),
             loads,
@@ -182,6 +185,7 @@ impl UserDatapath {
             hits: &self.hits,
             reports: (!loaded).then_some(&self.reports),
             stations: &self.stations,
+            meters: &self.meters,
             loads: (!loaded).then_some(&self.loads),
             pools: &self.pools,
             taken: known.is_some().then_some(&taken),
@@ -339,21 +343,6 @@ impl UserDatapath {
     }
 }
 
-/// Asked for a flow that is not in the node table.
-pub(crate) type Resolve<'a> = &'a mut dyn FnMut(BucketId, &FlowKey) -> Option<FlowRecord>;
-
-/// Whether a flow that is not in the node table has replies of this key: one that waits for the peers, or one of
-/// the common table that is still to be installed.
-pub(crate) fn is_taken<T>(
-    placing: &Placing,
-    committing: &Committing<T>,
-    known: Option<&RefCell<Resolve<'_>>>,
-    key: &FlowKey,
-) -> bool {
-    committing.expects(key)
-        || known.is_some_and(|known| (known.borrow_mut())(placing.bucket(key), key).is_some())
-}
-
 /// What is known of a packet that comes up.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
@@ -389,6 +378,10 @@ impl Datapath for UserDatapath {
 
     fn set_strict_windows(&mut self, strict: bool) {
         self.strict_windows = strict;
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.meters.limits = limits;
     }
 
     fn set_rules(&mut self, rules: &[Rule]) -> Result<(), Error> {
@@ -471,6 +464,7 @@ impl Datapath for UserDatapath {
         };
         for seen in self.occurrences.drain(..) {
             drained.count(&seen);
+            self.meters.note(&self.table.placing().placer, &seen);
             occurrence(seen);
         }
         drained

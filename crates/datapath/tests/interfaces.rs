@@ -392,7 +392,7 @@ fn what_means_something_else_is_not_adopted_and_goes_on() {
         assert_eq!(wait_for(&mut analyser, 1).len(), 1);
 
         std::fs::remove_file(pins.join("LOADS")).expect("removed");
-        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0x13, expected 0x14"));
+        assert!(refusal(&pins, settings(mode)).contains("number of maps is 0x14, expected 0x15"));
         KernelDatapath::unpin(&pins).expect("unpinned");
         unmount(directory);
     });

@@ -8,6 +8,7 @@ use crate::entry::{FlowRecord, Translation};
 use crate::event::Event;
 use crate::flow::{Address, Endpoint, FlowKey};
 use crate::fragment::table::Datagrams;
+use crate::meter::{Kind, Limit};
 use crate::packet_hash::{Extent, HASHED_WORDS};
 use crate::placement::{AS_THEMSELVES, Placement, Placer};
 use crate::reception::Mode;
@@ -165,6 +166,8 @@ pub trait Env: Slots + Sets + Datagrams {
     /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
     /// error is what becomes of its packet instead.
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;
+    /// Told that a flow has begun that is translated.
+    fn translated(&self, _key: &FlowKey) {}
     /// Whether this is where packets come that others send up because they are rare, and would take the verifier more
     /// paths than it is willing to follow, or more of the stack than there is: ICMP errors about translated flows, first
     /// fragments that begin a flow or are segments of TCP, and packets whose flow begins at the same moment.
@@ -177,6 +180,10 @@ pub trait Env: Slots + Sets + Datagrams {
     /// ([`crate::hop`]).
     #[inline(always)]
     fn met(&self, _found: &Found<Self::Slot>, _now: Nanos) {}
+    /// How much of something a source may have.
+    fn limit(&self, kind: Kind) -> Limit;
+    /// The meter of this number ([`crate::meter`]).
+    fn meter(&self, index: u32) -> Option<Self::Units>;
     /// Counts a packet that this node owns, as load of its bucket.
     fn count_load(&self, bucket: BucketId, bytes: u32);
 }

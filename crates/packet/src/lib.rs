@@ -24,6 +24,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hop;
 pub mod likeness;
+pub mod meter;
 pub mod mss;
 pub mod neighbour;
 pub mod open;

@@ -15,6 +15,7 @@ use crate::entry::{FlowRecord, FlowState};
 use crate::env::{Env, Frame};
 use crate::event::{Event, EventKind};
 use crate::flow::Direction;
+use crate::meter::{self, Kind};
 use crate::pipeline::{admit, count, pass};
 use crate::placement::Placement;
 use crate::rule::{self, Commit, Links, Matched, Outcome};
@@ -92,6 +93,9 @@ pub(crate) fn open<E: Env, F: Frame>(
     }
     if matches!(commit, Commit::Sync) && !env.may_begin(&rule, &record) {
         return Err(Verdict::Upcall(UpcallReason::Commit));
+    }
+    if !meter::admits(env, key.initiator.address, Kind::HalfOpen, now) {
+        return Err(Verdict::Drop(DropReason::HalfOpenLimit));
     }
     match table::insert(env, place.hash, &record, now) {
         Inserted::New(slot, state, _) => {

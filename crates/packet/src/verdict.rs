@@ -111,6 +111,9 @@ reasons! {
     FragmentTiny "drop.fragment-tiny" "A first fragment without all of its headers, or one that would change them.",
     OutOfWindow "drop.out-of-window" "A TCP segment whose numbers can't be of its connection.",
     BadState "drop.bad-state" "A TCP segment that can't be of its connection as far as that has come.",
+    HalfOpenLimit "drop.half-open-limit" "Its source has begun as many flows that nobody has answered as it may.",
+    SourceLimit "drop.source-limit" "Its source has as many translated flows as it may.",
+    UpcallLimit "drop.upcall-limit" "Its source has sent as many packets up as it may while others wait for user space.",
     BadTag "drop.bad-tag" "An SCTP packet with a verification tag that is not its association's.",
     ReversePath "drop.reverse-path" "Its source is not routed back as the interface asks that it came in by.",
 }

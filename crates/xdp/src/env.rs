@@ -14,6 +14,7 @@ use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
 use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::fragment::table::Datagrams;
 use testudo_packet::likeness::Likeness;
+use testudo_packet::meter::{Kind, Limit};
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
 use testudo_packet::placement::{Grounds, Placer};
 use testudo_packet::reception::Mode;
@@ -451,6 +452,17 @@ impl Env for Kernel {
     #[inline(always)]
     fn met(&self, found: &Found<KernelSlot>, now: Nanos) {
         self.flow.set(Some(Met { found: *found, now }));
+    }
+
+    #[inline(always)]
+    fn limit(&self, kind: Kind) -> Limit {
+        let first = shared::LIMITS + 2 * kind as u32;
+        Limit { interval: read_shared(first), depth: read_shared(first + 1) }
+    }
+
+    #[inline(always)]
+    fn meter(&self, index: u32) -> Option<KernelSlot> {
+        maps::METERS.get_ptr_mut(index).map(KernelSlot)
     }
 
     #[inline(always)]

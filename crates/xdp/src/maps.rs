@@ -6,6 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use testudo_packet::fragment::table::{DATAGRAMS, UNIT_WORDS};
 use testudo_packet::likeness::LIKENESS_WORDS;
+use testudo_packet::meter;
 use testudo_packet::rule::{MAX_RULES, RULE_WORDS};
 use testudo_packet::set;
 use testudo_packet::stage;
@@ -54,7 +55,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// Whole packets, for the daemon.
 #[map]
-pub static UPCALLS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub static UPCALLS: RingBuf = RingBuf::with_byte_size(UPCALL_ROOM, 0);
+
+/// How many bytes of packets wait for the daemon at most.
+pub const UPCALL_ROOM: u32 = 4 << 20;
 
 /// Packets and bytes of each bucket, a row of buckets for each CPU, so that a CPU adds to lines of
 /// its own. Not a per-CPU array: user space can't map those. The loader sets the size.
@@ -71,6 +75,10 @@ pub static CLASSES: Array<[u64; 4]> = Array::with_max_entries(1, 0);
 pub const CLASSES_KEPT: u32 = 1024;
 /// What tells a class that was kept from an empty place.
 pub const CLASS_IS_KEPT: u64 = 1 << 16;
+
+/// What sources have asked for ([`testudo_packet::meter`]).
+#[map]
+pub static METERS: Array<u64> = Array::with_max_entries(meter::METERS, MMAPABLE);
 
 /// The node's own addresses, halves of 64 bits.
 #[map]
@@ -153,6 +161,8 @@ pub mod shared {
     pub const REPORTS: u32 = 6;
     /// How often the kernel's routes or neighbours have changed: the generation of next hops.
     pub const HOPS: u32 = 30;
+    /// How much a source may have, an interval and a depth of each kind.
+    pub const LIMITS: u32 = 24;
     /// Not 0: some interface asks for smaller segments.
     pub const CLAMPS: u32 = 29;
     /// Not 0: segments of TCP are not refused for their numbers.

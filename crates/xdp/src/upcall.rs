@@ -1,15 +1,16 @@
 //! Passes a packet up to user space, whole, with what user space needs to send it on.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, xdp_action};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, xdp_action};
 use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::{Env, Frame};
+use testudo_packet::meter::{self, Kind};
 use testudo_packet::verdict::{Counter, DropReason, UpcallReason};
 use testudo_packet::wire;
 
 use crate::env::Kernel;
-use crate::maps;
+use crate::maps::{self, UPCALL_ROOM};
 use crate::route::{self, NoHop};
 
 /// The most bytes of a packet that go up; a longer one is dropped and counted.
@@ -32,6 +33,13 @@ struct Upcall {
     packet: [u8; MAX_BYTES as usize],
 }
 
+/// Whether packets that go up for a reason are counted by their sources. Not what waits for a bucket to come or to be
+/// read: those are of flows that have long begun.
+#[inline(always)]
+fn is_metered(reason: u32) -> bool {
+    reason != UpcallReason::Loading as u32 && reason != UpcallReason::Held as u32
+}
+
 /// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
 #[inline(always)]
 pub fn send<const ASKS_WAY_BACK: bool>(
@@ -48,6 +56,13 @@ pub fn send<const ASKS_WAY_BACK: bool>(
     }
     // An analyser is no hop.
     let link = wire::parse_link(frame).ok().filter(|_| kernel.mode().is_inline());
+    if let Some(packet) = link.filter(|_| is_metered(reason)).and_then(|l| wire::route(frame, &l))
+        && meter::is_crowded(maps::UPCALLS.query(BPF_RB_AVAIL_DATA as u64), UPCALL_ROOM as u64)
+        && !meter::admits(kernel, packet.source, Kind::Upcall, kernel.now())
+    {
+        maps::count(DropReason::UpcallLimit.counter());
+        return xdp_action::XDP_DROP;
+    }
     let hop = match link {
         Some(link) => route::next_hop(ctx, frame, &link, interface),
         None => Err(NoHop::AskStack(0)),

@@ -143,7 +143,8 @@ impl Tables {
         };
         let chase = if kernel.is_none() { Some(Words::zeroed(words)?) } else { None };
         let shared = Arc::new(Words::zeroed(1)?);
-        let table = SharedTable::new(memory, shared, 0, Placing::plain(population::placer()));
+        let table = SharedTable::new(memory, shared, 0, Placing::plain(population::placer()))
+            .expect("memory");
         let chains = Chains::filled(entries, &mut random);
         let has_map = has_map && in_kernel;
         let mut tables = Self { entries, random, chains, kernel, table, chase, has_map };

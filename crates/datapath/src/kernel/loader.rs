@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArra
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use testudo_packet::bucket::{BucketSlot, MAX_BUCKETS};
+use testudo_packet::meter::METERS;
 use testudo_packet::rule::MAX_RULES;
 use testudo_packet::stage::STAGES;
 use testudo_packet::table::SLOT_WORDS;
@@ -25,6 +26,7 @@ use crate::early::Early;
 use crate::fragments::{ALL_UNIT_WORDS, Fragments, HEAD_WORDS};
 use crate::held::Held;
 use crate::memory::Words;
+use crate::meters::Meters;
 use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::settings::Settings;
@@ -32,7 +34,7 @@ use crate::shared_table::SharedTable;
 use crate::stations::Stations;
 
 /// Every map of the object, as it names them, but for the map of stages.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     "NODE_TABLE",
     "BUCKETS",
     "SHARED",
@@ -44,6 +46,7 @@ pub const MAPS: [&str; 20] = [
     "EVENTS",
     "UPCALLS",
     "LOADS",
+    "METERS",
     "LOCAL",
     "STATIONS",
     "STATION_MACS",
@@ -91,11 +94,13 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         heads: words(&mut programs, "FRAGMENTS", HEAD_WORDS)?,
         units: words(&mut programs, "FRAGMENT_UNITS", ALL_UNIT_WORDS)?,
     };
+    let meters = Meters::new(words(&mut programs, "METERS", METERS as usize)?);
     write_answers(&mut programs, &settings)?;
     likenesses::write(&mut programs, &settings.likenesses)?;
     let flows = shared::FLOWS;
     let sets = Sets::in_kernel(Trie::new(handle(&programs, "SETS")?), shared.clone());
-    let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placing());
+    let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placing())
+        .map_err(Error::Memory)?;
     Ok(KernelDatapath {
         table,
         buckets,
@@ -112,6 +117,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,
         upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,
         loads,
+        meters,
         stations: Stations::default(),
         clamps: Clamps::default(),
         station_maps: StationMaps {

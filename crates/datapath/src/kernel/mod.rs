@@ -52,6 +52,7 @@ use crate::fragments::Fragments;
 use crate::held::{Held, Released};
 use crate::interface::{BucketLoad, Datapath, Drained, Refused};
 use crate::memory::Words;
+use crate::meters::{Limits, Meters};
 use crate::pools::Pools;
 use crate::sets::Sets;
 use crate::settings::Settings;
@@ -78,6 +79,8 @@ mod shared {
     pub const PINNED: usize = 5;
     /// The generation of next hops.
     pub const HOPS: usize = 30;
+    /// How much a source may have, an interval and a depth of each kind.
+    pub const LIMITS: usize = 24;
     /// Not 0: some interface asks for smaller segments.
     pub const CLAMPS: usize = 29;
     /// Not 0: segments of TCP are not refused for their numbers.
@@ -119,6 +122,7 @@ pub struct KernelDatapath {
     upcalls: RingBuf<MapData>,
     /// Packets and bytes of each bucket: a row of buckets for each CPU.
     loads: Words,
+    meters: Meters,
     stations: Stations,
     clamps: Clamps,
     station_maps: StationMaps,
@@ -272,6 +276,15 @@ impl Datapath for KernelDatapath {
         self.shared.as_slice()[shared::LOOSE_WINDOWS].store(loose, Ordering::Release);
     }
 
+    fn set_limits(&mut self, limits: Limits) {
+        self.meters.limits = limits;
+        let kinds = [limits.half_open, limits.upcalls];
+        let words = kinds.into_iter().flat_map(|limit| [limit.interval, limit.depth]);
+        for (word, value) in self.shared.as_slice()[shared::LIMITS..].iter().zip(words) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
     fn forget_hops(&mut self) {
         self.shared.as_slice()[shared::HOPS].fetch_add(1, Ordering::AcqRel);
     }
@@ -377,19 +390,20 @@ impl Datapath for KernelDatapath {
     }
 
     fn drain_events(&mut self, occurrence: &mut dyn FnMut(Occurrence)) -> Drained {
-        let key = self.settings.placer().key;
+        let placer = self.settings.placer();
         let mut drained = Drained::default();
-        for seen in self.own_occurrences.drain(..) {
+        let mut note = |seen: Occurrence| {
             drained.count(&seen);
+            self.meters.note(&placer, &seen);
             occurrence(seen);
-        }
+        };
+        self.own_occurrences.drain(..).for_each(&mut note);
         loop {
             // Looked at where it is: to move it would wait for all that was written before.
             let next = self.events.next();
             let Some(item) = &next else { break };
-            if let Some(seen) = read_occurrence(item, key) {
-                drained.count(&seen);
-                occurrence(seen);
+            if let Some(seen) = read_occurrence(item, placer.key) {
+                note(seen);
             }
         }
         let shared = self.shared.as_slice();

@@ -17,6 +17,7 @@ use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
 use testudo_packet::wire;
 
 use super::{KernelDatapath, shared, upcall, upcall::Upcall};
+use crate::committing::{Resolve, is_taken};
 use crate::early::is_awaited;
 use crate::frame::SliceFrame;
 use crate::held::Released;
@@ -24,7 +25,6 @@ use crate::host_env::HostEnv;
 use crate::interface::{Datapath, NodeTable, Refused};
 use crate::place::{Place, place_of};
 use crate::reject;
-use crate::user::{Resolve, is_taken};
 
 /// How many packets the ring can hold that takes them up, and a few: one release reads no more.
 const MAX_WAITING: usize = 4096;
@@ -202,6 +202,7 @@ impl KernelDatapath {
             hits: &self.own_hits,
             reports: None,
             stations: &self.stations,
+            meters: &self.meters,
             loads: None,
             pools: &self.pools,
             taken: Some(&taken),

@@ -18,6 +18,7 @@ mod forwarding;
 mod fragments;
 mod fragments_steered;
 mod headers;
+mod limits;
 mod moves;
 mod neighbours;
 mod node;

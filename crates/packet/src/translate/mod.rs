@@ -20,6 +20,7 @@ use crate::entry::{FlowRecord, Translation};
 use crate::env::{Env, Frame};
 use crate::event::{Event, EventKind};
 use crate::flow::{Direction, FlowKey, Protocol};
+use crate::meter::{self, Kind};
 use crate::pipeline;
 use crate::placement::Placement;
 use crate::rule::{Commit, Matched};
@@ -166,12 +167,16 @@ pub(crate) fn open<E: Env>(
     if matches!(commit, Commit::Sync) && !env.may_begin(rule, &record) {
         return Verdict::Upcall(UpcallReason::Commit);
     }
+    if !meter::admits(env, record.key.initiator.address, Kind::HalfOpen, now) {
+        return Verdict::Drop(DropReason::HalfOpenLimit);
+    }
     let next = Stage::of_flow(record.key.protocol, true).unwrap_or(Stage::Translate);
     let next = Verdict::Stage(next);
     let hashes = (place.hash, env.placer().table_hash(&record.reply_key()));
     match insert_translated(env, hashes, &record, now) {
         Joined::Flow(Inserted::New(_, state, _)) => {
             env.count_rule(rule.index);
+            env.translated(&record.key);
             env.emit(&Event { kind: EventKind::Created, record: FlowRecord { state, ..record } });
             next
         }

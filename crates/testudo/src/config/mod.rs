@@ -15,6 +15,7 @@ pub mod error;
 pub mod etcd;
 pub mod health;
 pub mod interface;
+pub mod limits;
 mod mac;
 pub mod mapping;
 pub mod member;
@@ -34,6 +35,7 @@ pub mod translation;
 
 use std::path::Path;
 
+use testudo_datapath::Limits;
 use testudo_datapath::likenesses::Likenesses;
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
@@ -87,6 +89,8 @@ pub struct Config {
     pub health: Health,
     /// How long silent flows are kept.
     pub timeouts: Timeouts,
+    /// How much one source may ask for.
+    pub limits: Limits,
     own: NodeId,
 }
 
@@ -162,6 +166,7 @@ const SECTIONS: &[&str] = &[
     "probe",
     "health",
     "timeouts",
+    "limits",
 ];
 
 fn read(source: &str) -> Result<Config, Fault> {
@@ -206,6 +211,10 @@ fn read(source: &str) -> Result<Config, Fault> {
         Some(section) => timeouts::read(&section)?,
         None => Timeouts::default(),
     };
+    let limits = match file.section("limits", "[limits]")? {
+        Some(section) => limits::read(&section)?,
+        None => limits::usual(),
+    };
     Ok(Config {
         cluster,
         agreement,
@@ -220,6 +229,7 @@ fn read(source: &str) -> Result<Config, Fault> {
         probes,
         health,
         timeouts,
+        limits,
         own,
     })
 }

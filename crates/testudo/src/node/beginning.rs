@@ -269,6 +269,7 @@ fn set_up(
     (links, stations): (&Links, &StationBook),
 ) -> Result<(), StartError> {
     datapath.set_strict_windows(config.node.strict_windows);
+    datapath.set_limits(config.limits);
     datapath.set_reverse_paths(&links.reverse_paths(&config.interfaces)?)?;
     datapath.set_mss_clamps(&links.mss_clamps(&config.interfaces)?)?;
     if mode(config)? == Mode::Steered {

@@ -100,7 +100,8 @@ fn every_key_is_documented() {
     let sections = [sections.concat(), etcd::KEYS.to_vec(), probe::KEYS.to_vec()];
     let sections = [sections.concat(), health::KEYS.to_vec(), tls::KEYS.to_vec()];
     let sections = [sections.concat(), service::KEYS.to_vec(), mapping::KEYS.to_vec()];
-    for key in sections.concat().into_iter().chain(timeouts::keys()) {
+    let rest = timeouts::keys().into_iter().chain(limits::KEYS);
+    for key in sections.concat().into_iter().chain(rest) {
         assert!(documentation.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
 }
@@ -125,6 +126,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.interfaces[0].addresses, [] as [IpAddr; 0]);
     assert_eq!(config.rules, []);
     assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.limits, limits::usual());
     assert_eq!(config.agreement.coordinator, agreement::Coordinator::Embedded);
     assert_eq!(config.agreement.min_voters, 2);
     assert_eq!(config.agreement.removal, Duration::from_secs(3));
@@ -242,7 +244,7 @@ fn sections_and_keys_are_known_and_complete() {
             "[timeouts]",
             "[timeout]",
             "f:27:2: the file has the key timeout; expected one of cluster, node, member, \
-             interface, service, mapping, rule, probe, health, timeouts",
+             interface, service, mapping, rule, probe, health, timeouts, limits",
         ),
         (
             "table_entries =",

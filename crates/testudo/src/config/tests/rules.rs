@@ -323,6 +323,24 @@ fn timeouts_are_seconds_and_never_zero() {
 }
 
 #[test]
+fn limits_are_counts_and_never_zero() {
+    let section = |text: &str| format!("[limits]\n{text}\n[timeouts]");
+    let read = |text: &str| changed("[timeouts]", &section(text)).unwrap().limits;
+    assert_eq!(read("half_open_per_source = 600").half_open.interval, 100_000_000);
+    assert_eq!(read("upcalls_per_source = 50").upcalls.interval, 20_000_000);
+    assert_eq!(read("translated_per_source = 9").translated, 9);
+    let flows = "expected a number of flows from 1 to 1000000";
+    let said = refusal("[timeouts]", &section("half_open_per_source = 0"));
+    assert_eq!(said, format!("f:28:24: half_open_per_source is 0; {flows}"));
+    let said = refusal("[timeouts]", &section("upcalls_per_source = \"many\""));
+    let packets = "expected a number of packets a second from 1 to 1000000";
+    assert_eq!(said, format!("f:28:22: upcalls_per_source is \"many\"; {packets}"));
+    let said = refusal("[timeouts]", &section("flows = 1"));
+    let keys = "half_open_per_source, upcalls_per_source, translated_per_source";
+    assert_eq!(said, format!("f:28:1: [limits] has the key flows; expected one of {keys}"));
+}
+
+#[test]
 fn sources_are_translated_by_pools_that_rules_with_the_same_addresses_share() {
     let interface = "interface = \"in0\"";
     let one = |snat: &str| format!("{interface}\nsnat = {snat}");
