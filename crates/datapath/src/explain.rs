@@ -128,6 +128,7 @@ impl<T> Grounds<'_, T> {
             pools: self.pools,
             taken: Some(&taken),
             egress: links.output,
+            limit: 0,
             lease: Nanos(u64::MAX),
             now: self.now,
             loaded: true,

@@ -15,8 +15,9 @@ use testudo_packet::placement::Placer;
 use testudo_packet::reception::Mode;
 use testudo_packet::rule::{Matched, Rule, note_report};
 use testudo_packet::set;
-use testudo_packet::table::{self, Slots};
+use testudo_packet::table::{self, Found, Slots};
 use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
+use testudo_packet::wire::Link;
 
 use crate::fragments::Fragments;
 use crate::likenesses::Placing;
@@ -52,6 +53,8 @@ pub struct HostEnv<'a> {
     pub loads: Option<&'a Words>,
     /// The interface that routes send the packet out by; 0 if that is not known.
     pub egress: u32,
+    /// How large a packet its next hop takes, if it is larger; else 0.
+    pub limit: u16,
     pub lease: Nanos,
     pub now: Nanos,
     pub pools: &'a Pools,
@@ -229,6 +232,10 @@ impl<'a> Env for HostEnv<'a> {
         };
         let chosen = self.pools.choose(self.placing, pool, key, free);
         chosen.ok_or(Verdict::Drop(DropReason::NoPort))
+    }
+
+    fn too_large<F: Frame>(&self, frame: &F, link: &Link, _: &Found<HostSlot<'a>>) -> bool {
+        self.limit != 0 && frame.len() > u32::from(self.limit) + link.offset
     }
 
     fn translated(&self, key: &FlowKey) {

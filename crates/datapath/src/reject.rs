@@ -1,4 +1,4 @@
-//! What whoever wants a flow is told when a rule rejects it.
+//! What whoever wants a flow is told when a rule rejects it; and whoever sends too large a packet of a translated one.
 //!
 //! A TCP segment is answered by a reset, as by a host on which nobody listens (RFC 9293 §3.10.7.1); anything else
 //! by "communication administratively prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1), sent from the cluster's
@@ -33,6 +33,9 @@ const RESET: u8 = 0x14;
 const FIN: u8 = 0x01;
 const UNREACHABLE_V4: [u8; 2] = [3, 13];
 const UNREACHABLE_V6: [u8; 2] = [1, 1];
+/// Fragmentation needed (RFC 1191 §4) and packet too big (RFC 4443 §3.2).
+const TOO_LARGE_V4: [u8; 2] = [3, 4];
+const TOO_LARGE_V6: [u8; 2] = [2, 0];
 
 /// A packet that was rejected, in its parts.
 struct Rejected<'a> {
@@ -49,13 +52,34 @@ struct Rejected<'a> {
 /// The frame that answers a rejected one, back on the link that it came in by; `None` if it is none that can be
 /// answered.
 pub fn answer(settings: &Settings, frame: &mut [u8], interface: u32) -> Option<Vec<u8>> {
+    back(settings, frame, interface, |rejected| match Protocol(rejected.protocol) {
+        Protocol::TCP => reset(rejected),
+        _ => error(rejected, settings, interface, (UNREACHABLE_V4, UNREACHABLE_V6), 0),
+    })
+}
+
+/// The frame that says how large a packet may be, back on the link that a larger one came in by.
+pub fn too_large(
+    settings: &Settings,
+    frame: &mut [u8],
+    interface: u32,
+    most: u16,
+) -> Option<Vec<u8>> {
+    back(settings, frame, interface, |packet| {
+        error(packet, settings, interface, (TOO_LARGE_V4, TOO_LARGE_V6), most.into())
+    })
+}
+
+/// A frame back to whoever has sent this one on the link.
+fn back(
+    settings: &Settings,
+    frame: &mut [u8],
+    interface: u32,
+    says: impl Fn(&Rejected<'_>) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
     let link = wire::parse_link(&SliceFrame(frame)).ok()?;
     let at = link.offset as usize;
-    let rejected = read(frame.get(at..)?, link.payload)?;
-    let packet = match Protocol(rejected.protocol) {
-        Protocol::TCP => reset(&rejected)?,
-        _ => prohibited(&rejected, settings, interface)?,
-    };
+    let packet = says(&read(frame.get(at..)?, link.payload)?)?;
     let own = settings.answers.iter().find(|answer| answer.interface == interface);
     let own = own.map_or(link.destination, |answer| answer.own);
     let mut answer = Vec::with_capacity(at + packet.len());
@@ -108,7 +132,14 @@ fn reset(rejected: &Rejected<'_>) -> Option<Vec<u8>> {
     Some(packet(from, to, Protocol::TCP.0, &answer))
 }
 
-fn prohibited(rejected: &Rejected<'_>, settings: &Settings, interface: u32) -> Option<Vec<u8>> {
+/// An ICMP error about a packet, of either kind and with this number in its header.
+fn error(
+    rejected: &Rejected<'_>,
+    settings: &Settings,
+    interface: u32,
+    (kind_v4, kind_v6): ([u8; 2], [u8; 2]),
+    number: u32,
+) -> Option<Vec<u8>> {
     let v4 = rejected.source.len() == 4;
     let octets = |address: IpAddr| match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -119,12 +150,13 @@ fn prohibited(rejected: &Rejected<'_>, settings: &Settings, interface: u32) -> O
     let own = own.find(|own| own.len() == rejected.source.len());
     let from = own.unwrap_or_else(|| rejected.destination.to_vec());
     let (kind, protocol, most) = match v4 {
-        true => (UNREACHABLE_V4, Protocol::ICMP, MOST_V4 - V4_HEADER),
-        false => (UNREACHABLE_V6, Protocol::ICMPV6, MOST_V6 - V6_HEADER),
+        true => (kind_v4, Protocol::ICMP, MOST_V4 - V4_HEADER),
+        false => (kind_v6, Protocol::ICMPV6, MOST_V6 - V6_HEADER),
     };
     let quoted = rejected.packet.len().min(most - ICMP_HEADER);
     let mut message = vec![0; ICMP_HEADER];
     message[..2].copy_from_slice(&kind);
+    message[4..8].copy_from_slice(&number.to_be_bytes());
     message.extend(&rejected.packet[..quoted]);
     let sum = match v4 {
         true => checksum(&message),

@@ -190,6 +190,7 @@ impl UserDatapath {
             pools: &self.pools,
             taken: known.is_some().then_some(&taken),
             egress: self.routes.egress(frame),
+            limit: 0,
             lease: self.lease,
             strict_windows: self.strict_windows,
             now,

@@ -16,7 +16,7 @@ use crate::rule::{Matched, RULE_WORDS};
 use crate::set::Sets;
 use crate::table::{Found, Slots};
 use crate::verdict::Verdict;
-use crate::wire::Headers;
+use crate::wire::{Headers, Link};
 
 /// An Ethernet address, its six bytes in network order in the low 48 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -166,6 +166,11 @@ pub trait Env: Slots + Sets + Datagrams {
     /// What a flow of this key is translated to by a pool: endpoints under which no reply of another flow comes. An
     /// error is what becomes of its packet instead.
     fn translation(&self, key: &FlowKey, pool: u16) -> Result<Translation, Verdict>;
+    /// Whether a packet of this flow is larger than its next hop takes, as far as that is known.
+    #[inline(always)]
+    fn too_large<F: Frame>(&self, _frame: &F, _link: &Link, _found: &Found<Self::Slot>) -> bool {
+        false
+    }
     /// Told that a flow has begun that is translated.
     fn translated(&self, _key: &FlowKey) {}
     /// Whether this is where packets come that others send up because they are rare, and would take the verifier more

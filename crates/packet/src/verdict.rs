@@ -41,6 +41,8 @@ pub enum UpcallReason {
     Refused = 6,
     /// A fragment that has come before the first of its packet, or with which a flow would begin.
     Fragment = 7,
+    /// It is of a translated flow, larger than its next hop takes, and not to be cut: its sender is to hear of that.
+    TooLarge = 8,
 }
 
 impl UpcallReason {
@@ -54,6 +56,7 @@ impl UpcallReason {
             5 => Some(Self::Translate),
             6 => Some(Self::Refused),
             7 => Some(Self::Fragment),
+            8 => Some(Self::TooLarge),
             _ => None,
         }
     }
@@ -111,6 +114,7 @@ reasons! {
     FragmentTiny "drop.fragment-tiny" "A first fragment without all of its headers, or one that would change them.",
     OutOfWindow "drop.out-of-window" "A TCP segment whose numbers can't be of its connection.",
     BadState "drop.bad-state" "A TCP segment that can't be of its connection as far as that has come.",
+    TooLarge "drop.too-large" "Larger than its next hop takes, not to be cut, and too many senders were told so already.",
     HalfOpenLimit "drop.half-open-limit" "Its source has begun as many flows that nobody has answered as it may.",
     SourceLimit "drop.source-limit" "Its source has as many translated flows as it may.",
     UpcallLimit "drop.upcall-limit" "Its source has sent as many packets up as it may while others wait for user space.",

@@ -13,6 +13,7 @@ use testudo_packet::env::{Env, Frame, Mac, RuleVisitor, Steps};
 use testudo_packet::event::{EVENT_WORDS, Event, HANDLED_WORDS, handled_word};
 use testudo_packet::flow::{Address, Endpoint, FlowKey};
 use testudo_packet::fragment::table::Datagrams;
+use testudo_packet::hop;
 use testudo_packet::likeness::Likeness;
 use testudo_packet::meter::{Kind, Limit};
 use testudo_packet::packet_hash::{Extent, HASHED_WORDS};
@@ -23,7 +24,7 @@ use testudo_packet::set::{self, Sets, WHOLE_KEY};
 use testudo_packet::siphash::HashKey;
 use testudo_packet::table::{Found, Slots};
 use testudo_packet::verdict::{UpcallReason, Verdict};
-use testudo_packet::wire::Route;
+use testudo_packet::wire::{Link, Route};
 
 use crate::maps::{self, AnswerKey, setting, shared};
 use crate::route;
@@ -167,6 +168,8 @@ pub struct Met {
 pub struct Kernel {
     /// The known flow that the packet is of.
     flow: Cell<Option<Met>>,
+    /// How large a packet its next hop takes, if it is larger.
+    limit: Cell<u16>,
     /// The interface that routes send it out by; 0 if nobody has asked.
     pub egress: u32,
     /// The program's context, by which routes are asked; null in steps of a loop, which ask for none.
@@ -183,7 +186,13 @@ impl Kernel {
     /// For one packet, which routes send out by this interface.
     #[inline(always)]
     pub const fn out_by(context: *mut c_void, egress: u32) -> Self {
-        Self { flow: Cell::new(None), egress, context }
+        Self { flow: Cell::new(None), limit: Cell::new(0), egress, context }
+    }
+
+    /// How large a packet the next hop takes, if this one is larger; else 0.
+    #[inline(always)]
+    pub fn limit(&self) -> u16 {
+        self.limit.get()
     }
 
     /// The known flow that the packet is of, if it is of one.
@@ -452,6 +461,18 @@ impl Env for Kernel {
     #[inline(always)]
     fn met(&self, found: &Found<KernelSlot>, now: Nanos) {
         self.flow.set(Some(Met { found: *found, now }));
+    }
+
+    #[inline(always)]
+    fn too_large<F: Frame>(&self, frame: &F, link: &Link, found: &Found<KernelSlot>) -> bool {
+        let Some(hop) = hop::recall(found, self.now(), hop_generation()) else { return false };
+        // Out of the optimiser's sight: it would calculate with half a pointer, which the verifier prohibits.
+        let bytes = core::hint::black_box(frame.len());
+        if bytes <= hop.mtu as u32 + link.offset {
+            return false;
+        }
+        self.limit.set(hop.mtu);
+        true
     }
 
     #[inline(always)]

@@ -35,6 +35,20 @@ struct FibLookup {
     destination_mac: [u8; 6],
 }
 
+impl FibLookup {
+    /// What was found.
+    #[inline(always)]
+    fn hop(&self) -> NextHop {
+        NextHop {
+            interface: self.interface,
+            source: Mac::from_bytes(self.source_mac),
+            destination: Mac::from_bytes(self.destination_mac),
+            // The kernel puts the largest packet there.
+            mtu: self.bytes,
+        }
+    }
+}
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -45,6 +59,7 @@ mod fib_result {
     pub const UNREACHABLE: i64 = 2;
     pub const PROHIBIT: i64 = 3;
     pub const NO_NEIGHBOUR: i64 = 7;
+    pub const TOO_LARGE: i64 = 8;
 }
 
 /// What stands before a packet that was left to the node's stack.
@@ -55,9 +70,11 @@ pub const LEFT_TO_STACK: u64 = u64::from_ne_bytes(*b"testudo\0");
 pub enum NoHop {
     /// The route says so.
     Refused,
-    /// The node's stack has to look: a neighbour to resolve, a packet too large, a special route. The interface that
-    /// the packet goes out by, or 0.
+    /// The node's stack has to look: a neighbour to resolve, a special route. The interface that the packet goes out
+    /// by, or 0.
     AskStack(u32),
+    /// The packet is larger than the next hop takes: the node's stack cuts it, or tells its sender.
+    TooLarge,
 }
 
 /// Asks the kernel's routes and neighbours as for a packet that comes in by an interface; says how that went, and what they
@@ -101,17 +118,12 @@ pub fn next_hop(
     let route = wire::route(frame, link).ok_or(NoHop::AskStack(0))?;
     let (result, lookup) = look_up(ctx.as_ptr(), &route, interface, true);
     match result {
-        fib_result::SUCCESS => Ok(NextHop {
-            interface: lookup.interface,
-            source: Mac::from_bytes(lookup.source_mac),
-            destination: Mac::from_bytes(lookup.destination_mac),
-            // The kernel puts the largest packet there.
-            mtu: lookup.bytes,
-        }),
+        fib_result::SUCCESS => Ok(lookup.hop()),
         fib_result::BLACKHOLE | fib_result::UNREACHABLE | fib_result::PROHIBIT => {
             Err(NoHop::Refused)
         }
         fib_result::NO_NEIGHBOUR => Err(NoHop::AskStack(lookup.interface)),
+        fib_result::TOO_LARGE => Err(NoHop::TooLarge),
         _ => Err(NoHop::AskStack(0)),
     }
 }
@@ -170,6 +182,10 @@ pub fn forward<const OPENS: bool>(
                 shrink_segments::<OPENS>(ctx, interface, out);
                 return by_stack(ctx);
             }
+            Err(NoHop::TooLarge) => {
+                learn_limit(ctx, kernel, frame, &link, interface, generation);
+                return by_stack(ctx);
+            }
             Err(NoHop::Refused) => {
                 maps::count(DropReason::NoRoute.counter());
                 return xdp_action::XDP_DROP;
@@ -183,6 +199,24 @@ pub fn forward<const OPENS: bool>(
     maps::count(Counter::Forwarded as u32);
     // SAFETY: a helper that takes numbers.
     unsafe { bpf_redirect(hop.interface, 0) as u32 }
+}
+
+/// Keeps the next hop of a packet that is too large for it with its flow: whoever has to know how large a packet may be
+/// finds it there.
+#[inline(always)]
+fn learn_limit(
+    ctx: &XdpContext,
+    kernel: &Kernel,
+    frame: &impl Frame,
+    link: &Link,
+    interface: u32,
+    generation: u64,
+) {
+    let Some(Met { found, now }) = kernel.flow() else { return };
+    let Some(route) = wire::route(frame, link) else { return };
+    if let (fib_result::SUCCESS, lookup) = look_up(ctx.as_ptr(), &route, interface, false) {
+        hop::learn(&found, &lookup.hop(), now, generation);
+    }
 }
 
 /// Has the ends of a connection send no larger segments than both interfaces take, if the packet is of its beginning.

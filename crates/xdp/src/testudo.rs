@@ -138,7 +138,7 @@ fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool, const OPENS: bool>(
         }
         // The verifier need not follow each reason by itself.
         Verdict::Upcall(reason) => {
-            let reason = kernel.opaque(reason as u64) as u32;
+            let reason = kernel.opaque(reason as u64) as u32 | (kernel.limit() as u32) << 16;
             upcall::send::<ASKS_WAY_BACK>(ctx, kernel, frame, interface, reason)
         }
         Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),

@@ -37,10 +37,12 @@ struct Upcall {
 /// read: those are of flows that have long begun.
 #[inline(always)]
 fn is_metered(reason: u32) -> bool {
+    let reason = reason & 0xff;
     reason != UpcallReason::Loading as u32 && reason != UpcallReason::Held as u32
 }
 
-/// Passes the packet up, for an [`UpcallReason`] by its number, and takes it off the kernel's hands.
+/// Passes the packet up, for an [`UpcallReason`] by its number, above which stands how large a packet its next hop takes,
+/// if it is larger; and takes it off the kernel's hands.
 #[inline(always)]
 pub fn send<const ASKS_WAY_BACK: bool>(
     ctx: &XdpContext,
@@ -103,7 +105,7 @@ pub fn send<const ASKS_WAY_BACK: bool>(
         return xdp_action::XDP_DROP;
     }
     // Somebody waits for it: the wake-up costs less than the daemon's next look.
-    let waits = reason & !NO_WAY_BACK == UpcallReason::Commit as u32;
+    let waits = reason & 0xff == UpcallReason::Commit as u32;
     let wakeup = if waits { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     room.submit(wakeup as u64);
     maps::count(Counter::Upcall as u32);

@@ -137,6 +137,7 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         own_occurrences: Vec::new(),
         lost_seen: 0,
         lost_handled_seen: 0,
+        told: 0,
         sender: Sender::new().map_err(Error::Socket)?,
         settings,
         programs,

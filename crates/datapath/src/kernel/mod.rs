@@ -133,6 +133,8 @@ pub struct KernelDatapath {
     own_occurrences: Vec<Occurrence>,
     lost_seen: u64,
     lost_handled_seen: u64,
+    /// How many senders were told in this second how large a packet may be.
+    told: u64,
     sender: Sender,
     programs: Ebpf,
     /// Where the programs are; dropping them takes those off that are not pinned.

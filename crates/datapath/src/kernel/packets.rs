@@ -12,6 +12,7 @@ use testudo_packet::entry::FlowRecord;
 use testudo_packet::flow::{Address, FlowKey};
 use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::reception::Mode;
+use testudo_packet::rule::note_report;
 use testudo_packet::stage;
 use testudo_packet::verdict::{Counter, DropReason, UpcallReason, Verdict};
 use testudo_packet::wire;
@@ -209,6 +210,7 @@ impl KernelDatapath {
             strict_windows: self.shared.as_slice()[shared::LOOSE_WINDOWS].load(Ordering::Acquire)
                 == 0,
             egress: upcall.egress,
+            limit: upcall.limit,
             lease: Nanos(self.shared.as_slice()[shared::LEASE].load(Ordering::Acquire)),
             now,
             loaded: true,
@@ -220,6 +222,9 @@ impl KernelDatapath {
         let verdict = stage::handle(&env, &mut SliceFrame(&mut upcall.packet), upcall.interface);
         let (beginning, refused) = (env.beginning.take(), env.refused.take());
         self.own_occurrences.extend(env.occurrences.into_inner());
+        if verdict == Verdict::Upcall(UpcallReason::TooLarge) {
+            return (self.tell_limit(upcall, now), beginning);
+        }
         let Some((rule, key)) = refused else { return (verdict, beginning) };
         reject::push_refused(&mut self.refused, Refused { rule: rule.number, key });
         if reject::is_rejected(&self.rules, &rule)
@@ -230,6 +235,19 @@ impl KernelDatapath {
             return (Verdict::Answer, beginning);
         }
         (verdict, beginning)
+    }
+
+    /// Tells the sender of a packet how large one may be; not more often than senders are told of refusals.
+    fn tell_limit(&mut self, upcall: &mut Upcall, now: Nanos) -> Verdict {
+        let next = note_report(self.told, now);
+        let told = next.and_then(|next| {
+            self.told = next;
+            let Upcall { packet, interface, limit, .. } = upcall;
+            reject::too_large(&self.settings, packet, *interface, *limit)
+        });
+        let Some(answer) = told else { return Verdict::Drop(DropReason::TooLarge) };
+        upcall.packet = answer;
+        Verdict::Answer
     }
 
     /// Does what was decided; says how it is counted, and whether the packet was sent.

@@ -24,6 +24,8 @@ pub struct Upcall {
     pub next_hop: Option<NextHop>,
     /// The number of the interface that it goes out by, also if its neighbour there is not known; 0: that is not known.
     pub egress: u32,
+    /// How large a packet its next hop takes, if it is larger; else 0.
+    pub limit: u16,
     pub packet: Vec<u8>,
 }
 
@@ -48,10 +50,11 @@ pub fn read(item: &[u8]) -> Option<Upcall> {
     let next_hop = NextHop { interface: out, source: mac(16)?, destination: mac(24)? };
     Some(Upcall {
         interface,
-        reason: u8::try_from(reason & !NO_WAY_BACK).ok().and_then(UpcallReason::from_bits),
+        reason: UpcallReason::from_bits(reason as u8),
         comes_back: reason & NO_WAY_BACK == 0,
         next_hop: (out != 0 && next_hop.destination != Mac(0)).then_some(next_hop),
         egress: out,
+        limit: (reason >> 16) as u16,
         packet: data.get(..bytes as usize)?.to_vec(),
     })
 }
@@ -73,8 +76,15 @@ mod tests {
         let reason = Some(UpcallReason::Loading);
         let packet = vec![1, 2, 3];
         let next_hop = Some(hop);
-        let expected =
-            Upcall { interface: 7, reason, comes_back: true, next_hop, egress: 9, packet };
+        let expected = Upcall {
+            interface: 7,
+            reason,
+            comes_back: true,
+            next_hop,
+            egress: 9,
+            limit: 0,
+            packet,
+        };
         assert_eq!(read(&item), Some(expected));
         assert_eq!(read(&item[..34]), None);
         assert_eq!(read(&item[..20]), None);
@@ -84,8 +94,8 @@ mod tests {
         assert_eq!((read_unknown.next_hop, read_unknown.egress), (None, 9));
         item[12..16].copy_from_slice(&0u32.to_ne_bytes());
         assert_eq!(read(&item).unwrap().next_hop, None);
-        item[8..12].copy_from_slice(&0x101u32.to_ne_bytes());
+        item[8..12].copy_from_slice(&0x05dc_0101u32.to_ne_bytes());
         let spoofed = read(&item).unwrap();
-        assert_eq!((spoofed.reason, spoofed.comes_back), (reason, false));
+        assert_eq!((spoofed.reason, spoofed.comes_back, spoofed.limit), (reason, false, 1500));
     }
 }

@@ -94,7 +94,8 @@ pub fn in_namespaces(test: impl FnOnce(&Path) + Send + 'static) {
     }
 }
 
-fn ip(arguments: &str) {
+/// Runs ip(8).
+pub fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip(8)");
     assert!(status.success(), "ip {arguments}");
 }
@@ -119,6 +120,7 @@ pub fn site() -> [Tap; 2] {
         "neigh add 10.20.2.1 lladdr 02:00:00:00:00:07 dev outside",
         "neigh add fd20::2:1 lladdr 02:00:00:00:00:07 dev outside",
         "neigh add 10.10.2.1 lladdr 02:00:00:00:00:08 dev inside",
+        "neigh add fd10::2:1 lladdr 02:00:00:00:00:08 dev inside",
     ] {
         ip(arguments);
     }

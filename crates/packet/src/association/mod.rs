@@ -40,7 +40,7 @@ use crate::stage;
 use crate::table::{self, Found, Slot, word};
 use crate::tracking::TcpFlags;
 use crate::translate::{self, Met};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::{DropReason, UpcallReason, Verdict};
 use crate::window::Course;
 use crate::wire::sctp::Packet;
 use crate::wire::{self, Headers, Link};
@@ -77,6 +77,10 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     } else {
         (half, None)
     };
+    let too_large = met.is_some() && translate::exceeds(env, frame, &link, &found);
+    if too_large && !env.decides_all() {
+        return Verdict::Upcall(UpcallReason::TooLarge);
+    }
     let epoch = match pipeline::bound(env, &found, place, slot.epoch, now) {
         Ok(epoch) => epoch,
         Err(reason) => return Verdict::Drop(reason),
@@ -89,6 +93,9 @@ pub fn handle<E: Env, F: Frame>(env: &E, frame: &mut F) -> Verdict {
     stage::report(env, frame, place, slot, Verdict::Forward);
     // Without a hop left, the stack tells the sender, by the packet as it was sent.
     let Some(met) = met.filter(|_| headers.hops > 1) else { return Verdict::Forward };
+    if too_large {
+        return Verdict::Upcall(UpcallReason::TooLarge);
+    }
     let Some((from, to)) = met.endpoints() else { return Verdict::Drop(DropReason::Untranslated) };
     match rewrite(env, frame, &link, &Headers { key: from, ..headers }, &to) {
         Some(()) => Verdict::Forward,

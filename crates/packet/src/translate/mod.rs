@@ -79,6 +79,10 @@ pub(crate) fn carry<E: Env, F: Frame>(
     let Some(met) = Met::find(env, place, &headers.key) else {
         return Verdict::Drop(DropReason::Untranslated);
     };
+    let too_large = share == Share::Whole && exceeds(env, frame, link, &met.found);
+    if too_large && !env.decides_all() {
+        return Verdict::Upcall(UpcallReason::TooLarge);
+    }
     let passed = match share {
         Share::Whole => pipeline::pass(env, frame, headers, &met.found, place, slot.epoch, now),
         Share::First => {
@@ -94,6 +98,10 @@ pub(crate) fn carry<E: Env, F: Frame>(
     if headers.hops <= 1 {
         return Verdict::Forward;
     }
+    // As it was sent: its sender is to know it again.
+    if too_large {
+        return Verdict::Upcall(UpcallReason::TooLarge);
+    }
     let Some((from, to)) = met.endpoints() else { return Verdict::Drop(DropReason::Untranslated) };
     let first = !matches!(share, Share::Later);
     match rewrite(env, frame, link, &Headers { key: from, ..*headers }, &to, first) {
@@ -101,6 +109,18 @@ pub(crate) fn carry<E: Env, F: Frame>(
         None if from.protocol == Protocol::SCTP => Verdict::Drop(DropReason::Unsupported),
         None => Verdict::Drop(DropReason::Internal),
     }
+}
+
+/// Whether the node's own stack would have to tell a packet's sender that it is too large. It can't: once the packet has
+/// other endpoints it would tell those.
+#[inline(always)]
+pub(crate) fn exceeds<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    link: &Link,
+    found: &Found<E::Slot>,
+) -> bool {
+    env.too_large(frame, link, found) && !wire::may_be_cut(frame, link)
 }
 
 /// A translated flow, as a packet meets it.

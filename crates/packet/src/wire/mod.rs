@@ -139,6 +139,14 @@ pub fn destination<F: Frame>(frame: &F, link: &Link) -> Option<Address> {
     }
 }
 
+/// Whether routers may cut an IP packet that is too large for a link: one of IPv4, if its sender does not forbid it.
+#[inline(always)]
+pub fn may_be_cut<F: Frame>(frame: &F, link: &Link) -> bool {
+    const DO_NOT: u16 = 0x4000;
+    let flags = if link.payload == Payload::V4 { frame.u16(link.offset + 6) } else { None };
+    flags.is_some_and(|flags| flags & DO_NOT == 0)
+}
+
 /// What a route is looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
