@@ -184,6 +184,10 @@ pub trait Datapath {
     /// Whether segments of TCP whose numbers can't be of their connection are dropped; so it is until this is
     /// called. [`testudo_packet::window`] has the rules.
     fn set_strict_windows(&mut self, strict: bool);
+    /// Tells the hosts of its links which addresses are the cluster's; says how many it has told of.
+    fn announce(&self) -> usize {
+        0
+    }
     /// How much sources may have from now on.
     fn set_limits(&mut self, limits: Limits);
     /// Has the next hop of each known flow's packets asked for anew, because routes or neighbours have changed: no more

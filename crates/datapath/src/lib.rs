@@ -8,6 +8,7 @@
 //! This crate and the eBPF shim are the only homes of `unsafe`: shared memory, sockets, bpf(2), and
 //! a thread's priority.
 
+mod announce;
 mod bucket_set;
 mod clamps;
 mod committing;

@@ -44,6 +44,7 @@ use testudo_packet::stage::Stage;
 use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use crate::Error;
+use crate::announce;
 use crate::clamps::Clamps;
 use crate::committing::Committing;
 use crate::early::Early;
@@ -55,7 +56,7 @@ use crate::memory::Words;
 use crate::meters::{Limits, Meters};
 use crate::pools::Pools;
 use crate::sets::Sets;
-use crate::settings::Settings;
+use crate::settings::{Answer, Settings};
 use crate::shared_table::SharedTable;
 use crate::stations::{Station, Stations};
 use crate::user::check_rules;
@@ -276,6 +277,17 @@ impl Datapath for KernelDatapath {
     fn set_strict_windows(&mut self, strict: bool) {
         let loose = u64::from(!strict);
         self.shared.as_slice()[shared::LOOSE_WINDOWS].store(loose, Ordering::Release);
+    }
+
+    fn announce(&self) -> usize {
+        let Settings { answers, cluster_mac, .. } = &self.settings;
+        let told = |answer: &&Answer| {
+            let frame = announce::frame(answer, *cluster_mac);
+            let sent = self.sender.send_as_is(&frame, answer.interface);
+            sent.inspect_err(|error| tracing::debug!(%error, "an address was not announced"))
+                .is_ok()
+        };
+        answers.iter().filter(told).count()
     }
 
     fn set_limits(&mut self, limits: Limits) {

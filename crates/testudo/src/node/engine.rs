@@ -16,6 +16,7 @@
 //! over, and all else with it. That is memory work, some tenths of a second for a million flows; the
 //! watchdog allows for it.
 
+mod announcing;
 mod audit;
 pub mod commits;
 pub mod determined;
@@ -51,6 +52,7 @@ use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::event::Occurrence;
 use testudo_packet::tracking::Timeouts;
 
+use self::announcing::Announcing;
 use self::commits::Commits;
 use self::determined::Determining;
 use self::flush::Flush;
@@ -195,6 +197,7 @@ pub struct Engine {
     events_read: Nanos,
     replica_due: Nanos,
     expiry_due: Nanos,
+    announcing: Announcing,
     lost: Throttle,
     apart: Throttle,
     bare: Throttle,
@@ -233,6 +236,7 @@ impl Engine {
             events_read: Nanos(0),
             replica_due: Nanos(0),
             expiry_due: Nanos(0),
+            announcing: Announcing::default(),
             lost: Throttle::default(),
             apart: Throttle::default(),
             bare: Throttle::default(),
@@ -330,7 +334,10 @@ impl Engine {
     /// Flips the slots of all buckets of a change before anything else is done about it.
     fn change_owners(&mut self, change: Ownership, decided: Nanos) {
         let begun = match &change {
-            Ownership::TakeOver { buckets } => Some(Takeover::new(buckets, decided)),
+            Ownership::TakeOver { buckets } => {
+                self.announcing.begin();
+                Some(Takeover::new(buckets, decided))
+            }
             Ownership::Release { buckets, .. } => {
                 tracing::info!(buckets = buckets.len(), "buckets given up");
                 None
@@ -410,6 +417,13 @@ impl Engine {
             self.loading.retry();
             let table = self.parts.datapath.table();
             self.parts.health.measure_table(table.len() as u64, table.capacity() as u64);
+        }
+        if self.announcing.is_due(now) {
+            let addresses = self.parts.datapath.announce();
+            tracing::debug!(
+                addresses,
+                "the hosts of the links are told of the cluster's addresses"
+            );
         }
         self.expire_some(now);
         self.report_load(now);
