@@ -13,6 +13,7 @@ use testudo_cluster::config::{MAX_REPLICAS, Replicas};
 use super::nodes::{Settings, Timing};
 use super::plan::{Coordinator, MAX_NODES, Mode, Plan};
 use super::random;
+use super::translated::Translated;
 
 /// How many seconds a flow of the churn is known at most: its timeout and what it takes to notice it.
 const LIFE: u32 = 40;
@@ -126,9 +127,8 @@ pub struct ClusterArgs {
     /// Lease, takeover and heartbeat in milliseconds, if not the default: LEASE,TAKEOVER,HEARTBEAT
     #[arg(long, value_parser = timing)]
     pub timing: Option<Timing>,
-    /// The server sees the cluster's addresses in the place of the client's.
-    #[arg(long)]
-    pub snat: bool,
+    #[command(flatten)]
+    pub translated: Translated,
     /// Repeats a run's choices: the node that fails, the paces, the cluster's secret.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -299,8 +299,15 @@ impl RunArgs {
         if self.connects > 0 && self.cluster.mode == Mode::Tap {
             bail!("--connects needs a cluster that forwards; saw --mode tap");
         }
-        if self.cluster.snat && self.cluster.mode != Mode::Shared {
-            bail!("--snat needs the cluster's addresses; saw --mode {}", self.cluster.mode.name());
+        let ClusterArgs { translated, mode, .. } = self.cluster;
+        if translated.is_any() && mode != Mode::Shared {
+            let options = translated.options();
+            bail!("{} needs the cluster's addresses; saw --mode {}", options.trim(), mode.name());
+        }
+        if translated.dnat && self.prefill + self.churn + self.connects > 0 {
+            bail!(
+                "--dnat is of the server's one port; expected no --prefill, --churn or --connects"
+            );
         }
         if self.prefill > 0 && (self.cluster.mode == Mode::Tap || self.scenario.late() > 0) {
             bail!("--prefill needs a cluster that forwards and is complete from the start");
@@ -327,7 +334,7 @@ impl RunArgs {
                 + self.prefill
                 + (self.churn + self.connects) * LIFE,
             committed: self.connects > 0 && self.commit == Commit::Sync,
-            snat: self.cluster.snat,
+            translated: self.cluster.translated,
             timing: self.cluster.timing,
             replicas: self.cluster.replicas,
             patient: self.prefill > 0,
@@ -361,7 +368,7 @@ impl RunArgs {
         add(self.churn > 0, format!(" --churn {}", self.churn));
         add(self.connects > 0, format!(" --connects {}", self.connects));
         add(self.commit == Commit::Async, " --commit async".into());
-        add(cluster.snat, " --snat".into());
+        add(true, cluster.translated.options());
         add(self.sync_loss > 0, format!(" --sync-loss {}", self.sync_loss));
         add(self.sync_delay > 0, format!(" --sync-delay {}", self.sync_delay));
         add(self.hold != 4, format!(" --hold {}", self.hold));

@@ -40,6 +40,7 @@ mod standing;
 mod state;
 mod topology;
 mod traffic;
+mod translated;
 
 pub use args::Args;
 use args::{RunArgs, Verb};
@@ -85,7 +86,7 @@ fn act(verb: Verb) -> Result<ExitCode> {
                 seed: cluster.seed(),
                 timing: cluster.timing,
                 replicas: cluster.replicas,
-                snat: cluster.snat,
+                translated: cluster.translated,
                 ..Settings::default()
             };
             standing::up(&name.name, cluster.plan(), cluster.buckets, &settings, bare)
@@ -110,12 +111,12 @@ fn play(args: &RunArgs) -> Result<ExitCode> {
     let name = args.name.clone().unwrap_or_else(|| format!("lab-{}", std::process::id()));
     let plan = args.plan();
     let load = traffic::Load {
-        server: plan.server(),
+        server: args.cluster.translated.server(plan),
         connections: args.connections,
         flows: args.flows,
         ipv6: !args.ipv4_only,
         zipf: args.zipf,
-        seen_as: args.cluster.snat.then(|| plan::Segment::Outside.cluster()),
+        seen_as: args.cluster.translated.seen_as(),
         seed,
     };
     // The server's ends go a little later than the client's.

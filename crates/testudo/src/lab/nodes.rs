@@ -23,6 +23,7 @@ use super::plan::{
 use super::random::Random;
 use super::state::{Node, State};
 use super::topology::Topology;
+use super::translated::Translated;
 use crate::pki::Directory;
 use crate::pki::facts::Moment;
 
@@ -53,8 +54,8 @@ pub struct Settings {
     pub still: bool,
     /// Whether first packets of the connections that are opened all the time wait for the peers.
     pub committed: bool,
-    /// Whether the server sees the cluster's addresses in the place of the client's.
-    pub snat: bool,
+    /// What the cluster translates.
+    pub translated: Translated,
 }
 
 /// The times that decide how fast a takeover is, in milliseconds.
@@ -196,15 +197,13 @@ fn packet_sections(text: &mut String, plan: Plan, settings: &Settings) {
     for &segment in plan.data() {
         let _ = write!(text, "\n[[interface]]\nname = \"{}\"\n", segment.node_link());
         if plan.mode == Mode::Shared {
-            let [v4, v6] = segment.cluster();
-            let _ = writeln!(text, "addresses = [\"{v4}\", \"{v6}\"]");
+            let addresses = settings.translated.addresses(segment);
+            let addresses = addresses.iter().map(|address| format!("\"{address}\""));
+            let addresses = addresses.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "addresses = [{addresses}]");
         }
     }
-    // Of IPv4 and of IPv6.
-    let snat = Segment::Outside.cluster().map(|address| match settings.snat {
-        true => format!("snat = [\"{address}\"]\n"),
-        false => String::new(),
-    });
+    settings.translated.sections(text, plan);
     if settings.committed {
         let _ = write!(
             text,
@@ -215,19 +214,24 @@ fn packet_sections(text: &mut String, plan: Plan, settings: &Settings) {
         );
     }
     let [client, server] = plan.ends().map(Segment::networks);
-    let families = client.into_iter().zip(server).zip(ALLOWED).zip(snat);
-    for (((source, destination), protocols), snat) in families {
+    let families = client.into_iter().zip(server).zip(ALLOWED).enumerate();
+    for (family, ((source, destination), protocols)) in families {
         for protocol in protocols {
+            let (words, names_destination) = settings.translated.words(family, protocol);
+            // What a mapping is about is the one address of the client.
+            let source = match settings.translated.mapping {
+                true => plan.client()[family].to_string(),
+                false => format!("{}/{}", source.0, source.1),
+            };
             let _ = write!(
                 text,
                 "\n[[rule]]\naction = \"accept\"\nprotocol = \"{protocol}\"\n\
-                 source = \"{}/{}\"\ndestination = \"{}/{}\"\ninterface = \"{}\"\n{snat}",
-                source.0,
-                source.1,
-                destination.0,
-                destination.1,
+                 source = \"{source}\"\ninterface = \"{}\"\n{words}",
                 Segment::Inside.node_link(),
             );
+            if names_destination {
+                let _ = writeln!(text, "destination = \"{}/{}\"", destination.0, destination.1);
+            }
         }
     }
 }

@@ -272,6 +272,11 @@ impl Plan {
         self.ends()[1].host(2, 1)
     }
 
+    /// The client's addresses, IPv4 first.
+    pub fn client(self) -> [IpAddr; 2] {
+        self.ends()[0].host(2, 1)
+    }
+
     /// The links of `host`.
     pub fn attachments(self, host: Host) -> Vec<Attachment> {
         let [client, server] = self.ends();
