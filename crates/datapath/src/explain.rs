@@ -10,6 +10,7 @@
 //! that it would get: a flow that begins a moment later may get the same.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,13 +104,9 @@ impl<T> Grounds<'_, T> {
         let slots = Arc::new(zeroed(SLOTS as usize * SLOT_WORDS)?);
         let table = SharedTable::new(slots, Arc::new(zeroed(1)?), 0, placing.clone())
             .map_err(Error::Memory)?;
-        let buckets = zeroed(self.settings.buckets as usize)?;
+        let buckets = self.own_buckets().map_err(Error::Memory)?;
         let hits = zeroed(MAX_RULES as usize)?;
         let meters = Meters::zeroed().map_err(Error::Memory)?;
-        let own = self.own_slot().to_word();
-        for word in buckets.as_slice() {
-            word.store(own, Ordering::Relaxed);
-        }
         let env = HostEnv {
             strict_windows: true,
             placing,
@@ -154,6 +151,14 @@ impl<T> Grounds<'_, T> {
             rule: rule.map(|rule| rule.index as usize),
             begins: begun.or(env.beginning.take()),
         })
+    }
+
+    /// Slots that all name this node.
+    fn own_buckets(&self) -> io::Result<Words> {
+        let buckets = Words::zeroed(self.settings.buckets as usize)?;
+        let own = self.own_slot().to_word();
+        buckets.as_slice().iter().for_each(|word| word.store(own, Ordering::Relaxed));
+        Ok(buckets)
     }
 
     fn own_slot(&self) -> BucketSlot {

@@ -13,6 +13,8 @@ table inet gateway {
         ct state established,related accept
         ct state new tcp flags & (syn|ack|rst|fin) == syn accept
         ct state new meta l4proto { udp, icmp, ipv6-icmp } accept
+        ct state new sctp chunk init exists accept
+        ct state new sctp chunk heartbeat exists accept
         drop
     }
 }";

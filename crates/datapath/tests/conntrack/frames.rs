@@ -126,11 +126,7 @@ impl Packet {
                 (if v4 { 1 } else { 58 }, 2, vec![kind, 0, 0, 0, high, low, 0, 1, 0xaa, 0xbb])
             }
         };
-        let addresses = match [ends.addresses[from], ends.addresses[to]] {
-            [IpAddr::V4(from), IpAddr::V4(to)] => [from.octets(), to.octets()].concat(),
-            [IpAddr::V6(from), IpAddr::V6(to)] => [from.octets(), to.octets()].concat(),
-            mixed => panic!("{mixed:?} are not of one family"),
-        };
+        let addresses = addresses(ends, from);
         let length = bytes.len() as u16;
         let pseudo = [&addresses[..], &length.to_be_bytes(), &[0, protocol]].concat();
         let sum = if protocol == 1 {
@@ -139,20 +135,35 @@ impl Packet {
             checksum(&[&pseudo[..], &bytes].concat())
         };
         bytes[at..at + 2].copy_from_slice(&sum);
-        let head = if v4 {
-            let total = (20 + length).to_be_bytes();
-            let [high, low] = number.to_be_bytes();
-            let head = [0x45, 0, total[0], total[1], high, low, 0x40, 0, 64, protocol, 0, 0];
-            let mut head = [&head[..], &addresses].concat();
-            let sum = checksum(&head);
-            head[10..12].copy_from_slice(&sum);
-            [&[0x08, 0x00][..], &head].concat()
-        } else {
-            let ([high, low], [a, b]) = (length.to_be_bytes(), number.to_be_bytes());
-            [&[0x86, 0xdd, 0x60, 0, a, b, high, low, protocol, 64], &addresses[..]].concat()
-        };
-        [&GATEWAY[..], &ENDS, &head, &bytes].concat()
+        framed(ends, from, protocol, &bytes, number)
     }
+}
+
+/// Both addresses of a packet that this end sends.
+fn addresses(ends: &Ends, from: usize) -> Vec<u8> {
+    match [ends.addresses[from], ends.addresses[1 - from]] {
+        [IpAddr::V4(from), IpAddr::V4(to)] => [from.octets(), to.octets()].concat(),
+        [IpAddr::V6(from), IpAddr::V6(to)] => [from.octets(), to.octets()].concat(),
+        mixed => panic!("{mixed:?} are not of one family"),
+    }
+}
+
+/// The frame in which what an end sends comes to the gateway.
+pub fn framed(ends: &Ends, from: usize, protocol: u8, bytes: &[u8], number: u16) -> Vec<u8> {
+    let (addresses, length) = (addresses(ends, from), bytes.len() as u16);
+    let head = if ends.addresses[0].is_ipv4() {
+        let total = (20 + length).to_be_bytes();
+        let [high, low] = number.to_be_bytes();
+        let head = [0x45, 0, total[0], total[1], high, low, 0x40, 0, 64, protocol, 0, 0];
+        let mut head = [&head[..], &addresses].concat();
+        let sum = checksum(&head);
+        head[10..12].copy_from_slice(&sum);
+        [&[0x08, 0x00][..], &head].concat()
+    } else {
+        let ([high, low], [a, b]) = (length.to_be_bytes(), number.to_be_bytes());
+        [&[0x86, 0xdd, 0x60, 0, a, b, high, low, protocol, 64], &addresses[..]].concat()
+    };
+    [&GATEWAY[..], &ENDS, &head, bytes].concat()
 }
 
 /// What of a frame is the same before and after it was forwarded: everything behind the link's addresses but the hop

@@ -12,6 +12,7 @@ mod heard;
 #[expect(dead_code, reason = "other tests ask more of it")]
 mod link;
 mod ours;
+mod sctp;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -136,6 +137,30 @@ fn the_same_conversations_as_ever_show_which_listed_disagreements_occur() {
     });
 }
 
+fn random_associations_get_the_verdicts_of_linux() {
+    let seed = match std::env::var("TESTUDO_SEED") {
+        Ok(seed) => seed.parse().expect("TESTUDO_SEED is a number"),
+        Err(_) => u64::from(std::process::id()) << 20,
+    };
+    println!("seed {seed}: TESTUDO_SEED={seed} cargo test -p testudo-datapath --test conntrack");
+    link::in_namespaces(move |_| {
+        let Both { mut linux, mut ours, .. } = Both::new();
+        let mut tally = sctp::Tally::default();
+        for number in 0..1000 {
+            let ends = ends(number % 2 == 1, 10_000 + number);
+            let seed = seed.wrapping_add(number.into());
+            sctp::play((&mut linux, &mut ours), &ends, seed, &mut tally);
+        }
+        println!("{} packets, {} of them forwarded by Linux", tally.packets, tally.forwarded);
+        for (name, times) in &tally.classes {
+            println!("{times:>5} traces ended with: {name}");
+        }
+        let some = tally.faults.iter().take(8).cloned().collect::<Vec<_>>().join("\n");
+        assert!(tally.faults.is_empty(), "{} unlisted disagreements:\n{some}", tally.faults.len());
+        assert!(tally.forwarded * 2 > tally.packets, "{tally:?}");
+    });
+}
+
 /// Why the tests can't run here, if they can't.
 fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
@@ -159,6 +184,10 @@ fn main() -> ExitCode {
     // Each loads programs that keep the verifier busy.
     arguments.test_threads.get_or_insert(1);
     let trials = vec![
+        trial(
+            "random_associations_get_the_verdicts_of_linux",
+            random_associations_get_the_verdicts_of_linux,
+        ),
         trial(
             "random_conversations_get_the_verdicts_of_linux",
             random_conversations_get_the_verdicts_of_linux,

@@ -93,13 +93,14 @@ impl Testudo {
 
     /// Where the flow of TCP between these ends is in its life, and which of them began it.
     pub fn phase(&self, ends: &Ends) -> Option<(Phase, usize)> {
+        self.phase_of(ends, Protocol::TCP)
+    }
+
+    /// The same of another protocol with ports.
+    pub fn phase_of(&self, ends: &Ends, protocol: Protocol) -> Option<(Phase, usize)> {
         let end =
             |side: usize| Endpoint { address: ends.addresses[side].into(), port: ends.ports[side] };
-        let key = |from, to| FlowKey {
-            initiator: end(from),
-            responder: end(to),
-            protocol: Protocol::TCP,
-        };
+        let key = |from, to| FlowKey { initiator: end(from), responder: end(to), protocol };
         let found = |from| {
             let key = key(from, 1 - from);
             let view = self.user.table().get(&key)?;

@@ -18,11 +18,11 @@ impl Dice {
         (self.next() % u64::from(bound)) as u32
     }
 
-    fn one_in(&mut self, chances: u32) -> bool {
+    pub fn one_in(&mut self, chances: u32) -> bool {
         self.below(chances) == 0
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u32) as usize]
     }
 }

@@ -122,7 +122,10 @@ enum Fit {
 impl Scene {
     #[inline(always)]
     fn fit(&self, side: Side, tag: u32) -> Result<Fit, DropReason> {
-        if !side.is_sure() {
+        if !side.is_sure() && self.is_unanswered() && self.strict {
+            // Nobody has said yet what the initiator is to use.
+            Err(DropReason::BadTag)
+        } else if !side.is_sure() {
             Ok(Fit::Unknown)
         } else if side.tag == tag {
             Ok(Fit::Right)
@@ -138,6 +141,18 @@ impl Scene {
         Judged { course, own: self.own, other: self.other }
     }
 
+    #[inline(always)]
+    const fn is_original(&self) -> bool {
+        matches!(self.direction, Direction::Original)
+    }
+
+    /// Whether the initiator's INIT has come here, and no answer to it.
+    #[inline(always)]
+    const fn is_unanswered(&self) -> bool {
+        let reply = if self.is_original() { self.other } else { self.own };
+        matches!(self.phase, Phase::SynSent) && reply.is_sure()
+    }
+
     /// Whether the association is still to be agreed on: what is said of it now counts.
     #[inline(always)]
     const fn is_opening(&self) -> bool {
@@ -150,22 +165,29 @@ impl Scene {
 pub fn judge(scene: &Scene, packet: &Packet) -> Result<Judged, DropReason> {
     match packet.kind {
         Kind::Init => Ok(init(scene, packet)),
+        // Who begins anew may meet the end of an association that the other end has not yet seen the end of
+        // (RFC 9260 §9.2): its tag is nobody's any more, and nothing comes of it here.
+        Kind::ShutdownAck if scene.is_opening() && !scene.is_original() => {
+            Ok(scene.unchanged(Course::Stay))
+        }
+        Kind::ShutdownComplete if scene.is_opening() && scene.is_original() && packet.reflected => {
+            Ok(scene.unchanged(Course::Stay))
+        }
         Kind::InitAck => init_ack(scene, packet),
         Kind::CookieEcho if scene.own.next != 0 && scene.own.next == packet.tag => {
             Ok(begun_anew(scene))
         }
-        Kind::End => end(scene, packet),
-        Kind::CookieEcho | Kind::Other => talk(scene, packet),
+        Kind::Abort | Kind::ShutdownComplete => end(scene, packet),
+        Kind::CookieEcho | Kind::ShutdownAck | Kind::Other => talk(scene, packet),
     }
 }
 
 #[inline(always)]
 fn init(scene: &Scene, packet: &Packet) -> Judged {
     let other = Side::sure(packet.initiate);
-    let original = matches!(scene.direction, Direction::Original);
     if scene.is_opening() {
         Judged { course: Course::ByFlags, own: scene.own, other }
-    } else if scene.phase.is_closed() && original {
+    } else if scene.phase.is_closed() && scene.is_original() {
         Judged { course: Course::ByFlags, own: Side::default(), other }
     } else {
         let other = Side { next: packet.initiate, ..scene.other };
@@ -198,6 +220,10 @@ const fn begun_anew(scene: &Scene) -> Judged {
 /// receiver would expect of the other direction (RFC 9260 §8.5.1).
 #[inline(always)]
 fn end(scene: &Scene, packet: &Packet) -> Result<Judged, DropReason> {
+    // Whoever has not been answered has nothing to reflect.
+    if packet.reflected && scene.is_original() && scene.is_unanswered() && scene.strict {
+        return Err(DropReason::BadTag);
+    }
     let side = if packet.reflected { scene.other } else { scene.own };
     let course = match scene.fit(side, packet.tag)? {
         Fit::Right => Course::ByFlags,

@@ -37,7 +37,7 @@ fn data(tag: u32) -> Packet {
 }
 
 fn abort(tag: u32, reflected: bool) -> Packet {
-    Packet { reflected, ..packet(Kind::End, RST, tag) }
+    Packet { reflected, ..packet(Kind::Abort, RST, tag) }
 }
 
 /// A flow as one node knows it.
@@ -98,8 +98,8 @@ fn an_association_opens_talks_and_shuts_down() {
     Flow::open().plays(&[
         (Original, data(B), Ok(Phase::Established)),
         (Original, packet(Kind::Other, FIN_ACK, B), Ok(Phase::FinOriginal)),
-        (Reply, packet(Kind::Other, FIN_ACK, A), Ok(Phase::LastAck)),
-        (Original, packet(Kind::End, ACK, B), Ok(Phase::TimeWait)),
+        (Reply, packet(Kind::ShutdownAck, FIN_ACK, A), Ok(Phase::LastAck)),
+        (Original, packet(Kind::ShutdownComplete, ACK, B), Ok(Phase::TimeWait)),
         (Original, init(A + 7), Ok(Phase::SynSent)),
         (Reply, init_ack(A, B), Err(DropReason::BadTag)),
         (Reply, init_ack(A + 7, B + 7), Ok(Phase::SynReceived)),
@@ -175,6 +175,33 @@ fn whoever_takes_a_flow_over_learns_its_tags_and_then_is_strict() {
         (Reply, init_ack(A, B), Ok(Phase::SynReceived)),
         (Original, data(FORGED), Err(DropReason::BadTag)),
         (Original, cookie(B), Ok(Phase::Established)),
+    ]);
+}
+
+#[test]
+fn an_initiator_says_nothing_before_it_is_answered() {
+    Flow::begun().plays(&[
+        (Original, data(FORGED), Err(DropReason::BadTag)),
+        (Original, cookie(FORGED), Err(DropReason::BadTag)),
+        (Original, abort(FORGED, false), Err(DropReason::BadTag)),
+        (Original, abort(A, true), Err(DropReason::BadTag)),
+        (Reply, abort(FORGED, true), Err(DropReason::BadTag)),
+        (Original, init_ack(FORGED, 9), Err(DropReason::BadTag)),
+    ]);
+}
+
+#[test]
+fn the_end_of_an_association_of_before_is_told_while_the_next_one_opens() {
+    let old = 0x0101_0101;
+    let complete = Packet { reflected: true, ..packet(Kind::ShutdownComplete, ACK, old) };
+    Flow::begun().plays(&[
+        (Reply, packet(Kind::ShutdownAck, FIN_ACK, old), Ok(Phase::SynSent)),
+        (Original, complete, Ok(Phase::SynSent)),
+        (Reply, init_ack(A, B), Ok(Phase::SynReceived)),
+    ]);
+    Flow::open().plays(&[
+        (Reply, packet(Kind::ShutdownAck, FIN_ACK, old), Err(DropReason::BadTag)),
+        (Original, complete, Err(DropReason::BadTag)),
     ]);
 }
 

@@ -39,8 +39,12 @@ pub enum Kind {
     InitAck,
     /// COOKIE ECHO: its sender has got what the other end has named.
     CookieEcho,
-    /// ABORT or SHUTDOWN COMPLETE: the end of the association.
-    End,
+    /// SHUTDOWN ACK: its sender has nothing more to say, perhaps in an association of before.
+    ShutdownAck,
+    /// ABORT: the end of the association.
+    Abort,
+    /// SHUTDOWN COMPLETE: its end as well.
+    ShutdownComplete,
     /// Anything else.
     Other,
 }
@@ -89,7 +93,9 @@ impl Seen {
     const INIT: u64 = 1 << 8;
     const INIT_ACK: u64 = 1 << 9;
     const COOKIE_ECHO: u64 = 1 << 10;
-    const END: u64 = 1 << 11;
+    const ABORT: u64 = 1 << 11;
+    const SHUTDOWN_ACK: u64 = 1 << 14;
+    const SHUTDOWN_COMPLETE: u64 = 1 << 15;
     const REFLECTED: u64 = 1 << 12;
     /// What has to be alone in its packet.
     const ALONE: u64 = 1 << 13;
@@ -101,8 +107,9 @@ impl Seen {
             chunk::INIT => Self::INIT | Self::ALONE,
             chunk::INIT_ACK => Self::INIT_ACK | Self::ALONE,
             chunk::COOKIE_ECHO => Self::COOKIE_ECHO,
-            chunk::ABORT => Self::END | reflected,
-            chunk::SHUTDOWN_COMPLETE => Self::END | Self::ALONE | reflected,
+            chunk::ABORT => Self::ABORT | reflected,
+            chunk::SHUTDOWN_ACK => Self::SHUTDOWN_ACK,
+            chunk::SHUTDOWN_COMPLETE => Self::SHUTDOWN_COMPLETE | Self::ALONE | reflected,
             _ => 0,
         };
         Self(self.0 | flags(kind).0 as u64 | own)
@@ -119,8 +126,12 @@ impl Seen {
             Kind::Init
         } else if self.has(Self::INIT_ACK) {
             Kind::InitAck
-        } else if self.has(Self::END) {
-            Kind::End
+        } else if self.has(Self::ABORT) {
+            Kind::Abort
+        } else if self.has(Self::SHUTDOWN_COMPLETE) {
+            Kind::ShutdownComplete
+        } else if self.has(Self::SHUTDOWN_ACK) {
+            Kind::ShutdownAck
         } else if self.has(Self::COOKIE_ECHO) {
             Kind::CookieEcho
         } else {
