@@ -11,6 +11,7 @@ use testudo_packet::verdict::{DropReason, UpcallReason, Verdict};
 
 use crate::node::{BUCKETS, INSIDE, Node, OUTSIDE, flow};
 use crate::packets::{End, SYN, echo, ip, tcp, udp};
+use crate::sctp::init;
 
 const CLIENT: End = ("10.10.2.7", 40_000);
 const CLIENT_6: End = ("fd10::7", 40_000);
@@ -106,6 +107,12 @@ fn each_protocol_is_told_as_it_goes() {
         let key = flow(kind, (client.0, 9), (server, 9));
         let ping = echo(client.0, server, if kind == 1 { 8 } else { 128 }, 9);
         assert_eq!(both(key, &ping, INSIDE), (Verdict::Forward, Some(4)));
+        let key = flow(132, client, to(22));
+        assert_eq!(both(key, &init(client, to(22)), INSIDE), (Verdict::Forward, Some(4)));
+        assert_eq!(both(key, &init(client, to(22)), OUTSIDE), dropped(DropReason::NoRule));
+        let key = flow(47, (client.0, 0), (server, 0));
+        let gre = ip(client.0, server, 47, &[0, 0, 8, 0, 0x45, 0, 0, 20]);
+        assert_eq!(both(key, &gre, INSIDE), (Verdict::Forward, Some(4)));
         let key = flow(50, (client.0, 1), (server, 2));
         let esp = ip(client.0, server, 50, &[0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(both(key, &esp, INSIDE), (Verdict::Forward, Some(4)));

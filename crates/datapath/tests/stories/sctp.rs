@@ -80,6 +80,11 @@ fn sctp(from: End, to: End, tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
     ip(from.0, to.0, SCTP, &payload(from, to, tag, chunks))
 }
 
+/// The first packet of an association.
+pub fn init(from: End, to: End) -> Vec<u8> {
+    sctp(from, to, 0, &[naming(INIT, TO_CLIENT)])
+}
+
 /// A story of one association: sizes and counts are added up here.
 struct Told {
     ends: [End; 2],

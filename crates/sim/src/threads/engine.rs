@@ -175,10 +175,15 @@ impl World {
 
     fn tell_due(&mut self, node: usize) {
         let now = self.machines[node].read(self.now);
-        if let Some(daemon) = &mut self.machines[node].daemon
-            && self.options.plant != Plant::DueForgotten
-        {
-            daemon.replica.handle_due(now);
+        let Some(daemon) = &mut self.machines[node].daemon else { return };
+        if self.options.plant == Plant::DueForgotten {
+            return;
+        }
+        let waiting = daemon.replica.replication().waiting;
+        daemon.replica.handle_due(now);
+        // At once: a stream that comes up later tells of them in another way.
+        if daemon.replica.replication().waiting != waiting {
+            self.note_due(node);
         }
     }
 
