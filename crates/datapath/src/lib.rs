@@ -34,6 +34,7 @@ mod routes;
 mod sets;
 mod settings;
 mod shared_table;
+pub mod signals;
 mod stations;
 pub mod user;
 

@@ -23,6 +23,7 @@ use std::process::{Command, Stdio};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use testudo_datapath::kernel::KernelDatapath;
 use testudo_datapath::kernel::nameless::NamelessFileSystem;
+use testudo_datapath::signals;
 use testudo_packet::bucket::NodeId;
 use testudo_packet::env::Mac;
 
@@ -167,13 +168,28 @@ impl Successor {
     /// Puts it in the place of this process; says why not, if that fails.
     pub fn replace(&self, handover: i32) -> io::Error {
         let mut command = Command::new(&self.executable);
-        command.args(&self.arguments).arg(format!("{FLAG}{handover}")).exec()
+        let error = command.args(&self.arguments).arg(format!("{FLAG}{handover}")).exec();
+        // As the program was to find it. A peer that hangs up would end this process now.
+        if let Err(error) = signals::ignore_closed_streams() {
+            tracing::error!(%error, "a peer that closes its stream may end this process");
+        }
+        error
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_whose_successor_can_not_begin_goes_on_as_before() {
+        let executable = PathBuf::from("/nowhere/testudo");
+        let successor = Successor { executable, arguments: Vec::new() };
+        assert_eq!(successor.replace(-1).kind(), io::ErrorKind::NotFound);
+        let (reader, mut writer) = io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(writer.write(b"!").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
 
     #[test]
     fn a_handover_is_taken_once_and_nothing_else_is_one() {
