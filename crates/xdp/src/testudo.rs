@@ -93,12 +93,16 @@ fn run<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool, const OPENS: bool>(
 }
 
 /// Goes on with the program of a stage, and does not come back unless there is none.
+///
+/// The optimiser may make a function of what a program does, and call that. Then the other program returns to the call, with
+/// its own action. So the optimiser is not to know what is returned here: of a program that decides nothing itself it
+/// would conclude that it always drops, and overwrite the action.
 #[inline(always)]
-fn hand_over(ctx: &XdpContext, stage: Stage) -> u32 {
+fn hand_over(ctx: &XdpContext, kernel: &Kernel, stage: Stage) -> u32 {
     // SAFETY: nothing here waits to be dropped.
     unsafe { maps::STAGES.tail_call(ctx, stage as u32) };
     maps::count(DropReason::Internal.counter());
-    xdp_action::XDP_DROP
+    kernel.opaque(xdp_action::XDP_DROP as u64) as u32
 }
 
 /// Does what was decided, in the main program or in that of a stage; most stages hand over to no other. What goes up
@@ -141,7 +145,7 @@ fn act<const HANDS_OVER: bool, const ASKS_WAY_BACK: bool, const OPENS: bool>(
             let reason = kernel.opaque(reason as u64) as u32 | (kernel.limit() as u32) << 16;
             upcall::send::<ASKS_WAY_BACK>(ctx, kernel, frame, interface, reason)
         }
-        Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, stage),
+        Verdict::Stage(stage) if HANDS_OVER => hand_over(ctx, kernel, stage),
         Verdict::Stage(_) => {
             maps::count(DropReason::Internal.counter());
             xdp_action::XDP_DROP
