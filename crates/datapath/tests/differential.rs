@@ -557,7 +557,7 @@ fn a_node_whose_lease_has_run_out_handles_nothing() {
 /// The verifier gives up at a million instructions of a program; what it needs is watched, so that the next
 /// change of a stage does not find it used up.
 fn the_verifier_has_work_left_in_every_mode() {
-    const MOST: u32 = 900_000;
+    const MOST: u32 = 600_000;
     in_namespace(|| {
         for mode in [Mode::Shared, Mode::Steered, Mode::Tap { interface: LOOPBACK }] {
             let mut kernel = KernelDatapath::load(settings(mode)).expect("the kernel backend");

@@ -51,6 +51,11 @@ pub trait Frame {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// The same number; as [`Env::opaque`].
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number
+    }
     /// Reads one byte.
     fn u8(&self, offset: u32) -> Option<u8>;
     /// Reads two bytes.

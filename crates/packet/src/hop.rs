@@ -80,8 +80,12 @@ pub fn recall<S: Slot>(found: &Found<S>, now: Nanos, generation: u64) -> Option<
         return None;
     }
     let (to, from) = match found.direction {
-        Direction::Original => (slot.load::<{ word::HOP }>(), slot.load::<{ word::HOP + 1 }>()),
-        Direction::Reply => (slot.load::<{ word::HOP + 2 }>(), slot.load::<{ word::HOP + 3 }>()),
+        Direction::Original => {
+            (slot.load::<{ word::ORIGINAL_HOP }>(), slot.load::<{ word::ORIGINAL_HOP + 1 }>())
+        }
+        Direction::Reply => {
+            (slot.load::<{ word::REPLY_HOP }>(), slot.load::<{ word::REPLY_HOP + 1 }>())
+        }
     };
     if slot.load::<{ word::HOP_TIMES }>() != times {
         return None;
@@ -111,12 +115,12 @@ pub fn learn<S: Slot>(found: &Found<S>, hop: &NextHop, now: Nanos, generation: u
     let from = hop.source.0 & MAC | (hop.interface as u64) << 48;
     match direction {
         Direction::Original => {
-            slot.store::<{ word::HOP }>(to);
-            slot.store::<{ word::HOP + 1 }>(from);
+            slot.store::<{ word::ORIGINAL_HOP }>(to);
+            slot.store::<{ word::ORIGINAL_HOP + 1 }>(from);
         }
         Direction::Reply => {
-            slot.store::<{ word::HOP + 2 }>(to);
-            slot.store::<{ word::HOP + 3 }>(from);
+            slot.store::<{ word::REPLY_HOP }>(to);
+            slot.store::<{ word::REPLY_HOP + 1 }>(from);
         }
     }
     finish(slot, direction, stamp(now, generation));
@@ -216,7 +220,7 @@ mod tests {
         words[word::HOP_TIMES].store(with_half(0, Direction::Reply, WRITING), SeqCst);
         learn(&flow, &HOP, Nanos(1 << 40), 0);
         assert_eq!(recall(&flow, Nanos(1 << 40), 0), None);
-        assert_eq!(words[word::HOP + 2].load(SeqCst), 0);
+        assert_eq!(words[word::REPLY_HOP].load(SeqCst), 0);
     }
 
     #[test]

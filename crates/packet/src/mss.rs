@@ -21,7 +21,7 @@ const OPTIONS: u32 = 20;
 const KIND: u8 = 2;
 const BYTES: u8 = 4;
 /// How many options are looked at; the size comes first or second wherever it was seen.
-const MAX_OPTIONS: u32 = 20;
+const MAX_OPTIONS: u32 = 12;
 /// What stands before the TCP header is less: two VLAN tags and an IPv4 header with all of its options are 82 bytes.
 const MAX_BEFORE: u32 = 0x7f;
 

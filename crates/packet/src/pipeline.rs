@@ -95,6 +95,7 @@ fn handle_ip<E: Env, F: Frame>(
     if slot.owner != env.node() {
         return reception::not_ours(env, frame, link, interface, slot, now);
     }
+    table::fetch(env, place.hash);
     if now >= env.lease() {
         return Verdict::Drop(DropReason::NoLease);
     }

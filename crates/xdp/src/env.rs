@@ -445,7 +445,8 @@ impl Env for Kernel {
         };
         room.write(HandledItem {
             first: handled_word(bucket, extent.length),
-            words: [0; HASHED_WORDS],
+            // As in `look_up` of routes.
+            words: [maps::unknown_zero(); HASHED_WORDS],
         });
         // SAFETY: just written.
         let item = unsafe { &mut *room.as_mut_ptr() };

@@ -11,6 +11,8 @@ use aya_ebpf::programs::XdpContext;
 use testudo_packet::env::Frame;
 use testudo_packet::packet_hash::{HASHED_BYTES, HASHED_WORDS};
 
+use crate::maps;
+
 /// No header begins behind this offset.
 const MAX_OFFSET: u32 = 0x0fff;
 
@@ -63,6 +65,11 @@ impl Frame for KernelFrame {
     #[inline(always)]
     fn len(&self) -> u32 {
         (self.end - self.data) as u32
+    }
+
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number.wrapping_add(maps::unknown_zero())
     }
 
     #[inline(always)]

@@ -30,9 +30,8 @@ struct FibLookup {
     class: u32,
     source: [u64; 2],
     destination: [u64; 2],
-    vlan: u32,
-    source_mac: [u8; 6],
-    destination_mac: [u8; 6],
+    /// A VLAN, then the source's address on the link and the destination's: as words, which are cleared at one stroke.
+    link: [u64; 2],
 }
 
 impl FibLookup {
@@ -41,8 +40,8 @@ impl FibLookup {
     fn hop(&self) -> NextHop {
         NextHop {
             interface: self.interface,
-            source: Mac::from_bytes(self.source_mac),
-            destination: Mac::from_bytes(self.destination_mac),
+            source: Mac((self.link[0].to_be() & 0xffff_ffff) << 16 | self.link[1].to_be() >> 48),
+            destination: Mac(self.link[1].to_be() & 0xffff_ffff_ffff),
             // The kernel puts the largest packet there.
             mtu: self.bytes,
         }
@@ -88,6 +87,8 @@ fn look_up(context: *mut c_void, route: &Route, interface: u32, fits: bool) -> (
             [address.high.to_be(), address.low.to_be()]
         }
     };
+    // Of a zero that it knows the compiler would make a call that writes byte by byte.
+    let zero = maps::unknown_zero();
     let mut lookup = FibLookup {
         family: if route.v4 { AF_INET } else { AF_INET6 },
         protocol: route.protocol,
@@ -97,9 +98,7 @@ fn look_up(context: *mut c_void, route: &Route, interface: u32, fits: bool) -> (
         class: 0,
         source: words(route.source),
         destination: words(route.destination),
-        vlan: 0,
-        source_mac: [0; 6],
-        destination_mac: [0; 6],
+        link: [zero; 2],
     };
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the context is the program's own, and the structure has the size that is given.

@@ -1,5 +1,6 @@
 //! A slot of the node table in kernel memory.
 
+use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 
 use testudo_packet::table::Slot;
@@ -48,6 +49,15 @@ impl Slot for KernelSlot {
     #[inline(always)]
     fn fetch<const W: usize>(self) {
         self.load::<W>();
+    }
+
+    #[inline(always)]
+    fn opaque(self, number: u64) -> u64 {
+        let mut number = number;
+        // SAFETY: a register is written to itself. With no instruction at all, two lines of source would begin at one, which the
+        // kernel refuses.
+        unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack)) };
+        number
     }
 
     #[inline(always)]

@@ -46,13 +46,17 @@ impl Side {
         (self.tag as u64 | (self.agreed as u64) << 32, self.next as u64)
     }
 
+    /// What two words of a slot say.
+    #[must_use]
     #[inline(always)]
-    pub(super) const fn from_words(first: u64, second: u64) -> Self {
+    pub const fn from_words(first: u64, second: u64) -> Self {
         Self { tag: first as u32, agreed: (first >> 32) as u8, next: second as u32 }
     }
 
+    /// Whether the tag counts.
+    #[must_use]
     #[inline(always)]
-    const fn is_sure(self) -> bool {
+    pub const fn is_sure(self) -> bool {
         self.agreed >= SURE
     }
 
@@ -190,9 +194,15 @@ fn init(scene: &Scene, packet: &Packet) -> Judged {
     } else if scene.phase.is_closed() && scene.is_original() {
         Judged { course: Course::ByFlags, own: Side::default(), other }
     } else {
-        let other = Side { next: packet.initiate, ..scene.other };
-        Judged { course: Course::Stay, own: scene.own, other }
+        may_follow(scene, packet)
     }
+}
+
+/// An association that may follow, if the other end agrees: its tag is remembered.
+#[inline(always)]
+const fn may_follow(scene: &Scene, packet: &Packet) -> Judged {
+    let other = Side { next: packet.initiate, ..scene.other };
+    Judged { course: Course::Stay, own: scene.own, other }
 }
 
 #[inline(always)]
@@ -202,8 +212,7 @@ fn init_ack(scene: &Scene, packet: &Packet) -> Result<Judged, DropReason> {
         let other = Side::sure(packet.initiate);
         return Ok(Judged { course: Course::ByFlags, own: scene.own, other });
     }
-    let other = Side { next: packet.initiate, ..scene.other };
-    Ok(Judged { course: Course::Stay, own: scene.own, other })
+    Ok(may_follow(scene, packet))
 }
 
 /// The initiator of a new association has shown that it speaks with the other end.

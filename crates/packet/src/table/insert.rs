@@ -145,11 +145,11 @@ fn claim<S: Slot>(slot: S, distance: u8, bucket: BucketId) -> Option<Control> {
 /// Forgets what the flow before was learned to be like.
 #[inline(always)]
 fn forget_learned<S: Slot>(slot: S) {
-    slot.store::<{ word::LEARNED }>(0);
-    slot.store::<{ word::LEARNED + 1 }>(0);
-    slot.store::<{ word::LEARNED + 2 }>(0);
-    slot.store::<{ word::LEARNED + 3 }>(0);
-    slot.store::<{ word::LEARNED + 4 }>(0);
+    slot.store::<{ word::HOP_TIMES }>(0);
+    slot.store::<{ word::ORIGINAL_WINDOW }>(0);
+    slot.store::<{ word::ORIGINAL_WINDOW + 1 }>(0);
+    slot.store::<{ word::REPLY_WINDOW }>(0);
+    slot.store::<{ word::REPLY_WINDOW + 1 }>(0);
 }
 
 /// Writes what a record says into a claimed slot and returns the state as written.

@@ -6,9 +6,9 @@
 //!
 //! # Layout
 //!
-//! A slot is three cache lines. Its first line holds a *control* word, a *home* word, the flow's key
-//! and its state; the second holds timers and counters; the third what is learned of a flow's packets
-//! and not kept with its record ([`word`]). A flow's *home* is the slot that
+//! A slot is three cache lines ([`word`]). Its first line holds a *control* word, a *home* word, the flow's key
+//! and its state; the others timers, counters, and what is learned of a flow's packets and not kept with its
+//! record. A flow's *home* is the slot that
 //! its hash names; it lives there or in one of the [`WINDOW`] − 1 slots behind. The home word has a
 //! bit for each slot of the window that holds a flow of this home. So a search reads its home's line
 //! and then only slots that can hold the flow: most hits and nearly all misses touch one line.
@@ -78,7 +78,10 @@ pub const LINE_WORDS: usize = 8;
 /// How many 64-bit words a slot has: three cache lines.
 pub const SLOT_WORDS: usize = 3 * LINE_WORDS;
 
-/// What the words of a slot hold. Those from [`word::LEARNED`] on are 0 when a flow comes in.
+/// What the words of a slot hold.
+///
+/// The second line has all that a packet from the initiator needs besides, unless its protocol has windows or tags; the third
+/// what one from the responder needs, and those. So a packet meets three lines only where it has to.
 pub mod word {
     /// Occupancy, place in the window, bucket, generation.
     pub const CONTROL: usize = 0;
@@ -97,22 +100,22 @@ pub mod word {
     pub const ORIGINAL_PACKETS: usize = 10;
     /// Bytes from the initiator.
     pub const ORIGINAL_BYTES: usize = 11;
-    /// Packets from the responder.
-    pub const REPLY_PACKETS: usize = 12;
-    /// Bytes from the responder.
-    pub const REPLY_BYTES: usize = 13;
+    /// The next hop of packets from the initiator ([`crate::hop`]): two words.
+    pub const ORIGINAL_HOP: usize = 12;
     /// The slot of the other half of a translated flow ([`super::twin`]); 0 if there is none.
     pub const TWIN: usize = 14;
-    /// What this node has learned from the flow's packets, and would learn again from the next ones.
-    pub const LEARNED: usize = 15;
-    /// When the next hop of each direction was learned ([`crate::hop`]).
+    /// When the next hop of each direction was learned.
     pub const HOP_TIMES: usize = 15;
-    /// The next hops: two words of each direction.
-    pub const HOP: usize = 20;
+    /// Packets from the responder.
+    pub const REPLY_PACKETS: usize = 16;
+    /// Bytes from the responder.
+    pub const REPLY_BYTES: usize = 17;
+    /// The next hop of packets from the responder: two words.
+    pub const REPLY_HOP: usize = 18;
     /// What the initiator's segments have said ([`crate::window::Side`]): two words.
-    pub const ORIGINAL_WINDOW: usize = 16;
+    pub const ORIGINAL_WINDOW: usize = 20;
     /// What the responder's segments have said: two words.
-    pub const REPLY_WINDOW: usize = 18;
+    pub const REPLY_WINDOW: usize = 22;
 }
 
 /// Access to one slot. All of it is atomic; `W` is a constant so that the verifier can see it.
@@ -133,6 +136,12 @@ pub trait Slot: Copy {
     /// Lets others go on for a moment, because a lock is held.
     #[inline(always)]
     fn relax(self) {}
+    /// The same number, of which the compiler of the eBPF build knows nothing: where it saw five comparisons in one it would
+    /// branch five times, and the verifier would follow each way.
+    #[inline(always)]
+    fn opaque(self, number: u64) -> u64 {
+        number
+    }
 }
 
 /// Access to all slots.
@@ -229,14 +238,21 @@ pub fn home_of<T: Slots>(table: &T, hash: u32) -> u32 {
     hash & table.slot_mask()
 }
 
+/// Has a flow's home on its way, which will be looked up soon.
+#[inline(always)]
+pub fn fetch<T: Slots>(table: &T, hash: u32) {
+    if let Some(slot) = table.slot(home_of(table, hash)) {
+        slot.fetch::<{ word::HOME }>();
+    }
+}
+
 /// The flow that a packet of this key belongs to, in either direction.
 #[inline(always)]
 pub fn lookup<T: Slots>(table: &T, hash: u32, key: &FlowKey) -> Option<Found<T::Slot>> {
     let home = home_of(table, hash);
     let slot = table.slot(home)?;
-    // Most flows live in their home. Its other lines are on their way while the first is looked at.
+    // Most flows live in their home. Its second line is on its way while the first is looked at.
     slot.fetch::<{ LINE_WORDS }>();
-    slot.fetch::<{ 2 * LINE_WORDS }>();
     let flows = slot.load::<{ word::HOME }>() as u32;
     find(table, home, flows, key)
 }
@@ -267,31 +283,32 @@ fn holds<S: Slot>(slot: S, key: &FlowKey) -> Option<(Direction, u64)> {
     if control & 3 != 2 {
         return None;
     }
-    // The low halves first: they differ for nearly every other flow, of IPv4 and of one IPv6 net.
-    let initiator = slot.load::<{ word::KEY + 1 }>();
-    let responder = slot.load::<{ word::KEY + 3 }>();
-    let ports = slot.load::<{ word::KEY + 4 }>();
-    let original = initiator == key.initiator.address.low
-        && responder == key.responder.address.low
-        && ports == key.port_word();
-    let other = key.reversed();
-    let reply = initiator == other.initiator.address.low
-        && responder == other.responder.address.low
-        && ports == other.port_word()
-        && key.protocol.is_bidirectional();
-    if !original && !reply {
-        return None;
-    }
-    let (high, other_high) = (slot.load::<{ word::KEY }>(), slot.load::<{ word::KEY + 2 }>());
-    let (a, b) = (key.initiator.address.high, key.responder.address.high);
-    let direction = if original && high == a && other_high == b {
+    // All words lie in one line, and one branch is foretold better than five.
+    let words = [
+        slot.load::<{ word::KEY }>(),
+        slot.load::<{ word::KEY + 1 }>(),
+        slot.load::<{ word::KEY + 2 }>(),
+        slot.load::<{ word::KEY + 3 }>(),
+        slot.load::<{ word::KEY + 4 }>(),
+    ];
+    let direction = if slot.opaque(differ(&words, &key.to_words())) == 0 {
         Direction::Original
-    } else if reply && high == b && other_high == a {
+    } else if slot.opaque(differ(&words, &key.reversed().to_words())) == 0
+        && key.protocol.is_bidirectional()
+    {
         Direction::Reply
     } else {
         return None;
     };
     (slot.load::<{ word::CONTROL }>() == control).then_some((direction, control))
+}
+
+/// 0 if two keys are the same.
+#[inline(always)]
+const fn differ(one: &[u64; KEY_WORDS], other: &[u64; KEY_WORDS]) -> u64 {
+    let [a, b, c, d, e] = *one;
+    let [f, g, h, i, j] = *other;
+    a ^ f | b ^ g | c ^ h | d ^ i | e ^ j
 }
 
 /// The record of the flow in a slot, as it was while the control word was `control`, without its translation;

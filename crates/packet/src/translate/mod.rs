@@ -190,8 +190,8 @@ pub(crate) fn open<E: Env>(
     if !meter::admits(env, record.key.initiator.address, Kind::HalfOpen, now) {
         return Verdict::Drop(DropReason::HalfOpenLimit);
     }
-    let next = Stage::of_flow(record.key.protocol, true).unwrap_or(Stage::Translate);
-    let next = Verdict::Stage(next);
+    let stage = Stage::of_flow(record.key.protocol, true).unwrap_or(Stage::Translate);
+    let next = Verdict::Stage(stage);
     let hashes = (place.hash, env.placer().table_hash(&record.reply_key()));
     match insert_translated(env, hashes, &record, now) {
         Joined::Flow(Inserted::New(_, state, _)) => {

@@ -188,5 +188,5 @@ pub fn parse<F: Frame>(frame: &F, link: &Link) -> Result<Headers, DropReason> {
         Payload::V6 => ip::parse_v6(frame, link.offset)?,
         _ => return Err(DropReason::Unsupported),
     };
-    transport::parse(frame, &network)
+    transport::parse(frame, &network.opaque(frame))
 }
