@@ -283,6 +283,9 @@ pub trait Datapath {
     ) -> Released;
     /// What can be read when a packet has come up that waits for the peers, if there is such a thing.
     fn waker(&self) -> Option<BorrowedFd<'_>>;
+    /// Lends its memory to another process in a directory of a BPF file system, if it is of a kind that can be lent,
+    /// for what takes that process time before it begins. An error leaves nothing.
+    fn lend_in(&self, directory: &Path) -> Result<(), Error>;
     /// Leaves everything in a directory of a BPF file system to another process, if it is of a kind that
     /// can be left; nothing waits in this process for a bucket. An error leaves nothing.
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error>;

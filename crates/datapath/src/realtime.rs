@@ -1,4 +1,4 @@
-//! Runs a thread before all ordinary ones.
+//! Runs a thread before all ordinary ones, or a process behind them.
 //!
 //! It is here because asking for it takes `unsafe`, and here alone is room for that.
 
@@ -20,6 +20,14 @@ pub fn hurry() -> io::Result<()> {
 /// Makes the calling thread an ordinary one again.
 pub fn hurry_no_more() -> io::Result<()> {
     schedule(libc::SCHED_OTHER, 0)
+}
+
+/// Has this process wait for all that others want of the processors, or nearly so (`nice(2)`).
+pub fn give_way() -> io::Result<()> {
+    const LEAST: libc::c_int = 19;
+    // SAFETY: only numbers are passed; 0 is the calling process.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LEAST) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn schedule(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {

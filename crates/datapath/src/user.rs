@@ -550,6 +550,10 @@ impl Datapath for UserDatapath {
         None
     }
 
+    fn lend_in(&self, _directory: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn leave_in(&mut self, _directory: &Path) -> Result<(), Error> {
         // Its memory is this process's: there is nothing that could be left.
         Ok(())

@@ -22,6 +22,7 @@ use testudo_packet::env::Mac;
 use testudo_packet::flow::{Address, Endpoint};
 use testudo_packet::placement::Grounds;
 use testudo_packet::reception::Mode;
+use testudo_packet::stage::Stage;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 1, 0];
 const PEER: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -157,10 +158,13 @@ fn talk(tap: &mut Tap, stop: &AtomicBool) -> u32 {
     unreachable!("a test of days")
 }
 
+fn names(pins: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(pins).expect("pins");
+    entries.map(|entry| entry.expect("a pin").file_name().to_string_lossy().into_owned())
+}
+
 fn maps_of_stages(pins: &Path) -> usize {
-    let names =
-        std::fs::read_dir(pins).expect("pins").map(|entry| entry.expect("a pin").file_name());
-    names.filter(|name| name.to_string_lossy().starts_with("stages_")).count()
+    names(pins).filter(|name| name.starts_with("stages_")).count()
 }
 
 /// What an analyser gets while daemons come and go; the last one takes everything away.
@@ -240,6 +244,59 @@ fn a_daemon_that_comes_again_finds_its_packets_handled_to_the_last() {
         let begin = Instant::now();
         while is_handled(&mut tap, &mut analyser) {
             assert!(begin.elapsed() < SOON, "packets are handled still");
+        }
+        unmount(directory);
+    });
+}
+
+fn what_was_verified_before_a_daemon_came_again_is_not_verified_anew() {
+    in_namespaces(|directory| {
+        pinning::mount_file_system(directory).expect("a BPF file system");
+        let (mut tap, mut analyser) = (Tap::new("mirror"), Tap::new("analyser"));
+        let mode = Mode::Tap { interface: analyser.number() };
+        let pins = directory.join("cluster-node");
+        let mut first = KernelDatapath::load(settings(mode)).expect("a datapath");
+        set_up(&mut first);
+        first.attach(tap.name()).expect("attached");
+        first.lend(&pins).expect("lent");
+        let error = first.lend(&pins).expect_err("lent twice").to_string();
+        assert!(error.contains("File exists"), "{error}");
+        // What is lent alone is not to be gone on with.
+        assert!(refusal(&pins, settings(mode)).contains("whether it is complete is 0x0"));
+        let other = Settings { buckets: 32, ..settings(mode) };
+        let error = KernelDatapath::prepare(&pins, &other).expect_err("prepared").to_string();
+        assert!(error.contains("number of buckets is 0x10"), "{error}");
+        KernelDatapath::prepare(&pins, &settings(mode)).expect("prepared");
+        assert!(is_handled(&mut tap, &mut analyser), "nothing has changed");
+        first.pin(&pins).expect("pinned where it was lent");
+        drop(first);
+
+        // Under other settings the programs would be other ones.
+        let other = Settings { cluster_mac: Mac(0x0200_0000_0777), ..settings(mode) };
+        let ready = |pins: &Path| names(pins).filter(|name| name.starts_with("ready_")).count();
+        assert_eq!(ready(&pins), 3);
+        let mut next = KernelDatapath::adopt(&pins, settings(mode)).expect("adopted");
+        let error = next.stage_program(Stage::Open).expect_err("not verified here").to_string();
+        assert!(error.contains("verified by another process"), "{error}");
+        assert_eq!((ready(&pins), maps_of_stages(&pins)), (0, 1));
+        assert!(is_handled(&mut tap, &mut analyser));
+        drop(next);
+        // As another stage decides.
+        tap.comes_in(&error_about(SHARED, 9));
+        assert_eq!(wait_for(&mut analyser, 1).len(), 1);
+        let mut last = KernelDatapath::adopt(&pins, settings(mode)).expect("adopted");
+        last.stage_program(Stage::Open).expect("verified here");
+        let spare = directory.join("spare");
+        last.lend(&spare).expect("lent");
+        KernelDatapath::prepare(&spare, &settings(mode)).expect("prepared");
+        last.pin(&spare).expect("pinned");
+        drop(last);
+        let mut last = KernelDatapath::adopt(&spare, other).expect("adopted");
+        last.stage_program(Stage::Open).expect("what was ready is not for these settings");
+        assert_eq!((ready(&spare), maps_of_stages(&spare)), (0, 1));
+        drop(last);
+        for pins in [pins, spare] {
+            KernelDatapath::unpin(&pins).expect("unpinned");
         }
         unmount(directory);
     });
@@ -413,6 +470,7 @@ fn main() -> std::process::ExitCode {
         a_packet_of_another_nodes_bucket_goes_out_again_to_that_node
         an_analyser_sees_the_packets_of_owned_buckets_as_they_were
         a_daemon_that_comes_again_finds_its_packets_handled_to_the_last
+        what_was_verified_before_a_daemon_came_again_is_not_verified_anew
         what_a_daemon_left_stops_when_its_lease_ends
         a_guarded_interface_is_never_without_programs_until_someone_wants_it
         what_means_something_else_is_not_adopted_and_goes_on

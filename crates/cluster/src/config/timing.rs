@@ -115,5 +115,5 @@ impl Timing {
 
 /// The longest silence that voters wait out for a node that has announced it. A new life of a voter,
 /// which does not remember what was announced, waits for so long before it suspects whom it has never
-/// heard. A new process has its programs verified in that time, which takes a processor five to ten seconds.
-pub const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// heard. What takes a new process longer has to be done before.
+pub const MAX_PAUSE: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use aya::util::KernelVersion;
 
-use super::{KernelDatapath, guard, loader, pinning, refusal};
+use super::{KernelDatapath, guard, pinning, refusal};
 use crate::Error;
 
 /// Where the programs are. Dropping it takes them off, unless they are pinned; the fields go in this
@@ -69,7 +69,7 @@ fn attach_stack(datapath: &mut KernelDatapath, interface: &str) -> Attached<Stac
             Err(error) => return Ok(Err(error.into())),
         }
     }
-    let program = loader::stack_program(&mut datapath.programs)?;
+    let program = datapath.programs.stack()?;
     let link = program.attach(interface, TcAttachType::Ingress);
     Ok(link.and_then(|id| program.take_link(id)).and_then(stack_of))
 }
@@ -84,7 +84,7 @@ pub fn stack_of(link: SchedClassifierLink) -> Result<Stack, ProgramError> {
 }
 
 fn attach_packets(datapath: &mut KernelDatapath, interface: u32) -> Attached<FdLink> {
-    let program = loader::program(&mut datapath.programs)?;
+    let program = datapath.programs.packets()?;
     let link = program.attach_to_if_index(interface, XdpMode::Driver);
     Ok(link.and_then(|id| program.take_link(id)).and_then(packets_of))
 }

@@ -15,6 +15,7 @@ use testudo_packet::rule::MAX_RULES;
 use testudo_packet::stage::STAGES;
 use testudo_packet::table::SLOT_WORDS;
 
+use super::programs::Programs;
 use super::send::Sender;
 use super::stations::StationMaps;
 use super::trie::Trie;
@@ -62,13 +63,13 @@ pub const MAPS: [&str; 21] = [
 const CLASSES_KEPT: u32 = 1024;
 
 /// The programs, as `cargo xtask bpf` builds them.
-static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
+pub static OBJECT: &[u8] = include_bytes_aligned!("../../../xdp/objects/testudo.bpf.o");
 
 pub const PACKETS: &str = "testudo";
 /// The programs of the stages behind the main one. Not memory that programs share but a part of the main
 /// program, which jumps through it: each build of the programs has its own, with its own programs in it.
 pub const STAGE_PROGRAMS: &str = "STAGES";
-const STACK: &str = "testudo_stack";
+pub const STACK: &str = "testudo_stack";
 
 /// Makes new maps.
 pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
@@ -82,23 +83,23 @@ pub fn load(settings: Settings) -> Result<KernelDatapath, Error> {
 
 /// Takes the maps that are pinned in a directory, or makes new ones if there is none.
 pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatapath, Error> {
-    let mut programs = load_object(&settings, directory)?;
-    load_programs(&mut programs)?;
-    let maps = MAPS.iter().map(|&map| Ok((map, handle(&programs, map)?)));
+    let mut programs = Programs::load(load_object(&settings, directory)?, &settings, directory)?;
+    let object = programs.object();
+    let maps = MAPS.iter().map(|&map| Ok((map, handle(object, map)?)));
     let maps = maps.collect::<Result<Vec<_>, Error>>()?;
-    let slots = words(&mut programs, "NODE_TABLE", settings.table_slots as usize * SLOT_WORDS)?;
-    let shared = Arc::new(words(&mut programs, "SHARED", shared::WORDS)?);
-    let buckets = words(&mut programs, "BUCKETS", MAX_BUCKETS as usize)?;
-    let loads = words(&mut programs, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
+    let slots = words(object, "NODE_TABLE", settings.table_slots as usize * SLOT_WORDS)?;
+    let shared = Arc::new(words(object, "SHARED", shared::WORDS)?);
+    let buckets = words(object, "BUCKETS", MAX_BUCKETS as usize)?;
+    let loads = words(object, "LOADS", (settings.buckets * cpus()?) as usize * 2)?;
     let fragments = Fragments {
-        heads: words(&mut programs, "FRAGMENTS", HEAD_WORDS)?,
-        units: words(&mut programs, "FRAGMENT_UNITS", ALL_UNIT_WORDS)?,
+        heads: words(object, "FRAGMENTS", HEAD_WORDS)?,
+        units: words(object, "FRAGMENT_UNITS", ALL_UNIT_WORDS)?,
     };
-    let meters = Meters::new(words(&mut programs, "METERS", METERS as usize)?);
-    write_answers(&mut programs, &settings)?;
-    likenesses::write(&mut programs, &settings.likenesses)?;
+    let meters = Meters::new(words(object, "METERS", METERS as usize)?);
+    write_answers(object, &settings)?;
+    likenesses::write(object, &settings.likenesses)?;
     let flows = shared::FLOWS;
-    let sets = Sets::in_kernel(Trie::new(handle(&programs, "SETS")?), shared.clone());
+    let sets = Sets::in_kernel(Trie::new(handle(object, "SETS")?), shared.clone());
     let table = SharedTable::new(Arc::new(slots), shared.clone(), flows, settings.placing())
         .map_err(Error::Memory)?;
     Ok(KernelDatapath {
@@ -109,23 +110,23 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
         rules: Vec::new(),
         sets,
         pools: Pools::new(&settings.pools, &settings.placing()),
-        rule_map: typed(&mut programs, "RULES", Array::try_from)?,
-        hit_map: typed(&mut programs, "RULE_HITS", PerCpuArray::try_from)?,
+        rule_map: typed(object, "RULES", Array::try_from)?,
+        hit_map: typed(object, "RULE_HITS", PerCpuArray::try_from)?,
         own_hits: Words::zeroed(MAX_RULES as usize).map_err(Error::Memory)?,
         refused: VecDeque::new(),
-        counts: typed(&mut programs, "COUNTS", PerCpuArray::try_from)?,
-        events: typed(&mut programs, "EVENTS", RingBuf::try_from)?,
-        upcalls: typed(&mut programs, "UPCALLS", RingBuf::try_from)?,
+        counts: typed(object, "COUNTS", PerCpuArray::try_from)?,
+        events: typed(object, "EVENTS", RingBuf::try_from)?,
+        upcalls: typed(object, "UPCALLS", RingBuf::try_from)?,
         loads,
         meters,
         stations: Stations::default(),
         clamps: Clamps::default(),
         station_maps: StationMaps {
-            local: typed(&mut programs, "LOCAL", HashMap::try_from)?,
-            stations: typed(&mut programs, "STATIONS", HashMap::try_from)?,
-            macs: typed(&mut programs, "STATION_MACS", HashMap::try_from)?,
-            reverse_paths: typed(&mut programs, "REVERSE_PATHS", HashMap::try_from)?,
-            most_bytes: typed(&mut programs, "MOST_BYTES", HashMap::try_from)?,
+            local: typed(object, "LOCAL", HashMap::try_from)?,
+            stations: typed(object, "STATIONS", HashMap::try_from)?,
+            macs: typed(object, "STATION_MACS", HashMap::try_from)?,
+            reverse_paths: typed(object, "REVERSE_PATHS", HashMap::try_from)?,
+            most_bytes: typed(object, "MOST_BYTES", HashMap::try_from)?,
         },
         attached: Vec::new(),
         maps,
@@ -144,9 +145,10 @@ pub fn build(settings: Settings, directory: Option<&Path>) -> Result<KernelDatap
     })
 }
 
-fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Error> {
+/// What is written into the object before it is verified.
+pub fn constants(settings: &Settings) -> [(&'static str, u64); 9] {
     let placer = settings.placer();
-    let constants: [(&str, u64); 9] = [
+    [
         ("NODE", settings.node.0.into()),
         ("HASH_KEY_LOW", placer.key.k0),
         ("HASH_KEY_HIGH", placer.key.k1),
@@ -156,14 +158,29 @@ fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Er
         ("SLOT_MASK", (settings.table_slots - 1).into()),
         ("CLUSTER_MAC", settings.cluster_mac.0),
         ("MODE", settings.mode.to_word()),
-    ];
+    ]
+}
+
+/// How many entries those maps have whose sizes are not the object's.
+pub fn sizes(settings: &Settings) -> Result<[(&'static str, u32); 3], Error> {
+    let cpus = cpus()?;
+    Ok([
+        ("NODE_TABLE", settings.table_slots),
+        ("LOADS", settings.buckets * cpus),
+        ("CLASSES", CLASSES_KEPT * cpus),
+    ])
+}
+
+/// Takes the maps that are pinned in a directory, and makes the others.
+pub fn load_object(settings: &Settings, directory: Option<&Path>) -> Result<Ebpf, Error> {
+    let constants = constants(settings);
     let mut loader = EbpfLoader::new();
     for (name, value) in &constants {
         loader.override_global(name, value, true);
     }
-    loader.map_max_entries("NODE_TABLE", settings.table_slots);
-    loader.map_max_entries("LOADS", settings.buckets * cpus()?);
-    loader.map_max_entries("CLASSES", CLASSES_KEPT * cpus()?);
+    for (map, entries) in sizes(settings)? {
+        loader.map_max_entries(map, entries);
+    }
     for map in MAPS.iter().filter(|_| directory.is_some()) {
         loader.map_pin_path(map, directory.unwrap_or(Path::new("/")).join(map));
     }
@@ -176,11 +193,12 @@ fn cpus() -> Result<u32, Error> {
     aya::util::nr_cpus().map(|cpus| cpus as u32).map_err(failed)
 }
 
-fn load_programs(programs: &mut Ebpf) -> Result<(), Error> {
+/// Has the programs verified.
+pub fn verify(programs: &mut Ebpf) -> Result<(), Error> {
     for stage in STAGES {
         load_stage(programs, stage as u32, stage.program())?;
     }
-    program(programs)?.load().map_err(|error| refusal::program(PACKETS, error))?;
+    packet_program(programs, PACKETS)?.load().map_err(|error| refusal::program(PACKETS, error))?;
     stack_program(programs)?.load().map_err(|error| refusal::program(STACK, error))
 }
 
@@ -195,20 +213,9 @@ fn load_stage(programs: &mut Ebpf, place: u32, name: &'static str) -> Result<(),
     set.map_err(|error: MapError| Error::Map { map: STAGE_PROGRAMS, said: refusal::chain(&error) })
 }
 
-/// The map of stages, to be pinned.
-pub fn stages(programs: &Ebpf) -> Result<&MapData, Error> {
-    match programs.map(STAGE_PROGRAMS) {
-        Some(Map::ProgramArray(data)) => Ok(data),
-        _ => Err(no_stages()),
-    }
-}
-
-fn no_stages() -> Error {
+/// The error of an object without a map of stages.
+pub fn no_stages() -> Error {
     Error::Map { map: STAGE_PROGRAMS, said: "not in the object".into() }
-}
-
-pub fn program(programs: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    packet_program(programs, PACKETS)
 }
 
 /// An XDP program of the object.

@@ -16,6 +16,7 @@ mod loader;
 pub mod nameless;
 mod packets;
 pub mod pinning;
+mod programs;
 mod refusal;
 mod send;
 mod stations;
@@ -29,7 +30,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos};
 use testudo_packet::entry::FlowRecord;
@@ -62,6 +62,7 @@ use crate::stations::{Station, Stations};
 use crate::user::check_rules;
 
 use attachment::Attachment;
+use programs::Programs;
 use send::Sender;
 use stations::StationMaps;
 use upcall::Upcall;
@@ -137,7 +138,7 @@ pub struct KernelDatapath {
     /// How many senders were told in this second how large a packet may be.
     told: u64,
     sender: Sender,
-    programs: Ebpf,
+    programs: Programs,
     /// Where the programs are; dropping them takes those off that are not pinned.
     attached: Vec<Attachment>,
     /// Every map once more, to be pinned.
@@ -191,8 +192,25 @@ impl KernelDatapath {
         pinning::pin(self, directory)
     }
 
+    /// Lends the maps to another process, in a directory of a BPF file system that is made for it:
+    /// [`Self::prepare`] there. [`Self::pin`] may leave everything in the same directory.
+    ///
+    /// An error leaves nothing there.
+    pub fn lend(&self, directory: &Path) -> Result<(), Error> {
+        pinning::lend(self, directory)
+    }
+
+    /// Has the programs verified over the maps that another process has lent in a directory, and leaves
+    /// them there, so that a process with the same settings which adopts the rest need not. Packets are
+    /// handled as before; nothing but the programs is written.
+    pub fn prepare(directory: &Path, settings: &Settings) -> Result<(), Error> {
+        settings.check()?;
+        programs::prepare(directory, settings)
+    }
+
     /// Goes on with what another process has left in a directory, which must have ended: the same
-    /// table, slots, lease, rules and counters. The programs are loaded anew and put in the place of
+    /// table, slots, lease, rules and counters. The programs are loaded anew, unless they have been
+    /// [prepared](Self::prepare), and put in the place of
     /// those that run, each interface's in one step, so this is how a new build of them comes into
     /// force, too. Cluster addresses, mode and interfaces may differ from what was left; whatever the
     /// memory's meaning depends on must not.
@@ -241,12 +259,12 @@ impl KernelDatapath {
 
     /// The main XDP program, for running it on packets without an interface; it runs the stages, too.
     pub fn program(&mut self) -> Result<&mut aya::programs::Xdp, Error> {
-        loader::program(&mut self.programs)
+        self.programs.packets()
     }
 
     /// The XDP program of a stage, which the main one jumps to.
     pub fn stage_program(&mut self, stage: Stage) -> Result<&mut aya::programs::Xdp, Error> {
-        loader::packet_program(&mut self.programs, stage.program())
+        self.programs.stage(stage)
     }
 }
 
@@ -489,6 +507,10 @@ impl Datapath for KernelDatapath {
 
     fn waker(&self) -> Option<BorrowedFd<'_>> {
         Some(self.upcalls.as_fd())
+    }
+
+    fn lend_in(&self, directory: &Path) -> Result<(), Error> {
+        self.lend(directory)
     }
 
     fn leave_in(&mut self, directory: &Path) -> Result<(), Error> {

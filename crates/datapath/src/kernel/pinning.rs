@@ -10,8 +10,8 @@
 //! that memory. So a daemon that does not come back stops handling packets when its lease ends, as if
 //! nothing had been pinned.
 //!
-//! Why not pin the programs: a link keeps its program, and to load the same one again costs a moment in
-//! which the old one runs on.
+//! Why not pin the programs: a link keeps its program, and a successor may be another build. One that has its own
+//! verified before it takes over leaves them for the moment ([`super::programs`]).
 //!
 //! The map of stages is pinned, but not as memory that a successor takes: it holds the programs that the
 //! main program of the same build jumps to. A successor that filled the old map would have the old main
@@ -39,13 +39,14 @@ use testudo_packet::verdict::{COUNTERS, counter_name};
 
 use super::attachment::{Attachment, Stack, packets_of, stack_of};
 use super::loader::{self, MAPS};
+use super::programs::{self, READY};
 use super::{KernelDatapath, bpf_call, refusal, shared};
 use crate::Error;
 use crate::memory::Words;
 use crate::settings::Settings;
 
 /// Counts the changes of what maps hold that nothing else in the layout tells.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 /// `BPF_FS_MAGIC` of the kernel's interface.
 const BPF_FILE_SYSTEM: FsType = FsType(0xcafe_4a11);
@@ -136,7 +137,9 @@ pub(super) fn pin(datapath: &mut KernelDatapath, directory: &Path) -> Result<(),
     if datapath.pinned.as_deref() == Some(directory) {
         return Ok(());
     }
-    fs::create_dir(directory).map_err(|error| failed(directory, &error))?;
+    if !is_lent(datapath, directory) {
+        lend(datapath, directory)?;
+    }
     let done = pin_all(datapath, directory);
     match done {
         Ok(()) => datapath.pinned = Some(directory.to_owned()),
@@ -146,11 +149,31 @@ pub(super) fn pin(datapath: &mut KernelDatapath, directory: &Path) -> Result<(),
     done
 }
 
-fn pin_all(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
-    for (name, map) in &datapath.maps {
+/// Pins the maps, and nothing else.
+pub(super) fn lend(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
+    fs::create_dir(directory).map_err(|error| failed(directory, &error))?;
+    let done = datapath.maps.iter().try_for_each(|(name, map)| {
         let path = directory.join(name);
-        bpf_call::pin(map.fd(), &path).map_err(|error| failed(&path, &error))?;
+        bpf_call::pin(map.fd(), &path).map_err(|error| failed(&path, &error))
+    });
+    if done.is_err() {
+        // What was begun is undone; the first error is the one to tell.
+        drop(unpin(directory));
     }
+    done
+}
+
+/// Whether the maps that are pinned in a directory are this process's.
+fn is_lent(datapath: &KernelDatapath, directory: &Path) -> bool {
+    const ONE: &str = "SHARED";
+    let own = datapath.maps.iter().find(|(name, _)| *name == ONE).map(|(_, map)| map.info());
+    let Ok(there) = MapData::from_pin(directory.join(ONE)).and_then(|map| map.info()) else {
+        return false;
+    };
+    own.is_some_and(|own| own.is_ok_and(|own| own.id() == there.id()))
+}
+
+fn pin_all(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
     pin_stages(datapath, directory)?;
     for attachment in &datapath.attached {
         pin_attachment(directory, attachment)?;
@@ -161,7 +184,7 @@ fn pin_all(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
 
 /// Pins the map of stages of this process's programs.
 fn pin_stages(datapath: &KernelDatapath, directory: &Path) -> Result<(), Error> {
-    let map = loader::stages(&datapath.programs)?;
+    let map = datapath.programs.stages()?;
     let info = map.info().map_err(|error| failed(directory, &error))?;
     let path = directory.join(format!("{STAGES}{}", info.id()));
     bpf_call::pin(map.fd(), &path).map_err(|error| failed(&path, &error))
@@ -203,7 +226,8 @@ pub(super) fn unpin(directory: &Path) -> Result<(), Error> {
     };
     names.sort_by_key(rank);
     let is_ours = |name: &&String| {
-        rank(name) < 2 || name.starts_with(STAGES) || MAPS.contains(&name.as_str())
+        let is_of_programs = name.starts_with(STAGES) || name.starts_with(READY);
+        rank(name) < 2 || is_of_programs || MAPS.contains(&name.as_str())
     };
     for name in names.iter().filter(is_ours) {
         let path = directory.join(name);
@@ -255,6 +279,7 @@ pub(super) fn adopt(directory: &Path, settings: Settings) -> Result<KernelDatapa
             datapath.attached.push(attachment);
         }
     }
+    programs::forget(directory, &names)?;
     for old in names.iter().filter(|name| name.starts_with(STAGES)) {
         let path = directory.join(old);
         fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
@@ -262,15 +287,23 @@ pub(super) fn adopt(directory: &Path, settings: Settings) -> Result<KernelDatapa
     Ok(datapath)
 }
 
+fn differs(directory: &Path, what: &'static str, seen: u64, expected: u64) -> Error {
+    Error::OtherPinned { directory: directory.display().to_string(), what, seen, expected }
+}
+
 /// The shared words of what can be worked on; refuses all else.
 pub(super) fn shared_words(directory: &Path, settings: &Settings) -> Result<Words, Error> {
+    let words = same_memory(directory, settings)?;
+    match words.as_slice()[shared::PINNED].load(Ordering::Acquire) {
+        0 => Err(differs(directory, "whether it is complete", 0, 1)),
+        _ => Ok(words),
+    }
+}
+
+/// The shared words of maps that mean the same to this build and these settings; refuses others.
+pub(super) fn same_memory(directory: &Path, settings: &Settings) -> Result<Words, Error> {
     let names = names(directory)?;
-    let differs = |what, seen, expected| Error::OtherPinned {
-        directory: directory.display().to_string(),
-        what,
-        seen,
-        expected,
-    };
+    let differs = |what, seen, expected| differs(directory, what, seen, expected);
     let present = MAPS.iter().filter(|map| names.iter().any(|name| name == *map)).count();
     if present < MAPS.len() {
         return Err(differs("its number of maps", present as u64, MAPS.len() as u64));
@@ -292,10 +325,7 @@ pub(super) fn shared_words(directory: &Path, settings: &Settings) -> Result<Word
             return Err(differs(what, seen, expected));
         }
     }
-    match words.as_slice()[shared::PINNED].load(Ordering::Acquire) {
-        0 => Err(differs("whether it is complete", 0, 1)),
-        _ => Ok(words),
-    }
+    Ok(words)
 }
 
 /// The rules in force.
@@ -326,11 +356,11 @@ pub(super) fn take_over(
         }
         return Ok(None);
     }
-    let program = loader::stack_program(&mut datapath.programs)?;
+    let program = datapath.programs.stack()?;
     let link = open(&stack_path)?.try_into().map_err(|error| failed(&stack_path, &error))?;
     let stack = program.attach_to_link(link).and_then(|id| program.take_link(id));
     let stack = stack.and_then(stack_of).map_err(|error| failed(&stack_path, &error))?;
-    let program = loader::program(&mut datapath.programs)?;
+    let program = datapath.programs.packets()?;
     let link = open(&packets_path)?.try_into().map_err(|error| failed(&packets_path, &error))?;
     let packets = program.attach_to_link(link).and_then(|id| program.take_link(id));
     let packets = packets.and_then(packets_of).map_err(|error| failed(&packets_path, &error))?;

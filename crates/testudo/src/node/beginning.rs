@@ -70,6 +70,12 @@ enum Obstacle {
     Witness,
 }
 
+/// Has the programs verified that [`Beginning::find`] will need, over the memory that is lent under this number.
+pub fn prepare(config: &Config, links: &Links, number: i32) -> Result<(), StartError> {
+    let directory = NamelessFileSystem::directory(number);
+    Ok(KernelDatapath::prepare(&directory, &settings(config, links)?)?)
+}
+
 impl Beginning {
     /// Takes up what was left under this number, or begins with nothing.
     pub fn find(

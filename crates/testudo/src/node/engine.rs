@@ -47,6 +47,7 @@ use testudo_cluster::config::Cluster;
 use testudo_cluster::map::Version;
 use testudo_cluster::ownership::Ownership;
 use testudo_cluster::replica::{Effect, Replica};
+use testudo_datapath::kernel::nameless::NamelessFileSystem;
 use testudo_datapath::{Datapath, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, Nanos, NodeId};
 use testudo_packet::event::Occurrence;
@@ -107,6 +108,11 @@ pub enum Input {
         /// What.
         bytes: Vec<u8>,
     },
+    /// The memory of packet handling is to be lent to the program that will replace this process, in a file system
+    /// of this number; a witness has none.
+    Lend(SyncSender<Result<Option<i32>, testudo_datapath::Error>>),
+    /// What was lent is not needed any more.
+    TakeBack,
     /// This process is to be replaced.
     HandOver {
         /// By what.
@@ -192,6 +198,8 @@ pub struct Engine {
     yields: Yields,
     load_report: LoadReport,
     rest: Rest,
+    /// Where the memory is lent to the program that will replace this process.
+    lent: Option<NamelessFileSystem>,
     /// Whether something may be in the mailbox.
     mail: bool,
     events_read: Nanos,
@@ -228,6 +236,7 @@ impl Engine {
             load_report: LoadReport::new(parts.cluster.buckets(), parts.datapath.as_ref()),
             parts,
             rest: Rest::default(),
+            lent: None,
             mail: true,
             loading: Loading::default(),
             takeover: None,
@@ -317,6 +326,8 @@ impl Engine {
                 Some(Input::Explain(question)) => self.explain(question),
                 Some(Input::WaysChanged) => self.parts.datapath.forget_hops(),
                 Some(Input::Letter { to, bytes }) => self.parts.replica.send_letter(to, &bytes),
+                Some(Input::Lend(answer)) => drop(answer.try_send(self.lend())),
+                Some(Input::TakeBack) => self.lent = None,
                 Some(Input::HandOver { successor, failed }) => {
                     let why = self.hand_over(&successor);
                     // Whoever wanted it may have given up.

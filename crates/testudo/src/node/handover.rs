@@ -36,6 +36,8 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// The flag by which the new program is told of the handover.
 const FLAG: &str = "--resume=";
+/// The flag by which it is told of what it may prepare before.
+const PREPARE_FLAG: &str = "--prepare=";
 
 /// What is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,8 +161,18 @@ impl Successor {
 
     /// Has it look at the configuration, and do nothing else.
     pub fn check(&self) -> Command {
+        self.beside("--check")
+    }
+
+    /// Has it prepare what takes it time, over the memory that is lent under this number.
+    pub fn prepare(&self, number: i32) -> Command {
+        self.beside(&format!("{PREPARE_FLAG}{number}"))
+    }
+
+    /// It runs beside this process, and ends.
+    fn beside(&self, flag: &str) -> Command {
         let mut command = Command::new(&self.executable);
-        command.args(&self.arguments).arg("--check");
+        command.args(&self.arguments).arg(flag);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }

@@ -75,6 +75,16 @@ pub struct Args {
         conflicts_with = "check"
     )]
     resume: Option<i32>,
+    /// Have the programs for the kernel verified over the memory that a process has lent in the file system of this
+    /// descriptor, leave them there and end
+    #[arg(
+        long,
+        hide = true,
+        value_name = "DESCRIPTOR",
+        require_equals = true,
+        conflicts_with_all = ["check", "resume"]
+    )]
+    prepare: Option<i32>,
     #[command(subcommand)]
     command: Option<operate::NodeCommand>,
 }
@@ -83,13 +93,13 @@ pub struct Args {
 pub fn run(args: &Args) -> ExitCode {
     match (&args.command, &args.config) {
         (Some(command), _) => operate::node(command),
-        (None, Some(file)) => be(file, args.check, args.resume),
+        (None, Some(file)) => be(file, args),
         (None, None) => unreachable!("clap requires --config without a subcommand"),
     }
 }
 
 /// Be a node, or see whether one could be.
-fn be(file: &Path, check: bool, resume: Option<i32>) -> ExitCode {
+fn be(file: &Path, args: &Args) -> ExitCode {
     let plan = match startup::plan(file) {
         Ok(plan) => plan,
         Err(error) => {
@@ -97,7 +107,7 @@ fn be(file: &Path, check: bool, resume: Option<i32>) -> ExitCode {
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    if check {
+    if args.check {
         if let Err(error) = plan.credentials() {
             eprintln!("{}: {error}", file.display());
             return ExitCode::from(EXIT_REFUSED);
@@ -105,9 +115,18 @@ fn be(file: &Path, check: bool, resume: Option<i32>) -> ExitCode {
         println!("{}: ok", file.display());
         return ExitCode::SUCCESS;
     }
+    if let Some(number) = args.prepare {
+        return match startup::prepare(&plan, number) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: {error}", file.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     write_log();
     end_with_any_thread();
-    match work(plan, resume) {
+    match work(plan, args.resume) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("testudo: {error}");

@@ -1,12 +1,14 @@
 //! `testudo node restart`: all that comes before the process is replaced.
 //!
 //! A thread of its own waits, so that nobody else does: for the new program to look at the
-//! configuration, for buckets that are on their way, for the others to grant a pause. Then the operator
-//! is told that it begins, and the engine hands over.
+//! configuration, and for buckets that are on their way. Then the operator is told that it begins. The new program
+//! runs beside this process and has its programs for the kernel verified, over memory that this one lends it; that takes
+//! seconds. Then the others are asked for a pause, and the engine hands over.
 //!
-//! Invariant: until the engine has executed the new program, everything can be taken back, and is.
+//! Invariant: until the engine has executed the new program, everything can be taken back, and is. While the others wait
+//! nothing is done that takes long.
 
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -24,6 +26,8 @@ use crate::operate::order::{Answers, Refusal};
 
 /// How long the new program may look at the configuration.
 const CHECK: Duration = Duration::from_secs(2);
+/// How long it may prepare: seconds where nobody else wants the processor.
+const PREPARE: Duration = Duration::from_secs(120);
 /// How long buckets may be on their way.
 const MOVES: Duration = Duration::from_secs(1);
 /// How long the others may take to grant a pause.
@@ -32,7 +36,7 @@ const GRANT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long the process goes on after the operator was answered, so that the answer arrives.
+/// How long the process goes on at least after the operator was answered, so that the answer arrives.
 const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Who has this process replaced.
@@ -74,25 +78,32 @@ impl Restarter {
     }
 
     fn hand_over(&self, answers: Answers<()>) {
-        if let Err(refusal) = self.prepare() {
-            self.stay();
+        if let Err(refusal) = self.look() {
             return answers.give(Err(refusal));
         }
         let program = self.successor.executable().display();
         tracing::info!(%program, "this process hands over to a new one");
         answers.give(Ok(()));
         thread::sleep(FAREWELL);
-        // A move may have begun meanwhile; the pause is asked for all the while.
-        let end = Instant::now() + MOVES;
-        let why = loop {
-            match self.try_hand_over() {
-                Some(error) if error.is_passing() && Instant::now() < end => thread::sleep(LOOK),
-                Some(error) => break error.to_string(),
-                None => break "the engine did not come to it".to_owned(),
-            }
+        let why = match self.prepare() {
+            // A move may have begun meanwhile; the pause is asked for all the while.
+            Ok(()) => self.replace(),
+            Err(refusal) => refusal.to_string(),
         };
         tracing::error!(why, "this process could not hand over, and goes on as before");
         self.stay();
+    }
+
+    /// Comes back only to say why this process was not replaced.
+    fn replace(&self) -> String {
+        let end = Instant::now() + MOVES;
+        loop {
+            match self.try_hand_over() {
+                Some(error) if error.is_passing() && Instant::now() < end => thread::sleep(LOOK),
+                Some(error) => return error.to_string(),
+                None => return "the engine did not come to it".to_owned(),
+            }
+        }
     }
 
     fn try_hand_over(&self) -> Option<HandOverError> {
@@ -104,30 +115,47 @@ impl Restarter {
 
     /// Nothing comes of it: the usual waits hold again.
     fn stay(&self) {
-        // If there is no room for it, the pause ends by itself.
+        // If there is no room for it, the pause ends by itself, and what is lent is in nobody's way.
         let _ = self.heartbeats.send(heartbeat::Input::PauseEnded);
+        let _ = self.engine.send(engine::Input::TakeBack);
+    }
+
+    /// Whether anything stands against it that can be seen at once.
+    fn look(&self) -> Result<(), Refusal> {
+        self.check()?;
+        self.wait_for_moves()?;
+        match self.pause()? {
+            (true, _) => Ok(()),
+            (false, _) => Err(no_pause("this node holds no lease")),
+        }
     }
 
     fn prepare(&self) -> Result<(), Refusal> {
-        self.check()?;
+        self.verify_ahead()?;
         self.wait_for_moves()?;
         self.ask_for_a_pause()
     }
 
+    /// Has the new program verify its programs for the kernel.
+    fn verify_ahead(&self) -> Result<(), Refusal> {
+        let expected = "the new program to have its programs verified beside this one";
+        let refused = |seen: String| Refusal::new(seen, expected);
+        let (answers, answer) = mpsc::sync_channel(1);
+        let sent = self.engine.send(engine::Input::Lend(answers));
+        let lent = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+        let lent = lent.ok_or_else(|| refused("the engine does not answer".to_owned()))?;
+        let Some(number) = lent.map_err(|error| refused(error.to_string()))? else { return Ok(()) };
+        let begun = Instant::now();
+        run(self.successor.prepare(number), PREPARE, &self.successor, expected)?;
+        let millis = begun.elapsed().as_millis();
+        tracing::info!(millis, "the new program is prepared");
+        Ok(())
+    }
+
     /// Has the new program look at the configuration.
     fn check(&self) -> Result<(), Refusal> {
-        let program = self.successor.executable().display().to_string();
         let expected = "a program that takes this node's configuration";
-        let child = self.successor.check().spawn();
-        let child = child.map_err(|error| Refusal::new(format!("{program}: {error}"), expected))?;
-        let said =
-            finish(child).map_err(|why| Refusal::new(format!("{program}: {why}"), expected))?;
-        match said {
-            None => Ok(()),
-            Some(said) => {
-                Err(Refusal::new(format!("{program} refuses: {}", said.trim()), expected))
-            }
-        }
+        run(self.successor.check(), CHECK, &self.successor, expected)
     }
 
     fn wait_for_moves(&self) -> Result<(), Refusal> {
@@ -151,32 +179,56 @@ impl Restarter {
     }
 
     fn ask_for_a_pause(&self) -> Result<(), Refusal> {
-        let refused = |seen: &str| {
-            Refusal::new(seen, "a member with a lease, and voters that keep its place for a while")
-        };
         let sent = self.heartbeats.send(heartbeat::Input::Pause(MAX_PAUSE));
-        sent.map_err(|_| refused("the heartbeat thread takes no orders now"))?;
+        sent.map_err(|_| no_pause("the heartbeat thread takes no orders now"))?;
         let end = Instant::now() + GRANT;
         loop {
-            let (answers, answer) = mpsc::sync_channel(1);
-            let sent = self.heartbeats.send(heartbeat::Input::AskPause(answers));
-            let state = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
-            match state {
-                Some((_, true)) => return Ok(()),
-                Some((false, _)) => return Err(refused("this node holds no lease")),
-                None => return Err(refused("the heartbeat thread does not answer")),
-                Some(_) if Instant::now() >= end => {
-                    return Err(refused("no majority of the voters has granted a pause"));
+            match self.pause()? {
+                (_, true) => return Ok(()),
+                (false, _) => return Err(no_pause("this node holds no lease")),
+                _ if Instant::now() >= end => {
+                    return Err(no_pause("no majority of the voters has granted a pause"));
                 }
-                Some(_) => thread::sleep(LOOK),
+                _ => thread::sleep(LOOK),
             }
         }
+    }
+
+    /// Whether this node holds a lease, and whether a pause is granted.
+    fn pause(&self) -> Result<(bool, bool), Refusal> {
+        let (answers, answer) = mpsc::sync_channel(1);
+        let sent = self.heartbeats.send(heartbeat::Input::AskPause(answers));
+        let state = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+        state.ok_or_else(|| no_pause("the heartbeat thread does not answer"))
+    }
+}
+
+fn no_pause(seen: &str) -> Refusal {
+    Refusal::new(seen, "a member with a lease, and voters that keep its place for a while")
+}
+
+/// Runs the new program beside this one, to its end.
+fn run(
+    mut command: Command,
+    patience: Duration,
+    successor: &Successor,
+    expected: &'static str,
+) -> Result<(), Refusal> {
+    let program = successor.executable().display();
+    let child = command.spawn();
+    let child = child.map_err(|error| Refusal::new(format!("{program}: {error}"), expected))?;
+    match finish(child, patience) {
+        Ok(None) => Ok(()),
+        Ok(Some(said)) => {
+            Err(Refusal::new(format!("{program} refuses: {}", said.trim()), expected))
+        }
+        Err(why) => Err(Refusal::new(format!("{program}: {why}"), expected)),
     }
 }
 
 /// Waits for a program; gives what it complained of, if it did.
-fn finish(mut child: Child) -> Result<Option<String>, String> {
-    let end = Instant::now() + CHECK;
+fn finish(mut child: Child, patience: Duration) -> Result<Option<String>, String> {
+    let end = Instant::now() + patience;
     loop {
         match child.try_wait() {
             Ok(Some(_)) => break,
@@ -184,7 +236,7 @@ fn finish(mut child: Child) -> Result<Option<String>, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("it was not done with the configuration within {CHECK:?}"));
+                return Err(format!("it was not done within {patience:?}"));
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -200,18 +252,18 @@ mod tests {
 
     use super::*;
 
-    fn run(script: &str) -> Result<Option<String>, String> {
+    fn finished(script: &str) -> Result<Option<String>, String> {
         let mut command = Command::new("sh");
-        finish(command.args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap())
+        finish(command.args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap(), CHECK)
     }
 
     #[test]
     fn a_program_is_heard_and_not_waited_for_for_ever() {
-        assert_eq!(run("exit 0"), Ok(None));
-        let said = run("echo no such key >&2; exit 2").unwrap().unwrap();
+        assert_eq!(finished("exit 0"), Ok(None));
+        let said = finished("echo no such key >&2; exit 2").unwrap().unwrap();
         assert!(said.contains("no such key") && said.contains("exit status: 2"), "{said}");
         let begun = Instant::now();
-        assert!(run("exec sleep 60").unwrap_err().contains("within 2s"));
+        assert!(finished("exec sleep 60").unwrap_err().contains("within 2s"));
         assert!(begun.elapsed() < CHECK * 3);
     }
 }

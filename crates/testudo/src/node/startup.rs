@@ -18,12 +18,12 @@ use mio::net::TcpListener;
 use signal_hook::consts::SIGHUP;
 use testudo_cluster::config::{Cluster, MAX_FLOWS, Settings, Timing};
 use testudo_cluster::replica::Replica;
-use testudo_datapath::{Sets, SharedTable};
+use testudo_datapath::{Sets, SharedTable, realtime};
 use testudo_packet::bucket::NodeId;
 
 use super::agreement::{Agreement, AgreementError};
 use super::answers::Answerer;
-use super::beginning::Beginning;
+use super::beginning::{self, Beginning};
 use super::coordination::{self, Coordination};
 use super::credentials::keeper::{self, Keeper};
 use super::credentials::{CredentialError, Identity};
@@ -226,6 +226,15 @@ impl Mail {
             coordination: Mailbox::new(MAILBOX).map_err(failed)?,
         })
     }
+}
+
+/// Prepares what would take a node time that goes on where another process stops, over what that has lent under this
+/// number. Nothing else is touched, and others who want the processor come first.
+pub fn prepare(plan: &Plan, number: i32) -> Result<(), StartError> {
+    realtime::give_way().map_err(os("this process can't give way to others"))?;
+    requirements::raise_limits();
+    let links = Links::resolve(&plan.config.interfaces)?;
+    beginning::prepare(&plan.config, &links, number)
 }
 
 /// Starts a node. It is no member and has no buckets yet, and the others admit it; or it goes on where

@@ -1,5 +1,6 @@
 //! The engine's part in replacing this process: all that is under way is brought to its end, and what
-//! is left is what the next process finds.
+//! is left is what the next process finds. Before that its memory is lent to the next program, which has its own programs
+//! for the kernel verified over it.
 //!
 //! Invariant: from the moment at which the membership rests until the new program runs, nobody in this
 //! process changes a slot or says anything to a peer. If it comes to nothing, the membership goes on
@@ -70,11 +71,10 @@ impl Engine {
         // From here on the cluster waits for this thread, and for what it becomes.
         let _ = realtime::hurry();
         let error = match self.leave(&frozen) {
-            Ok((number, file_system)) => {
+            Ok(number) => {
                 let source = successor.replace(number);
                 // It has no other owner than its number; what can't be closed is of no consequence.
                 let _ = nix::unistd::close(number);
-                drop(file_system);
                 HandOverError::Os { what: "the new program can't be executed", source }
             }
             Err(error) => error,
@@ -93,11 +93,21 @@ impl Engine {
         Ok(answer.recv_timeout(REST).map_err(|_| HandOverError::Restless)??)
     }
 
-    /// Brings to an end what the membership has told, and leaves all there is.
-    fn leave(
-        &mut self,
-        frozen: &Frozen,
-    ) -> Result<(i32, Option<NamelessFileSystem>), HandOverError> {
+    /// Lends the memory of packet handling in a file system of this number, until it is taken back.
+    pub(super) fn lend(&mut self) -> Result<Option<i32>, testudo_datapath::Error> {
+        let Parts { datapath, cluster, .. } = &self.parts;
+        if cluster.is_witness(cluster.node()) {
+            return Ok(None);
+        }
+        let file_system = NamelessFileSystem::make()?;
+        let number = file_system.number();
+        datapath.lend_in(&NamelessFileSystem::directory(number))?;
+        self.lent = Some(file_system);
+        Ok(Some(number))
+    }
+
+    /// Brings to an end what the membership has told, and leaves all there is; gives the number of the handover.
+    fn leave(&mut self, frozen: &Frozen) -> Result<i32, HandOverError> {
         while self.read_mail() {}
         self.perform_effects();
         self.check_rest(frozen)?;
@@ -110,22 +120,16 @@ impl Engine {
         if left < LEAST {
             return Err(HandOverError::Late(left));
         }
-        let Parts { datapath, stations, cluster, .. } = &mut self.parts;
-        let file_system = match cluster.is_witness(cluster.node()) {
-            true => None,
-            false => Some(NamelessFileSystem::make()?),
-        };
-        if let Some(file_system) = &file_system {
-            datapath.leave_in(&NamelessFileSystem::directory(file_system.number()))?;
+        // A witness has lent nothing, and has nothing to leave.
+        let packets = self.lent.as_ref().map(NamelessFileSystem::number);
+        let Parts { datapath, stations, .. } = &mut self.parts;
+        if let Some(number) = packets {
+            datapath.leave_in(&NamelessFileSystem::directory(number))?;
         }
-        let handover = Handover {
-            packets: file_system.as_ref().map(NamelessFileSystem::number),
-            stations: stations.peers(),
-            membership: frozen.encode(),
-        };
+        let handover =
+            Handover { packets, stations: stations.peers(), membership: frozen.encode() };
         let what = "no file to hand over in";
-        let number = handover.leave().map_err(|source| HandOverError::Os { what, source })?;
-        Ok((number, file_system))
+        handover.leave().map_err(|source| HandOverError::Os { what, source })
     }
 
     /// Whether every bucket is where the membership takes it to be, and complete.
