@@ -13,6 +13,8 @@ mod heard;
 mod link;
 mod ours;
 mod sctp;
+#[path = "../sctp_wire/mod.rs"]
+mod sctp_wire;
 mod trace;
 
 use std::collections::BTreeMap;

@@ -10,20 +10,8 @@ use testudo_packet::verdict::DropReason;
 use super::firewall::Firewall;
 use super::frames::{Ends, framed};
 use super::ours::Testudo;
+use super::sctp_wire::*;
 use super::trace::Dice;
-
-const DATA: u8 = 0;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
-const SACK: u8 = 3;
-const HEARTBEAT: u8 = 4;
-const HEARTBEAT_ACK: u8 = 5;
-const ABORT: u8 = 6;
-const SHUTDOWN: u8 = 7;
-const SHUTDOWN_ACK: u8 = 8;
-const COOKIE_ECHO: u8 = 10;
-const COOKIE_ACK: u8 = 11;
-const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// How many packets a trace has at most.
 const MOST: usize = 16;
@@ -77,21 +65,8 @@ impl fmt::Debug for Packet {
     }
 }
 
-/// RFC 9260, appendix A.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut remainder = u32::MAX;
-    for byte in bytes {
-        remainder ^= u32::from(*byte);
-        for _ in 0..8 {
-            remainder = remainder >> 1 ^ if remainder & 1 == 1 { 0x82f6_3b78 } else { 0 };
-        }
-    }
-    !remainder
-}
-
 impl Packet {
     fn frame(&self, ends: &Ends, number: u16) -> Vec<u8> {
-        let ports = [ends.ports[self.from], ends.ports[1 - self.from]].map(u16::to_be_bytes);
         let flags = u8::from(self.tag == Tag::Reflected);
         let rest: &[u8] = match self.chunk {
             INIT | INIT_ACK => &[0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1],
@@ -103,9 +78,8 @@ impl Packet {
         let initiate = if asks { self.initiate.to_be_bytes().to_vec() } else { Vec::new() };
         let length = (4 + initiate.len() + rest.len()) as u16;
         let chunk = [&[self.chunk, flags], &length.to_be_bytes()[..], &initiate, rest].concat();
-        let mut bytes = [&ports.concat()[..], &self.value.to_be_bytes(), &[0; 4], &chunk].concat();
-        let sum = crc32c(&bytes).to_le_bytes();
-        bytes[8..12].copy_from_slice(&sum);
+        let ports = [ends.ports[self.from], ends.ports[1 - self.from]];
+        let bytes = packet(ports, self.value, &chunk);
         framed(ends, self.from, Protocol::SCTP.0, &bytes, number)
     }
 }

@@ -27,6 +27,8 @@ mod packets;
 mod reverse_path;
 mod rules;
 mod sctp;
+#[path = "../sctp_wire/mod.rs"]
+mod sctp_wire;
 mod steered;
 mod tap;
 mod tcp;

@@ -14,6 +14,7 @@ use testudo_packet::verdict::{DropReason, Verdict};
 
 use crate::node::{INSIDE, Node, OUTSIDE, Row, Seen, flow};
 use crate::packets::{End, error, ip, v4};
+use crate::sctp_wire::*;
 use crate::translation::{begin, passes, turns};
 
 const SCTP: u8 = 132;
@@ -27,19 +28,6 @@ const OUTSIDE_V6: &str = "2001:db8::1";
 /// The tag of what the client gets, and of what the server gets.
 const TO_CLIENT: u32 = 0xc11e_0001;
 const TO_SERVER: u32 = 0x5e7e_0002;
-
-const DATA: u8 = 0;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
-const SACK: u8 = 3;
-const HEARTBEAT: u8 = 4;
-const HEARTBEAT_ACK: u8 = 5;
-const ABORT: u8 = 6;
-const SHUTDOWN: u8 = 7;
-const SHUTDOWN_ACK: u8 = 8;
-const COOKIE_ECHO: u8 = 10;
-const COOKIE_ACK: u8 = 11;
-const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// A chunk of this type with so many bytes behind its header, padded.
 fn chunk(kind: u8, bytes: usize) -> Vec<u8> {
@@ -55,25 +43,9 @@ fn naming(kind: u8, tag: u32) -> Vec<u8> {
     [&[kind, 0, 0, 20], &tag.to_be_bytes()[..], &rest].concat()
 }
 
-/// RFC 9260, appendix A.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut remainder = u32::MAX;
-    for byte in bytes {
-        remainder ^= u32::from(*byte);
-        for _ in 0..8 {
-            remainder = remainder >> 1 ^ if remainder & 1 == 1 { 0x82f6_3b78 } else { 0 };
-        }
-    }
-    !remainder
-}
-
 /// A packet behind its IP header, with the checksum that it should have.
 fn payload(from: End, to: End, tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
-    let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
-    let mut packet = [&ports[..], &tag.to_be_bytes(), &[0; 4], &chunks.concat()].concat();
-    let sum = crc32c(&packet).to_le_bytes();
-    packet[8..12].copy_from_slice(&sum);
-    packet
+    packet([from.1, to.1], tag, &chunks.concat())
 }
 
 fn sctp(from: End, to: End, tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
