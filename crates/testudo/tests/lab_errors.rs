@@ -212,8 +212,42 @@ fn an_error_about_a_translated_flow_comes_back_to_who_sent_it() {
     );
 }
 
+/// How large the segments are that both ends of a new connection send.
+fn segments(standing: &Standing, server: &str, port: u16) -> [u32; 2] {
+    let server = SocketAddr::new(server.parse().expect("an address"), port);
+    let listener = standing.inside("server", || TcpListener::bind(server)).expect("a listener");
+    let connect = || TcpStream::connect_timeout(&server, PATIENCE);
+    let client = standing.inside("client", connect).expect("a connection");
+    let (server, _) = listener.accept().expect("a connection");
+    [client, server].map(|end| getsockopt(&end, sockopt::TcpMaxSeg).expect("the size of segments"))
+}
+
+/// The interface that the server is behind asks for it, of connections whose SYNs are translated.
+fn both_ends_of_a_connection_send_segments_as_small_as_an_interface_asks() {
+    const MOST: u32 = 1000;
+    let options = ["--snat"];
+    let standing = Standing::bare("mss", NODES, &options);
+    for node in ["n1", "n2"] {
+        standing.edit(node, |text| {
+            let (interface, clamp) = ("name = \"out0\"\n", format!("mss_clamp = {MOST}\n"));
+            let (before, after) = text.split_once(interface).expect("the interface");
+            format!("{before}{interface}{clamp}{after}")
+        });
+        standing.order("start", node);
+    }
+    standing.await_owners(&[1, 2]);
+    for (at, server) in ["10.20.2.1", "fd20::2:1"].into_iter().cycle().take(12).enumerate() {
+        let [client, server] = segments(&standing, server, 7300 + at as u16);
+        // Options take some of what an end may send.
+        for seen in [client, server] {
+            assert!((MOST - 40..=MOST).contains(&seen), "{server}: {client} and {server}");
+        }
+    }
+    assert!((1..=NODES).all(|node| standing.counter(&format!("n{node}"), "upcall") > 0));
+}
+
 fn main() -> ExitCode {
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         (
             "a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it",
             a_trace_shows_the_cluster_as_one_hop_and_every_router_behind_it,
@@ -233,6 +267,10 @@ fn main() -> ExitCode {
         (
             "an_error_about_a_translated_flow_comes_back_to_who_sent_it",
             an_error_about_a_translated_flow_comes_back_to_who_sent_it,
+        ),
+        (
+            "both_ends_of_a_connection_send_segments_as_small_as_an_interface_asks",
+            both_ends_of_a_connection_send_segments_as_small_as_an_interface_asks,
         ),
     ];
     programs::run(&tests, "traceroute", "traceroute")

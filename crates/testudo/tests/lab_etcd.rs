@@ -43,7 +43,9 @@ fn a_node_dies() {
 }
 
 fn buckets_are_moved_by_hand() {
-    let report = lab(&["--scenario", "moves", "--count", "20"]);
+    // No node fails, so leases are long enough for a machine that pauses.
+    let timing = ["--timing", "600,1000,100"];
+    let report = lab(&[&["--scenario", "moves", "--count", "20"][..], &timing].concat());
     for way in ["up", "down"] {
         assert_eq!(report[way]["lost"], 0, "{report}");
         assert_eq!(report[way]["doubled"], 0, "{report}");
