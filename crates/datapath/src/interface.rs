@@ -15,6 +15,7 @@ use testudo_packet::packet_hash::PacketHash;
 use testudo_packet::reverse_path::ReversePath;
 use testudo_packet::rule::{Links, Rule};
 use testudo_packet::tracking::Timeouts;
+use testudo_packet::{association, window};
 
 use crate::Error;
 use crate::bucket_set::BucketSet;
@@ -40,6 +41,20 @@ pub struct EntryView {
     pub reply_packets: u64,
     /// Bytes from the responder, link-layer headers included.
     pub reply_bytes: u64,
+    /// What its packets have taught this node.
+    pub learned: Learned,
+}
+
+/// What a node has learned from the packets of a flow and tells nobody: whoever takes the flow over learns it anew. Of
+/// packets from the initiator, and of those from the responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// Flows of this protocol are judged by their phases alone.
+    Nothing,
+    /// How far the ends of a connection of TCP have come.
+    Windows([window::Side; 2]),
+    /// The verification tags of an association of SCTP.
+    Tags([association::Side; 2]),
 }
 
 /// What became of records that were to be installed.

@@ -44,7 +44,7 @@ pub use explain::Explained;
 pub use frame::SliceFrame;
 pub use held::Released;
 pub use interface::{
-    BucketLoad, Datapath, Drained, EntryView, Expired, Installed, NodeTable, Refused,
+    BucketLoad, Datapath, Drained, EntryView, Expired, Installed, Learned, NodeTable, Refused,
 };
 pub use memory::Words;
 pub use meters::Limits;

@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use testudo_packet::bucket::Nanos;
 use testudo_packet::entry::{FlowRecord, FlowState};
-use testudo_packet::flow::{Address, FlowKey};
+use testudo_packet::flow::{Address, FlowKey, Protocol};
 use testudo_packet::table::{
     self, Control, Found, Inserted, Joined, LINE_WORDS, Occupancy, SLOT_WORDS, Slot, Slots, twin,
     word,
 };
 use testudo_packet::tracking::Timeouts;
-use testudo_packet::window;
+use testudo_packet::{association, window};
 
 use crate::bucket_set::BucketSet;
-use crate::interface::{EntryView, Expired, Installed, NodeTable};
+use crate::interface::{EntryView, Expired, Installed, Learned, NodeTable};
 use crate::likenesses::Placing;
 use crate::memory::{Words, prefetch};
 use crate::meters::Translated;
@@ -133,7 +133,6 @@ impl SharedTable {
         self.translated.of(&self.placing.placer, source)
     }
 
-    #[inline(always)]
     /// How flows are placed.
     #[must_use]
     pub fn placing(&self) -> &Placing {
@@ -152,8 +151,10 @@ impl SharedTable {
 
     /// The flow in a slot, if there is one.
     fn view(&self, slot: HostSlot<'_>, control: u64) -> Option<EntryView> {
+        let record = self.record(slot, control)?;
         Some(EntryView {
-            record: self.record(slot, control)?,
+            record,
+            learned: learned(slot, record.key.protocol),
             last_seen: Nanos(slot.load::<{ word::LAST_SEEN }>()),
             original_packets: slot.load::<{ word::ORIGINAL_PACKETS }>(),
             original_bytes: slot.load::<{ word::ORIGINAL_BYTES }>(),
@@ -315,6 +316,23 @@ impl<'a> Slots for &'a SharedTable {
     #[inline(always)]
     fn count(&self, change: i64) {
         self.shared.as_slice()[self.flows].fetch_add(change as u64, Ordering::Relaxed);
+    }
+}
+
+/// What the packets of the flow in a slot have taught.
+fn learned(slot: HostSlot<'_>, protocol: Protocol) -> Learned {
+    const ORIGINAL: usize = word::ORIGINAL_WINDOW;
+    const REPLY: usize = word::REPLY_WINDOW;
+    let original = (slot.load::<ORIGINAL>(), slot.load::<{ ORIGINAL + 1 }>());
+    let reply = (slot.load::<REPLY>(), slot.load::<{ REPLY + 1 }>());
+    match protocol {
+        Protocol::TCP => Learned::Windows(
+            [original, reply].map(|(numbers, rest)| window::Side { numbers, rest }),
+        ),
+        Protocol::SCTP => Learned::Tags(
+            [original, reply].map(|(first, second)| association::Side::from_words(first, second)),
+        ),
+        _ => Learned::Nothing,
     }
 }
 

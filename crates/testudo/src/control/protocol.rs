@@ -448,6 +448,34 @@ pub struct Flow {
     /// Whether the other nodes are told of it: there in the node table; all flows of the common table are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicated: Option<bool>,
+    /// What its owner has learned from its packets, by direction; there in the node table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Learned>,
+}
+
+/// What the owner of a flow has learned from its packets, from the initiator and from the responder. It is told to nobody:
+/// whoever takes the flow over learns it anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Learned {
+    /// Of a connection of TCP.
+    Windows([Window; 2]),
+    /// The verification tags of an association of SCTP; none while nobody has said them and too few packets have
+    /// carried one.
+    Tags([Option<u32>; 2]),
+}
+
+/// How far an end of a connection of TCP has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// The number behind the last byte that it has sent.
+    pub sent: u32,
+    /// The number behind the last byte that the other end may send.
+    pub room: u32,
+    /// By how many bits its windows are shifted, if its SYN has said so.
+    pub shift: Option<u8>,
+    /// Whether packets that contradict this are dropped: it was seen from its SYN on, or enough packets have agreed.
+    pub strict: bool,
 }
 
 /// One end of a flow.
@@ -512,6 +540,7 @@ impl Flow {
             sequence: record.state.sequence,
             activity,
             replicated: None,
+            learned: None,
         }
     }
 }

@@ -305,6 +305,7 @@ fn the_largest_reply_arrives_whole() {
     };
     let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0".parse().unwrap();
     let endpoint = super::protocol::Endpoint { address, port: u16::MAX };
+    let window = Window { sent: u32::MAX, room: u32::MAX, shift: Some(14), strict: false };
     let widest = Flow {
         initiator: endpoint,
         responder: endpoint,
@@ -318,6 +319,7 @@ fn the_largest_reply_arrives_whole() {
         confirmed: false,
         activity: Some(activity),
         replicated: Some(false),
+        learned: Some(Learned::Windows([window; 2])),
     };
     let bytes = serde_json::to_string(&widest).unwrap().len() + 1;
     assert!(bytes * MAX_FLOWS as usize + 64 < MAX_REPLY, "a flow can take {bytes} bytes");

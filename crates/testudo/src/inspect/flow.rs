@@ -4,7 +4,9 @@ use clap::Subcommand;
 
 use super::columns::{Column, or_dash, render};
 use super::{Connection, InspectError};
-use crate::control::protocol::{DEFAULT_FLOWS, Flow, Flows, MAX_FLOWS, Table, Translation};
+use crate::control::protocol::{
+    DEFAULT_FLOWS, Flow, Flows, Learned, MAX_FLOWS, Table, Translation,
+};
 use crate::operate;
 
 /// Show which flows there are, and let one in
@@ -24,6 +26,10 @@ enum Command {
         /// Only flows of this bucket
         #[arg(long, value_name = "B")]
         bucket: Option<u16>,
+        /// Show what the flows' packets have taught this node instead of what was counted: of TCP how far each end has
+        /// sent, how far it may, and the shift of its windows; of SCTP the tags
+        #[arg(long, conflicts_with = "table")]
+        learned: bool,
         /// How many at most
         #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOWS,
               value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
@@ -37,21 +43,22 @@ enum Command {
 
 pub(super) fn run(args: &Args) -> Result<(), InspectError> {
     match &args.command {
-        Command::Show { table, bucket, limit, connection } => {
-            show(*table, *bucket, *limit, connection)
+        Command::Show { table, bucket, learned, limit, connection } => {
+            show((*table, *learned), *bucket, *limit, connection)
         }
         Command::Admit(args) => operate::admit(args),
     }
 }
 
 fn show(
-    table: Table,
+    (table, learned): (Table, bool),
     bucket: Option<u16>,
     limit: u32,
     connection: &Connection,
 ) -> Result<(), InspectError> {
     let flows = connection.open()?.flows(table, bucket, limit)?;
     connection.print(&flows, |flows| match table {
+        Table::Node if learned => render_learned(flows),
         Table::Node => render_node(flows),
         Table::Common => render_common(flows),
     })?;
@@ -99,6 +106,44 @@ fn render_node(flows: &Flows) -> String {
     render(columns, &rows)
 }
 
+/// What is shown of learning in place of what the node table has in addition.
+const LEARNED: [Column; 3] =
+    [Column::Left("INITIATOR-SAID"), Column::Left("RESPONDER-SAID"), Column::Left("STRICT")];
+
+fn render_learned(flows: &Flows) -> String {
+    let [protocol, initiator, arrow, responder, _, phase, ..] = COMMON;
+    let [first, second, strict] = LEARNED;
+    let columns = [protocol, initiator, arrow, responder, phase, first, second, strict];
+    let row = |flow: &Flow| {
+        let [protocol, initiator, arrow, responder, _, phase, ..] = common_cells(flow);
+        let [first, second, strict] = learned_cells(flow.learned);
+        [protocol, initiator, arrow, responder, phase, first, second, strict]
+    };
+    let rows: Vec<_> = flows.flows.iter().map(row).collect();
+    render(columns, &rows)
+}
+
+/// A window as `sent..room`, with its shift behind `<<`; a tag as it is carried.
+fn learned_cells(learned: Option<Learned>) -> [String; 3] {
+    let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    match learned {
+        None => ["-", "-", "-"].map(str::to_owned),
+        Some(Learned::Windows(windows)) => {
+            let strict = yes_or_no(windows.iter().all(|window| window.strict));
+            let [first, second] = windows.map(|window| {
+                let shift = window.shift.map_or_else(|| "?".to_owned(), |shift| shift.to_string());
+                format!("{}..{}<<{shift}", window.sent, window.room)
+            });
+            [first, second, strict]
+        }
+        Some(Learned::Tags(tags)) => {
+            let strict = yes_or_no(tags.iter().all(Option::is_some));
+            let [first, second] = tags.map(|tag| or_dash(tag.map(|tag| format!("{tag:#010x}"))));
+            [first, second, strict]
+        }
+    }
+}
+
 /// What a translated flow becomes stands under `AS`.
 fn common_cells(flow: &Flow) -> [String; 10] {
     [
@@ -137,7 +182,7 @@ fn activity_cells(flow: &Flow) -> [String; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Activity, Endpoint};
+    use crate::control::protocol::{Activity, Endpoint, Window};
 
     fn flows() -> Flows {
         let endpoint = |address: &str, port| Endpoint { address: address.parse().unwrap(), port };
@@ -163,6 +208,7 @@ mod tests {
                 idle_ms: 1290,
             }),
             replicated: Some(true),
+            learned: None,
         };
         let udp = Flow {
             protocol: "udp".into(),
@@ -192,6 +238,22 @@ udp    [fd10::9]:5353   ->  [fd20::9]:53   -> [fd20::77]:5300  unreplied    no  
 -            -       -  no
 ";
         assert_eq!(render_node(&flows()), text);
+    }
+
+    #[test]
+    fn what_was_learned_stands_beside_the_flow() {
+        let mut seen = flows();
+        let window = Window { sent: 1001, room: 65_000, shift: Some(7), strict: true };
+        let other = Window { sent: 7, room: 8, shift: None, ..window };
+        seen.flows[0].learned = Some(Learned::Windows([window, other]));
+        let text = "\
+PROTO  INITIATOR        ->  RESPONDER      PHASE        INITIATOR-SAID  RESPONDER-SAID  STRICT
+tcp    10.10.0.9:40000  ->  10.20.0.9:443  established  1001..65000<<7  7..8<<?         yes
+udp    [fd10::9]:5353   ->  [fd20::9]:53   unreplied    -               -               -
+";
+        assert_eq!(render_learned(&seen), text);
+        let tags = learned_cells(Some(Learned::Tags([Some(0xc11e), None])));
+        assert_eq!(tags, ["0x0000c11e", "-", "no"]);
     }
 
     #[test]

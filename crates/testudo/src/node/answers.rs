@@ -7,6 +7,7 @@
 
 mod admission;
 mod explaining;
+mod learned;
 mod ruling;
 mod verification;
 
@@ -22,7 +23,7 @@ use testudo_cluster::membership::{Counters, PeerState, PeerStatus};
 use testudo_cluster::replica::MoveCounters;
 use testudo_datapath::{EntryView, NodeTable, SharedTable};
 use testudo_packet::bucket::{BucketId, BucketSlot, BucketState, Nanos, NodeId};
-use testudo_packet::entry::FlowRecord;
+use testudo_packet::flow::FlowKey;
 
 use self::explaining::Asked;
 use super::credentials::keeper::Handle;
@@ -276,17 +277,18 @@ impl Answerer {
     }
 
     /// Says of each flow whether the other nodes are told of it.
-    fn with_replication(&self, flows: Vec<(FlowRecord, Activity)>) -> Result<Vec<Flow>, NoAnswer> {
-        let mut shown = Vec::with_capacity(flows.len());
-        for part in flows.chunks(MAX_LOOKED_FOR) {
-            let keys = part.iter().map(|(record, _)| (record.bucket, record.key)).collect();
+    fn with_replication(
+        &self,
+        mut flows: Vec<(BucketId, FlowKey, Flow)>,
+    ) -> Result<Vec<Flow>, NoAnswer> {
+        for part in flows.chunks_mut(MAX_LOOKED_FOR) {
+            let keys = part.iter().map(|&(bucket, key, _)| (bucket, key)).collect();
             let known = self.ask(|answers| Question::Known { flows: keys, answers })?;
-            shown.extend(part.iter().zip(known).map(|((record, activity), known)| Flow {
-                replicated: Some(known),
-                ..Flow::new(record, Some(*activity))
-            }));
+            for ((_, _, flow), known) in part.iter_mut().zip(known) {
+                flow.replicated = Some(known);
+            }
         }
-        Ok(shown)
+        Ok(flows.into_iter().map(|(_, _, flow)| flow).collect())
     }
 
     fn table(&self) -> Result<&SharedTable, NoAnswer> {
@@ -386,16 +388,23 @@ fn node_flows(
     table: &SharedTable,
     bucket: Option<BucketId>,
     most: usize,
-) -> Vec<(FlowRecord, Activity)> {
+) -> Vec<(BucketId, FlowKey, Flow)> {
     let now = clock::now();
     let mut flows = Vec::new();
     table.scan(&mut |view| {
         let asked = bucket.is_none_or(|bucket| bucket == view.record.bucket);
         if asked && flows.len() < most {
-            flows.push((view.record, activity(view, now)));
+            flows.push(viewed(view, now));
         }
     });
     flows
+}
+
+/// A flow of the node table as it is shown, but for whether others know it; with its bucket and its key.
+fn viewed(view: &EntryView, now: Nanos) -> (BucketId, FlowKey, Flow) {
+    let flow = Flow::new(&view.record, Some(activity(view, now)));
+    let flow = Flow { learned: learned::shown(&view.learned), ..flow };
+    (view.record.bucket, view.record.key, flow)
 }
 
 /// What is counted of a flow.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use testudo_datapath::NodeTable;
 
-use super::{Answerer, NoAnswer, activity, ask, engine, millis};
+use super::{Answerer, NoAnswer, ask, engine, millis, viewed};
 use crate::control::protocol::{Explanation, Flow, Lease};
 use crate::explain::{NoQuestion, chosen, decisions, end, key, place};
 use crate::node::clock;
@@ -57,10 +57,7 @@ impl Answerer {
             None => None,
         };
         let flow = match table.get(&key) {
-            Some(view) => {
-                let known = vec![(view.record, activity(&view, clock::now()))];
-                self.with_replication(known)?.pop()
-            }
+            Some(view) => self.with_replication(vec![viewed(&view, clock::now())])?.pop(),
             None => found.flow.map(|record| Flow::new(&record, None)),
         };
         let view = self.view()?;
