@@ -124,10 +124,10 @@ impl Restarter {
     fn look(&self) -> Result<(), Refusal> {
         self.check()?;
         self.wait_for_moves()?;
-        match self.pause()? {
-            (true, _) => Ok(()),
-            (false, _) => Err(no_pause("this node holds no lease")),
-        }
+        let granted = self.ask_for_a_pause();
+        // It is asked for again when it is needed.
+        let _ = self.heartbeats.send(heartbeat::Input::PauseEnded);
+        granted
     }
 
     fn prepare(&self) -> Result<(), Refusal> {
@@ -194,7 +194,7 @@ impl Restarter {
         }
     }
 
-    /// Whether this node holds a lease, and whether a pause is granted.
+    /// Whether a pause is asked for, which ends with the lease; and whether it is granted.
     fn pause(&self) -> Result<(bool, bool), Refusal> {
         let (answers, answer) = mpsc::sync_channel(1);
         let sent = self.heartbeats.send(heartbeat::Input::AskPause(answers));
