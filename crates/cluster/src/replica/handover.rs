@@ -378,7 +378,10 @@ impl Replica {
             self.moves.leaving.remove(&bucket);
             self.leaving.remove(&bucket);
             self.effects.push_back(Effect::Clear { bucket });
-            self.review(bucket);
+            // Whoever gets it back has all of it, and does not lose that before its slot says so.
+            if owner != self.cluster.node() {
+                self.review(bucket);
+            }
         }
     }
 

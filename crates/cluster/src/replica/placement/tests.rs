@@ -336,6 +336,36 @@ fn the_next_owner_of_a_planned_move_is_a_guest_until_it_is_over() {
 }
 
 #[test]
+fn who_has_let_a_bucket_go_and_gets_it_back_has_all_of_it() {
+    let moving = Move { to: PEER, since: Version(2), epoch: Epoch(512) };
+    let mut pair = Pair::new(&[OWNER]);
+    pair.event(flow(1, 1));
+    pair.node(OWNER).handle_ownership(Ownership::Move { buckets: vec![(BUCKET, Some(moving))] });
+    pair.keepers(OWNER, &[PEER]);
+    for second in 1..3 {
+        pair.ends[1].0.handle_moves(Nanos(NOW.0 + second * 1_000_000_000));
+        pair.talk();
+    }
+    pair.ends[1].0.handle_moves(Nanos(NOW.0 + 3_000_000_000));
+    pair.turn(OWNER);
+    let yields = |effect: &Effect| matches!(effect, Effect::Yield { bucket: BUCKET, .. });
+    assert!(pair.effects[1].iter().any(yields));
+    pair.node(OWNER).handle_yielded(BUCKET, Vec::new());
+    let buckets = vec![(BUCKET, moving.epoch)];
+    pair.node(OWNER).handle_ownership(Ownership::LetGo { buckets });
+    pair.turn(OWNER);
+    // The next owner dies before it has heard of that.
+    let (owner, previous, state) = (OWNER, PEER, BucketState::Loading);
+    let buckets = vec![(BUCKET, BucketSlot { owner, previous, state, epoch: Epoch(513) })];
+    pair.node(OWNER).handle_ownership(Ownership::TakeOver { buckets });
+    pair.turn(OWNER);
+    let known: Vec<_> = pair.node(OWNER).table().bucket(BUCKET).collect();
+    assert_eq!(known, [flow(1, 1)]);
+    assert!(pair.node(OWNER).has_whole(BUCKET));
+    assert_eq!(pair.node(OWNER).taken_bare(), 0);
+}
+
+#[test]
 fn a_bucket_that_is_taken_without_a_copy_is_told_as_a_loss() {
     let lost = |pair: &Pair| {
         let bare = |effect: &&Effect| matches!(effect, Effect::TakenBare { bucket: BUCKET, .. });
