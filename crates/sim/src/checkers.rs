@@ -25,6 +25,7 @@ pub use acknowledged::Acknowledged;
 pub use all_members::all_members;
 pub use bounded::bounded;
 pub use copies_kept::Copies;
+pub(crate) use copies_kept::whole_copies;
 pub use drained_own_nothing::drained_own_nothing;
 pub use every_bucket_owned::every_bucket_owned;
 pub use handed_over_whole::handed_over_whole;

@@ -40,6 +40,8 @@ pub enum Plant {
     ChangesLost,
     /// The kernels write slots with an epoch that is too old.
     EpochsOld,
+    /// The daemons lose a flow of each bucket that they take.
+    TakenEmpty,
     /// The kernels do not take in flows that were determined.
     NotPlaced,
     /// The logs are never cut.

@@ -160,6 +160,19 @@ fn a_bucket_that_is_handed_over_without_its_flows_is_noticed() {
 }
 
 #[test]
+fn a_copy_that_is_lost_when_its_bucket_is_taken_is_noticed() {
+    let die = |plant| {
+        let mut world = World::new(unwatched(plant), 1);
+        world.run_unchecked(2500 * MS);
+        world.kill(0);
+        found(&mut world, 1000)
+    };
+    let violation = die(Plant::TakenEmpty);
+    assert!(violation.contains("flows left"), "{violation}");
+    assert_eq!(die(Plant::None), "");
+}
+
+#[test]
 fn a_flow_that_was_let_in_only_by_word_is_missed() {
     let mut world = World::formed(unwatched(Plant::NotPlaced), 1);
     world.traffic.exact = true;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use testudo_cluster::config::Replicas;
 use testudo_cluster::heartbeat::Role;
 use testudo_cluster::replica::SyncError;
 use testudo_coordinator::Coordinator;
-use testudo_packet::bucket::NodeId;
+use testudo_packet::bucket::{BucketId, NodeId};
 use testudo_sim::checkers::{
     drained_own_nothing, every_bucket_owned, healed, tables_agree, takeover_time,
 };
@@ -312,5 +313,51 @@ fn a_stranger_changes_nothing() {
         assert!(world.machines[2].daemon.as_ref().is_some_and(|d| d.replica.table().is_empty()));
         assert!(!world.sync_errors.is_empty());
         assert!(world.sync_errors.iter().all(|error| *error == SyncError::Proof));
+    });
+}
+
+/// A bucket that node 0 has let go, and that is not known to have arrived.
+fn on_its_way(world: &World) -> Option<BucketId> {
+    let machine = &world.machines[0];
+    let replica = &machine.daemon.as_ref()?.replica;
+    let mut buckets = (0..world.options.buckets as u16).map(BucketId);
+    buckets.find(|&bucket| {
+        let gone = machine.kernel.slots[usize::from(bucket.0)].owner != NodeId(0);
+        gone && replica.is_leaving(bucket) && replica.table().count(bucket) > 0
+    })
+}
+
+#[test]
+fn who_gives_a_bucket_away_gets_it_back_when_all_die_that_were_to_keep_it() {
+    for_seeds(10, |seed| {
+        let options = Options { replicas: Replicas::Successors(1), ..Options::of(5) };
+        let mut world = World::formed(options, seed);
+        world.run(500 * MS);
+        settle(&mut world);
+        world.tell(1, Input::Order(Order::Drain(NodeId(0))));
+        let bucket = loop {
+            world.run(MS / 4);
+            if let Some(bucket) = on_its_way(&world) {
+                break bucket;
+            }
+        };
+        let daemon = |world: &World| {
+            let daemon = world.machines[0].daemon.as_ref().expect("it runs");
+            let keepers: Vec<_> = daemon.membership.map().ranks(bucket)[..2].to_vec();
+            (keepers, daemon.replica.table().bucket_digest(bucket))
+        };
+        let (keepers, flows) = daemon(&world);
+        let [next, successor] = [0, 1].map(|rank| usize::from(keepers[rank].0));
+        // What is left to tell does not get there.
+        world.cut_streams(0, next);
+        world.kill(successor);
+        world.run(40 * MS);
+        world.kill(next);
+        succeed(&mut world);
+        assert_eq!(world.handler(usize::from(bucket.0)), Some(0));
+        assert_eq!(daemon(&world).1, flows);
+        world.heal();
+        [next, successor].into_iter().for_each(|node| world.start(node));
+        settle(&mut world);
     });
 }

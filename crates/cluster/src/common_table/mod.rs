@@ -7,6 +7,8 @@
 //! arrival; only the bucket's owner may say otherwise, with a snapshot. Count and digest of each
 //! bucket, as they are told, always match its list.
 //!
+//! No two flows have the same replies: one that has another's takes its place (`replies.rs`).
+//!
 //! A flow is found by bucket and key, in either direction. Digests leave the epoch out: after a
 //! takeover the new owner's copy of a flow carries the old epoch until the flow changes, and two
 //! tables that hold the same flows in the same states are to have equal digests all the while.
@@ -440,7 +442,7 @@ impl CommonTable {
             self.told.clear_slot(slot);
         }
         self.replies.forget(known, slot);
-        self.replies.note(&record, slot);
+        self.note_replies(&record, slot);
         self.slots.write(slot, record);
         self.index.note_recent(&record.key, slot);
         if summed {
@@ -460,10 +462,18 @@ impl CommonTable {
         self.bucket_mut(record.bucket)?.first = slot;
         self.told.clear_slot(slot);
         self.index.insert(absent, &record.key, slot);
-        self.replies.note(&record, slot);
+        self.note_replies(&record, slot);
         self.flows += 1;
         self.sum_up_later(slot);
         Ok(slot)
+    }
+
+    /// Whose replies these were until now is gone.
+    fn note_replies(&mut self, record: &FlowRecord, slot: SlotId) {
+        let before = self.replies.note(record, slot).filter(|&before| before != slot);
+        if let Some((before, gone)) = before.and_then(|slot| Some((slot, self.at(slot)?))) {
+            self.take_out(before, &gone);
+        }
     }
 
     fn take_out(&mut self, slot: SlotId, record: &FlowRecord) {

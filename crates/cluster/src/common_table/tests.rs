@@ -329,3 +329,45 @@ fn a_translated_flow_is_found_by_its_replies_and_sums_up_differently() {
         other.digest()
     });
 }
+
+/// A copy that was not told of a flow's end meets the next flow that its port was given to: the first one is gone then, and
+/// whoever takes the bucket over sends no reply its way.
+#[test]
+fn who_has_the_replies_of_another_flow_takes_its_place() {
+    let end = |host, port| Endpoint { address: Address::v4(host), port };
+    let as_port = |port: u16, outside| {
+        let plain = record(port, 1, 1);
+        let source = end(0xc000_0201, outside);
+        let translation = Some(Translation { source, destination: plain.key.responder });
+        FlowRecord { translation, ..plain }
+    };
+    type Put = fn(&mut CommonTable, FlowRecord) -> Result<SlotId, Refused>;
+    let ways: [Put; 2] = [
+        |table, record| table.apply(record, Authority::Owner),
+        |table, record| table.replace(record),
+    ];
+    for put in ways {
+        let (mut table, mut fresh) = (table(10), table(10));
+        for record in [as_port(4, 7), as_port(8, 9), record(12, 1, 1), as_port(16, 7)] {
+            put(&mut table, record).unwrap();
+        }
+        assert_eq!(table.get(BucketId(0), &record(4, 1, 1).key), None);
+        // Also if it had other replies before.
+        put(&mut table, FlowRecord { epoch: Epoch(2), ..as_port(16, 9) }).unwrap();
+        let rest = [record(12, 1, 1), FlowRecord { epoch: Epoch(2), ..as_port(16, 9) }];
+        for record in rest {
+            put(&mut fresh, record).unwrap();
+        }
+        let known = |table: &CommonTable| {
+            let mut known: Vec<_> = table.bucket(BucketId(0)).collect();
+            known.sort_by_key(|record| record.key.initiator.port);
+            (known, table.len(), table.count(BucketId(0)), table.digest())
+        };
+        assert_eq!(known(&table).0, rest);
+        assert_eq!(known(&table), known(&fresh));
+        assert_eq!(table.bucket_digest(BucketId(0)), table.digest());
+        let replies = |outside| as_port(16, outside).reply_key();
+        assert_eq!(table.of_packet(BucketId(0), &replies(9)), Some(rest[1]));
+        assert_eq!(table.of_packet(BucketId(0), &replies(7)), None);
+    }
+}

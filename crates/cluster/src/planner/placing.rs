@@ -10,6 +10,10 @@
 //! list before still do, with those that have it for certain before the others. Where nobody who kept it
 //! lives, any list will do; lives that have begun anew and may remember it are preferred.
 //!
+//! (3) Who gives a bucket away has all of it until the next owner has, and may be the only one left that has: its stream
+//! to the next owner can end together with the others that keep the bucket. So it counts as one that keeps the bucket until it
+//! has settled, and in the list that takes the bucket from it, it stands right behind those who keep it, drained or not.
+//!
 //! What is known for certain only gets older: a node that has a copy under the present version loses it by its
 //! death, or by a later version. So no list is planned while somebody who lives goes by an older version, for
 //! [`LAG`] at most; nor are moves while somebody fills up, for [`super::CATCH_UP`] at most. After that those
@@ -73,6 +77,27 @@ impl Scene<'_> {
         holders
     }
 
+    /// Who has a bucket to give away by an older list, or acts on it still.
+    fn givers(&self, bucket: BucketId) -> impl Iterator<Item = NodeId> {
+        self.map.older(bucket).filter_map(|(list, next)| {
+            let lives =
+                |node: &&NodeId| self.lives(**node) && self.map.stands_in(**node, list.since);
+            let acts = list.ranks.iter().find(lives)?;
+            let settled = self.standings.get(usize::from(acts.0))?.settled;
+            (settled < next).then_some(*acts)
+        })
+    }
+
+    /// A list with whoever gives the bucket away right behind those who keep it.
+    fn with_giver(&self, ranks: &mut Vec<NodeId>, giver: NodeId) {
+        let end = ranks.len().min(self.cluster.replicas().keepers());
+        if !ranks[..end].contains(&giver) {
+            ranks.retain(|&node| node != giver);
+            ranks.insert(end, giver);
+            ranks.truncate(self.ranks());
+        }
+    }
+
     /// Whether a list names lives that are over, or fewer nodes that keep the bucket than there should be.
     fn is_broken(&self, bucket: BucketId, held: &Held<'_>) -> bool {
         let over = held.ranks.len() < self.map.ranks(bucket).len();
@@ -93,7 +118,11 @@ impl Scene<'_> {
         }
         let Change { bucket, mut ranks } = change;
         let mut holders = self.holders(bucket);
-        holders.extend(held.owner.filter(|owner| !holders.contains(owner)));
+        for node in held.owner.into_iter().chain(self.givers(bucket)) {
+            if !holders.contains(&node) {
+                holders.push(node);
+            }
+        }
         if holders.is_empty() {
             return Fit::Now(Change { bucket, ranks: self.remembered(bucket, ranks, candidates) });
         }
@@ -105,6 +134,8 @@ impl Scene<'_> {
             && ranks[..end].is_sorted_by_key(unfilled)
             && (kept || !ranks[..end].iter().any(unfilled))
         {
+            let givers = held.owner.into_iter().chain(self.givers(bucket));
+            givers.for_each(|giver| self.with_giver(&mut ranks, giver));
             return Fit::Now(Change { bucket, ranks });
         }
         if urgent && self.is_broken(bucket, held) {

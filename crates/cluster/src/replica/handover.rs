@@ -131,9 +131,14 @@ impl Moves {
 }
 
 impl Moves {
+    /// Where a bucket is to go, and by what.
+    pub(super) fn under_way(&self, bucket: BucketId) -> Option<Move> {
+        self.leaving.get(&bucket).map(|leaving| leaving.moving)
+    }
+
     /// Whom a bucket is to go to.
     pub(super) fn next_owner(&self, bucket: BucketId) -> Option<NodeId> {
-        self.leaving.get(&bucket).map(|leaving| leaving.moving.to)
+        self.under_way(bucket).map(|moving| moving.to)
     }
 
     /// Whether a bucket is on its way to this node.
@@ -169,8 +174,7 @@ impl Replica {
     // The owner's side.
 
     pub(super) fn move_bucket(&mut self, bucket: BucketId, moving: Option<Move>) {
-        let before = self.moves.leaving.get(&bucket).map(|leaving| leaving.moving);
-        if let Some(before) = before {
+        if let Some(before) = self.moves.under_way(bucket) {
             if moving == Some(before) {
                 return;
             }
@@ -184,7 +188,7 @@ impl Replica {
     }
 
     /// The bucket stays, or goes elsewhere.
-    fn take_back(&mut self, bucket: BucketId, before: Move) {
+    pub(super) fn take_back(&mut self, bucket: BucketId, before: Move) {
         let Some(leaving) = self.moves.leaving.get(&bucket) else { return };
         if matches!(leaving.phase, Phase::LetGo(_)) {
             return;
@@ -378,7 +382,10 @@ impl Replica {
             self.moves.leaving.remove(&bucket);
             self.leaving.remove(&bucket);
             self.effects.push_back(Effect::Clear { bucket });
-            self.review(bucket);
+            // Whoever gets it back has all of it, and does not lose that before its slot says so.
+            if owner != self.cluster.node() {
+                self.review(bucket);
+            }
         }
     }
 

@@ -335,6 +335,11 @@ impl Replica {
             // The same owner under a new epoch has what it had.
             let state = if before.owner == me { before.state } else { slot.state };
             self.set_slot(bucket, BucketSlot { state, ..slot });
+            // It goes nowhere by the list that this epoch is of. Word of that comes by itself, and later; until then flows
+            // would be told of that their rules keep back.
+            if let Some(moving) = self.moves.under_way(bucket) {
+                self.take_back(bucket, moving);
+            }
             if state == BucketState::Loading {
                 // What is under way is for the epoch before, and will not count.
                 self.effects.push_back(Effect::Install { bucket, epoch: slot.epoch });

@@ -13,12 +13,15 @@
 //!   each flow that it has acknowledged with another keeper that is not dead and not the owner, if there is
 //!   such a keeper; and from then on that one has to have it ([`super::acknowledged`]). A flow of which word is still under way
 //!   from the owner to that keeper is the owner's alone for so long, as if it had just begun.
+//! * **Taking a bucket loses nothing of a whole copy**, also if that was about to be dropped: whoever has just given a
+//!   bucket away may be the one that gets it.
 
 use std::collections::BTreeMap;
 
 use testudo_cluster::map::{Map, Version};
 use testudo_cluster::membership::Membership;
 use testudo_cluster::node_set::NodeSet;
+use testudo_cluster::replica::Replica;
 use testudo_packet::bucket::{BucketId, Epoch, NodeId};
 
 use crate::world::World;
@@ -36,7 +39,38 @@ pub struct Copies {
     taken: BTreeMap<BucketId, (Version, Version)>,
 }
 
+/// What a replica has of a bucket: how many flows, and what they sum up to.
+type Sum = (u32, u64);
+
+fn sum(replica: &Replica, bucket: BucketId) -> Sum {
+    (replica.table().count(bucket), replica.table().bucket_digest(bucket))
+}
+
+/// What a replica has of these buckets, as far as its copies are whole.
+pub(crate) fn whole_copies(
+    replica: &Replica,
+    buckets: impl Iterator<Item = BucketId>,
+) -> Vec<(BucketId, Sum)> {
+    let whole = buckets.filter(|&bucket| replica.has_whole(bucket));
+    whole.map(|bucket| (bucket, sum(replica, bucket))).collect()
+}
+
 impl World {
+    /// A node has just taken buckets, of which it had these whole copies.
+    pub(crate) fn note_kept(&mut self, node: usize, before: &[(BucketId, Sum)]) {
+        let Some(daemon) = &self.machines[node].daemon else { return };
+        let has = |bucket| sum(&daemon.replica, bucket);
+        let lost = before.iter().find(|(bucket, before)| has(*bucket) != *before);
+        if let Some(&(bucket, (flows, _))) = lost {
+            let left = has(bucket).0;
+            self.fail(|| {
+                format!(
+                    "node {node} takes bucket {bucket} and has {left} of its {flows} flows left"
+                )
+            });
+        }
+    }
+
     /// A node has taken a bucket without a whole copy.
     pub(crate) fn note_bare(&mut self, node: usize, bucket: BucketId) {
         self.tally.count("buckets taken over without a copy");

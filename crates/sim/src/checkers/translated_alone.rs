@@ -4,8 +4,11 @@
 //! In force is what a node handles packets by: the entries of its kernel, of buckets that it owns under its lease. Replies
 //! of one key are of one bucket, which one node handles at most, in whatever part of a cluster that has fallen apart; so all
 //! flows that could share a key are in one kernel when one of them has a packet. That is when it is looked at, and when all
-//! is quiet in all tables. A flow that was lost with its owner, unacknowledged, begins anew and may be translated
-//! otherwise. So changes count where nothing fails, and, by [`super::Acknowledged`], for what a peer has acknowledged.
+//! is quiet in all tables. When a flow begins, what the node's own common table has counts, too: its entries may be on their
+//! way into the kernel, and a flow that takes another one's replies puts that one out of the table.
+//!
+//! A flow that was lost with its owner, unacknowledged, begins anew and may be translated otherwise. So changes count where
+//! nothing fails, and, by [`super::Acknowledged`], for what a peer has acknowledged.
 
 use std::collections::BTreeMap;
 
@@ -46,6 +49,15 @@ impl World {
         };
         if let Some(other) = kernel.of_bucket(bucket).find(same) {
             return Err(format!("{record:?} and {other:?} have the same replies"));
+        }
+        let daemon = self.machines[node].daemon.as_ref();
+        let reply = record.reply_key();
+        let known = daemon.and_then(|d| d.replica.table().of_packet(record.bucket, &reply));
+        let begins = record.state.phase == Phase::SynSent;
+        if let Some(other) = known.filter(|other| begins && other.key != record.key) {
+            return Err(format!(
+                "{record:?} and {other:?} (in the common table) have the same replies"
+            ));
         }
         let before = match record.state.phase {
             Phase::TimeWait => self.translated_alone.seen.remove(&port),

@@ -9,7 +9,7 @@ use testudo_packet::event::Event;
 use testudo_packet::flow::FlowKey;
 use testudo_packet::tracking::Phase;
 
-use crate::checkers::{bounded, handed_over_whole, kept_back};
+use crate::checkers::{bounded, handed_over_whole, kept_back, whole_copies};
 use crate::kernel::{Fate, Packet, key};
 use crate::machine::{Input, Life, Thread};
 use crate::options::{MS, Plant};
@@ -112,10 +112,17 @@ impl World {
             let now: Vec<_> = buckets.iter().map(|(b, s)| (b.0, s.owner.0, s.epoch.0)).collect();
             println!("{:>12.3} ms  node {node} sees {now:?}", self.now as f64 / MS as f64);
         }
+        let before = whole_copies(&daemon.replica, taken.iter().map(|(bucket, _)| *bucket));
         daemon.replica.handle_ownership(change);
         if taken.is_empty() {
             return;
         }
+        if self.options.plant == Plant::TakenEmpty {
+            for (bucket, _) in &taken {
+                self.spoil(node, *bucket);
+            }
+        }
+        self.note_kept(node, &before);
         self.say(node, || {
             format!("takes {:?}", taken.iter().map(|(b, _)| b.0).collect::<Vec<_>>())
         });

@@ -131,6 +131,26 @@ fn after_a_death_lists_are_repaired_with_the_copies_that_are_left() {
 }
 
 #[test]
+fn who_gives_a_bucket_away_stands_before_those_who_have_no_copy() {
+    let mut table = Table::new(&[0, 1, 2, 3]);
+    table.invite(&[2]);
+    table.catch_up();
+    assert_eq!(
+        table.fit(&[1, 2, 3, 0], false),
+        now(&[1, 2, 0, 3]),
+        "drained, it would be the last"
+    );
+    assert_eq!(table.fit(&[1, 2, 3], false), now(&[1, 2, 0, 3]), "or not named at all");
+    // Both of the next keepers could die before it has let go: it counts until it has settled.
+    table.assign(&[1, 2, 0, 3]);
+    table.standings[0].settled = Version(table.map.version().0 - 1);
+    table.standings[2].gone = true;
+    assert_eq!(table.fit(&[1, 3, 0], true), now(&[1, 0, 3]), "there is no other copy");
+    table.standings[0].settled = table.map.version();
+    assert_eq!(table.fit(&[1, 3, 0], true), now(&[1, 3, 0]));
+}
+
+#[test]
 fn where_nobody_keeps_a_bucket_those_are_preferred_who_did_before() {
     let mut table = Table::new(&[2, 1, 0, 3]);
     let (basis, life) = (table.map.version(), Incarnation(8));

@@ -14,7 +14,7 @@ use crate::config::{Cluster, Replicas, Settings, Timing};
 use crate::heartbeat::Incarnation;
 use crate::map::Version;
 use crate::ownership::{Move, Ownership};
-use crate::replica::{ConnectionId, Side};
+use crate::replica::{ConnectionId, Replicate, Side};
 
 const NOW: Nanos = Nanos(1_000_000_000);
 const BUCKET: BucketId = BucketId(1);
@@ -333,6 +333,59 @@ fn the_next_owner_of_a_planned_move_is_a_guest_until_it_is_over() {
     pair.event(flow(3, 1));
     pair.assert_nothing();
     assert_eq!(pair.node(OWNER).peer(PEER).sent, before);
+}
+
+#[test]
+fn a_bucket_that_stays_under_a_new_epoch_is_on_its_way_no_more() {
+    let moving = Move { to: PEER, since: Version(2), epoch: Epoch(512) };
+    let mut pair = Pair::new(&[OWNER, PEER]);
+    pair.node(OWNER).set_policies(vec![Replicate::FirstPacket, Replicate::Never]);
+    pair.node(OWNER).handle_ownership(Ownership::Move { buckets: vec![(BUCKET, Some(moving))] });
+    pair.turn(OWNER);
+    pair.event(flow(1, 1));
+    pair.talk();
+    assert_eq!(pair.known(), [(1, 1)], "it is handed over with all its flows");
+    // The next owner has died. That it is not to go there any more is a message of its own, which comes later.
+    let (owner, previous, state) = (OWNER, NodeId::NONE, BucketState::Loading);
+    let buckets = vec![(BUCKET, BucketSlot { owner, previous, state, epoch: Epoch(513) })];
+    pair.node(OWNER).handle_ownership(Ownership::OwnerChanged { buckets });
+    pair.turn(OWNER);
+    pair.event(flow(2, 1));
+    pair.talk();
+    assert_eq!(pair.known(), [(1, 1)], "nobody is to know it");
+    assert_eq!(pair.node(OWNER).moving(), (0, 0));
+    pair.node(OWNER).handle_ownership(Ownership::Move { buckets: vec![(BUCKET, None)] });
+    assert_eq!(pair.node(OWNER).move_counters().withdrawn, 1);
+}
+
+#[test]
+fn who_has_let_a_bucket_go_and_gets_it_back_has_all_of_it() {
+    let moving = Move { to: PEER, since: Version(2), epoch: Epoch(512) };
+    let mut pair = Pair::new(&[OWNER]);
+    pair.event(flow(1, 1));
+    pair.node(OWNER).handle_ownership(Ownership::Move { buckets: vec![(BUCKET, Some(moving))] });
+    pair.keepers(OWNER, &[PEER]);
+    for second in 1..3 {
+        pair.ends[1].0.handle_moves(Nanos(NOW.0 + second * 1_000_000_000));
+        pair.talk();
+    }
+    pair.ends[1].0.handle_moves(Nanos(NOW.0 + 3_000_000_000));
+    pair.turn(OWNER);
+    let yields = |effect: &Effect| matches!(effect, Effect::Yield { bucket: BUCKET, .. });
+    assert!(pair.effects[1].iter().any(yields));
+    pair.node(OWNER).handle_yielded(BUCKET, Vec::new());
+    let buckets = vec![(BUCKET, moving.epoch)];
+    pair.node(OWNER).handle_ownership(Ownership::LetGo { buckets });
+    pair.turn(OWNER);
+    // The next owner dies before it has heard of that.
+    let (owner, previous, state) = (OWNER, PEER, BucketState::Loading);
+    let buckets = vec![(BUCKET, BucketSlot { owner, previous, state, epoch: Epoch(513) })];
+    pair.node(OWNER).handle_ownership(Ownership::TakeOver { buckets });
+    pair.turn(OWNER);
+    let known: Vec<_> = pair.node(OWNER).table().bucket(BUCKET).collect();
+    assert_eq!(known, [flow(1, 1)]);
+    assert!(pair.node(OWNER).has_whole(BUCKET));
+    assert_eq!(pair.node(OWNER).taken_bare(), 0);
 }
 
 #[test]
