@@ -11,7 +11,7 @@
 //! nothing had been pinned.
 //!
 //! Why not pin the programs: a link keeps its program, and a successor may be another build. One that has its own
-//! verified before it takes over leaves them for the moment ([`super::programs`]).
+//! verified before it takes over leaves them for the moment (`kernel::programs`).
 //!
 //! The map of stages is pinned, but not as memory that a successor takes: it holds the programs that the
 //! main program of the same build jumps to. A successor that filled the old map would have the old main
