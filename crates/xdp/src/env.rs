@@ -33,23 +33,34 @@ use crate::slot::KernelSlot;
 /// What stands in the locks that the kernel takes.
 const KERNEL: u8 = 1;
 
-/// What [`next_rule`] works on.
+/// How many rules are looked at in a step of the loop: a step is a call, which costs as much as a rule does.
+const RULES_AT_ONCE: u32 = 4;
+
+/// What [`next_rules`] works on.
 struct RuleScan<'a, V> {
     visitor: &'a mut V,
     first: u32,
+    /// Behind the last.
+    end: u32,
 }
 
-/// Shows one rule to the visitor; 1 ends the scan. A loop of the kernel's own calls it, because the
+/// Shows some rules to the visitor; 1 ends the scan. A loop of the kernel's own calls it, because the
 /// verifier can't follow a loop of our own over so many rules.
-unsafe extern "C" fn next_rule<V: RuleVisitor>(index: u32, context: *mut c_void) -> i64 {
+unsafe extern "C" fn next_rules<V: RuleVisitor>(step: u32, context: *mut c_void) -> i64 {
     // SAFETY: `scan_rules` passes a pointer to this, which outlives the loop.
     let scan = unsafe { &mut *context.cast::<RuleScan<V>>() };
-    // A rule that is in force is not written; see `set_rules` of the daemon's half.
-    let index = scan.first + index;
-    match maps::RULES.get(index) {
-        Some(words) if scan.visitor.visit(index, words) => 0,
-        _ => 1,
+    let begin = scan.first + step * RULES_AT_ONCE;
+    for index in begin..begin + RULES_AT_ONCE {
+        if index >= scan.end {
+            return 1;
+        }
+        // A rule that is in force is not written; see `set_rules` of the daemon's half.
+        match maps::RULES.get(index) {
+            Some(words) if scan.visitor.visit(index, words) => {}
+            _ => return 1,
+        }
     }
+    0
 }
 
 /// Does one step of some work; 1 ends it.
@@ -346,12 +357,12 @@ impl Env for Kernel {
     #[inline(always)]
     fn scan_rules<V: RuleVisitor>(&self, visitor: &mut V) {
         let rules = read_shared(shared::RULES);
-        let mut scan = RuleScan { visitor, first: rules as u32 };
-        let callback = next_rule::<V> as *mut c_void;
+        let (first, count) = (rules as u32, (rules >> 32) as u32 & shared::RULE_COUNT);
+        let mut scan = RuleScan { visitor, first, end: first + count };
+        let callback = next_rules::<V> as *mut c_void;
+        let steps = count.div_ceil(RULES_AT_ONCE);
         // SAFETY: the callback casts the context back to what it is.
-        unsafe {
-            bpf_loop((rules >> 32) as u32 & shared::RULE_COUNT, callback, (&raw mut scan).cast(), 0)
-        };
+        unsafe { bpf_loop(steps, callback, (&raw mut scan).cast(), 0) };
     }
 
     #[inline(always)]

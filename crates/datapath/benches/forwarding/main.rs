@@ -7,7 +7,7 @@
 //! Measured are packets of known flows, few and many, translated and not; and first packets, while somebody reads
 //! the events of new flows: `conntrack -E`, and a thread that reads Testudo's. Its processor time counts.
 //!
-//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--flows N` so many known
+//! After `--`: `--quick` measures little, `--rounds N` so often, `--known` no first packets, `--first` no others, `--flows N` so many known
 //! flows only, `--write` puts the result into `docs/`. Without cargo's `--bench`, as under `cargo test --benches`, it
 //! is always quick. Needs root and the programs `ip`, `ethtool`, `nft` and `conntrack`, and says so without them.
 //!
@@ -87,6 +87,9 @@ fn main() -> Result<()> {
     let mut plan = if has("--quick") || !has("--bench") { quick() } else { full() };
     if has("--known") {
         plan.rules.clear();
+    }
+    if has("--first") {
+        plan.known.clear();
     }
     if let Some(flows) = number("--flows")? {
         plan.rules.clear();
