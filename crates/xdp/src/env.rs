@@ -386,7 +386,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
-        number.wrapping_add(maps::unknown_zero())
+        maps::opaque(number)
     }
 
     /// User space chooses: it knows which flows are still to come into the table.

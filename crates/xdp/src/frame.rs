@@ -69,7 +69,7 @@ impl Frame for KernelFrame {
 
     #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
-        number.wrapping_add(maps::unknown_zero())
+        maps::opaque(number)
     }
 
     #[inline(always)]

@@ -196,6 +196,12 @@ pub fn unknown_zero() -> u64 {
     unsafe { (&raw const ZERO).read_volatile() }
 }
 
+/// The same number, of which the verifier knows nothing.
+#[inline(always)]
+pub fn opaque(number: u64) -> u64 {
+    number.wrapping_add(unknown_zero())
+}
+
 /// What the loader writes into the program.
 macro_rules! settings {
     ($($name:ident)*) => {

@@ -118,7 +118,8 @@ impl Scene<'_> {
         }
         let Change { bucket, mut ranks } = change;
         let mut holders = self.holders(bucket);
-        for node in held.owner.into_iter().chain(self.givers(bucket)) {
+        let givers: Vec<_> = held.owner.into_iter().chain(self.givers(bucket)).collect();
+        for &node in &givers {
             if !holders.contains(&node) {
                 holders.push(node);
             }
@@ -134,8 +135,7 @@ impl Scene<'_> {
             && ranks[..end].is_sorted_by_key(unfilled)
             && (kept || !ranks[..end].iter().any(unfilled))
         {
-            let givers = held.owner.into_iter().chain(self.givers(bucket));
-            givers.for_each(|giver| self.with_giver(&mut ranks, giver));
+            givers.into_iter().for_each(|giver| self.with_giver(&mut ranks, giver));
             return Fit::Now(Change { bucket, ranks });
         }
         if urgent && self.is_broken(bucket, held) {

@@ -140,9 +140,7 @@ impl Restarter {
     fn verify_ahead(&self) -> Result<(), Refusal> {
         let expected = "the new program to have its programs verified beside this one";
         let refused = |seen: String| Refusal::new(seen, expected);
-        let (answers, answer) = mpsc::sync_channel(1);
-        let sent = self.engine.send(engine::Input::Lend(answers));
-        let lent = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+        let lent = ask(&self.engine, engine::Input::Lend);
         let lent = lent.ok_or_else(|| refused("the engine does not answer".to_owned()))?;
         let Some(number) = lent.map_err(|error| refused(error.to_string()))? else { return Ok(()) };
         let begun = Instant::now();
@@ -161,10 +159,7 @@ impl Restarter {
     fn wait_for_moves(&self) -> Result<(), Refusal> {
         let end = Instant::now() + MOVES;
         loop {
-            let (answers, answer) = mpsc::sync_channel(1);
-            let sent = self.engine.send(engine::Input::Ask(Question::Moving(answers)));
-            let moving = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
-            match moving {
+            match ask(&self.engine, |answers| engine::Input::Ask(Question::Moving(answers))) {
                 Some(0) => return Ok(()),
                 None => {
                     return Err(Refusal::new("the engine does not answer", "to be asked again"));
@@ -196,11 +191,16 @@ impl Restarter {
 
     /// Whether a pause is asked for, which ends with the lease; and whether it is granted.
     fn pause(&self) -> Result<(bool, bool), Refusal> {
-        let (answers, answer) = mpsc::sync_channel(1);
-        let sent = self.heartbeats.send(heartbeat::Input::AskPause(answers));
-        let state = sent.ok().and_then(|()| answer.recv_timeout(ANSWER).ok());
+        let state = ask(&self.heartbeats, heartbeat::Input::AskPause);
         state.ok_or_else(|| no_pause("the heartbeat thread does not answer"))
     }
+}
+
+/// Asks a thread of this process; nothing if it does not answer.
+fn ask<M, T>(mailbox: &Sender<M>, question: impl FnOnce(mpsc::SyncSender<T>) -> M) -> Option<T> {
+    let (answers, answer) = mpsc::sync_channel(1);
+    mailbox.send(question(answers)).ok()?;
+    answer.recv_timeout(ANSWER).ok()
 }
 
 fn no_pause(seen: &str) -> Refusal {
